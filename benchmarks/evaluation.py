@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.compose import compose
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402
@@ -77,11 +77,9 @@ class PlainEngine(HFEngine):
         for (prompt, answer), label, row in zip(batch, labels, logits, strict=True):
             there = slice(len(prompt), len(prompt) + len(answer))
             asked, ids = row[there.start - 1 : there.stop - 1], label[there]
-            v = (
-                (compute_token_statistics if self.lean or self.spread else self.without_spread)(asked, ids)
-                .cpu()
-                .numpy()
-            )
+            has_spread = self.lean or self.spread
+            compute = compute_token_statistics if has_spread else self.without_spread
+            v = compute(asked, ids).cpu().numpy()
             yield Score(ids.cpu().numpy(), v[:, 0], v[:, 1] > 0.5, v[:, 2], v[:, 3])
 
     @staticmethod

@@ -17,9 +17,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402

@@ -28,9 +28,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
 
 import torch  # noqa: E402
 import yaml  # noqa: E402
@@ -38,7 +38,7 @@ from torch import Tensor  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig  # noqa: E402
 
-from unteach.config.reader import Reader, mistakes  # noqa: E402
+from unteach.config.reader import Reader, join_problems  # noqa: E402
 from unteach.data.batches import SlotDataset, collate  # noqa: E402
 from unteach.data.collators import DataCollatorForSupervisedDataset  # noqa: E402
 from unteach.data.steps import Steps  # noqa: E402
@@ -277,7 +277,7 @@ def read(words: list[str]) -> Settings:
     reader = Reader()
     settings: Settings = reader.record(Settings, given, "")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return settings
 
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config.compose import compose
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
 
 import torch  # noqa: E402
 import transformers  # noqa: E402

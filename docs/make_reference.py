@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 
 from unteach import errors, registry
-from unteach.cli import OPTIONS, VERBS
-from unteach.config import hydra_groups, overrides, schema, training_args, watching
+from unteach.cli import FLAGS, OPTIONS, VERBS
+from unteach.config import groups, overrides, schema, training_args, watching
 from unteach.config.files import Files
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
@@ -103,7 +103,7 @@ def command_line() -> Iterator[str]:
         meant: " or ".join(f"`{o}`" for o, m in OPTIONS.items() if m == meant)
         for meant in OPTIONS.values()
     }
-    options |= {"printed": "`--print`"}
+    options |= {meant: f"`{flag}`" for flag, meant in FLAGS.items()}
     told = [
         (f"`{name}`", verb.what, ", ".join(options[o] for o in verb.options))
         for name, verb in VERBS.items()
@@ -125,14 +125,14 @@ def variables() -> Iterator[str]:
     rows = [("`task_name`", "required", meaning)]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
     yield from table(
-        ("key", "default", ""), rows + commented(hydra_groups.CONFIGS / "variables.yaml")
+        ("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml")
     )
 
 
 def paths() -> Iterator[str]:
     yield "## paths\n"
     yield from table(
-        ("key", "default", ""), commented(hydra_groups.CONFIGS / "paths" / "default.yaml")
+        ("key", "default", ""), commented(groups.CONFIGS / "paths" / "default.yaml")
     )
 
 
@@ -167,7 +167,7 @@ def trainer() -> Iterator[str]:
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"
-    base = yaml.safe_load((hydra_groups.CONFIGS / "base_trainer.yaml").read_text())["layers"][
+    base = yaml.safe_load((groups.CONFIGS / "base_trainer.yaml").read_text())["layers"][
         "base"
     ]["args"]
     yield from table(
@@ -205,8 +205,8 @@ def methods() -> Iterator[str]:
     yield "### trainer=NAME\n"
     yield "The files of `configs/trainer/` that set more than a method's name, or have another:\n"
     rows = []
-    for name in hydra_groups.options("trainer"):
-        file = yaml.safe_load((hydra_groups.CONFIGS / "trainer" / f"{name}.yaml").read_text())
+    for name in groups.list_options("trainer"):
+        file = yaml.safe_load((groups.CONFIGS / "trainer" / f"{name}.yaml").read_text())
         handler = file.pop("handler")
         if file or handler != name:
             rows.append((f"`trainer={name}`", f"`{handler}`", flat(file)))
@@ -220,7 +220,7 @@ def datasets() -> Iterator[str]:
         yield f"### {entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
         yield from fields(entry.target, leave_out=("template",))
-    files = [(f"`{name}`", *place(name)) for name in hydra_groups.options("data/datasets")]
+    files = [(f"`{name}`", *place(name)) for name in groups.list_options("data/datasets")]
     yield from table(("file", "handler", "rows"), files)
     yield "### data=files\n"
     yield f"{paragraphs(Files)}\n"
@@ -245,8 +245,8 @@ def suites() -> Iterator[str]:
     yield "### generation\n"
     yield f"{paragraphs(GenerationArgs)}\n"
     yield from fields(GenerationArgs)
-    for name in hydra_groups.options("eval"):
-        suite = yaml.safe_load((hydra_groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
+    for name in groups.list_options("eval"):
+        suite = yaml.safe_load((groups.CONFIGS / "eval" / f"{name}.yaml").read_text())
         yield f"### The metrics of `{name}`\n"
         if "defaults" in suite:
             over = "; ".join(
@@ -293,7 +293,7 @@ def wandb() -> Iterator[str]:
 def inference() -> Iterator[str]:
     yield "## unteach infer\n"
     yield "`configs/infer.yaml`; [inference.md](inference.md) explains it. `model.…` is as above.\n"
-    yield from table(("key", "default", ""), commented(hydra_groups.CONFIGS / "infer.yaml"))
+    yield from table(("key", "default", ""), commented(groups.CONFIGS / "infer.yaml"))
     for entry in ours(registry.backend):
         yield f"### backend={entry.name}\n"
         yield f"{paragraphs(entry.target)}\n"
@@ -332,7 +332,7 @@ def ours(kind: registry.Registry) -> list[registry.Entry]:
 def place(name: str) -> tuple[str, str]:
     """(handler, where its rows are) of a dataset's file."""
     (part,) = yaml.safe_load(
-        (hydra_groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()
+        (groups.CONFIGS / "data" / "datasets" / f"{name}.yaml").read_text()
     ).values()
     where = "/".join(
         str(part["args"]["hf_args"][key])

@@ -10,9 +10,11 @@ from typing import Any
 import hypothesis
 import pytest
 
-from unteach.config.environment import environment
+from unteach import logs
+from unteach.config.environment import prepare_environment
 
-environment()
+prepare_environment()
+logs.set_verbosity("info")
 hypothesis.settings.register_profile("unteach", deadline=None)  # no test asserts a time
 hypothesis.settings.load_profile("unteach")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

@@ -1,21 +1,26 @@
 """unteach: teach language models, make them forget, and prove what they still know."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unteach.api import evaluate as evaluate
+    from unteach.api import get_history as get_history
+    from unteach.api import infer as infer
+    from unteach.api import load as load
+    from unteach.api import train as train
+    from unteach.api import unlearn as unlearn
 
 __version__ = "0.1.0"
-
-_PUBLIC = {
-    "train": "unteach.verbs.train",
-    "evaluate": "unteach.verbs.evaluate",
-    "infer": "unteach.verbs.infer",
-    "load": "unteach.verbs.load",
-    "get_history": "unteach.verbs.history",
-}
-__all__ = ["evaluate", "get_history", "infer", "load", "train"]
+__all__ = ["evaluate", "get_history", "infer", "load", "train", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    # By name and late: `import unteach` is cheap.
+    if name in __all__:
+        return getattr(importlib.import_module("unteach.api"), name)
     raise AttributeError(f"module 'unteach' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

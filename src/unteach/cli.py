@@ -1,15 +1,16 @@
 """The command line: a verb and its words. Imports nothing heavy, so that `--help` answers at
 once."""
 
-import importlib
 import io
+import logging
 import os
 import sys
 import traceback
 import warnings
 from dataclasses import dataclass
 
-from unteach import console, plugins
+from unteach import __version__, console, logs, plugins
+from unteach.config.verb_options import Options
 from unteach.distributed import launch_environment
 from unteach.errors import (
     EXIT_BUG,
@@ -26,35 +27,33 @@ from unteach.errors import (
 
 @dataclass(frozen=True)
 class Verb:
-    """What a verb does, the module of `unteach.verbs` whose `command` does it, and the options it
-    takes."""
+    """What a verb does, and the options by dashes that it takes."""
 
     what: str
-    module: str
     options: tuple[str, ...] = ("config_dirs",)
-    config_name: str | None = None
 
 
-RUN = ("config_dirs", "config_name")
+RUN_OPTIONS = ("config_dirs", "config_name")
 VERBS = {
-    "train": Verb("teach a model: fine-tune, pretrain, classify, prefer", "train", RUN, "train"),
-    "unlearn": Verb("make a model forget some rows and keep others", "train", RUN, "unlearn"),
-    "eval": Verb("measure what a model knows", "evaluate", RUN, "eval"),
-    "infer": Verb("ask a model every row of a table, and lose none", "infer"),
-    "ask": Verb("put one question to a model, or one after the other", "ask"),
+    "train": Verb("teach a model: fine-tune, pretrain, classify, prefer", RUN_OPTIONS),
+    "unlearn": Verb("make a model forget some rows and keep others", RUN_OPTIONS),
+    "eval": Verb("measure what a model knows", RUN_OPTIONS),
+    "infer": Verb("ask a model every row of a table, and lose none"),
+    "ask": Verb("put one question to a model, or one after the other"),
     "check": Verb(
-        "all about a run but the run: rows, steps, memory, every key", "check", (*RUN, "printed")
+        "all about a run but the run: rows, steps, memory, every key",
+        (*RUN_OPTIONS, "prints_tree"),
     ),
-    "study": Verb("many runs and the order between them", "study", ("config_dirs", "write")),
-    "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", "tokenize", ()),
-    "report": Verb("runs beside each other: a table, and one page with everything", "report", ()),
-    "compare": Verb("what changed between two runs", "compare", ()),
-    "export": Verb("a run, a checkpoint or an adapter as a plain model folder", "export", ()),
-    "history": Verb("what a run logged, as a table", "history", ()),
-    "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in minutes", "demo"),
-    "fetch": Verb("published retain logs, or the WMDP corpora", "fetch"),
-    "world": Verb("an authors world of your own, as a dataset folder", "world", ()),
-    "list": Verb("methods, metrics, datasets, models, experiments, and their fields", "listing"),
+    "study": Verb("many runs and the order between them", ("config_dirs", "write")),
+    "tokenize": Verb("rows to memory-mapped tokens, once, for many runs", ()),
+    "report": Verb("runs beside each other: a table, and one page with everything", ()),
+    "compare": Verb("what changed between two runs", ()),
+    "export": Verb("a run, a checkpoint or an adapter as a plain model folder"),
+    "history": Verb("what a run logged, as a table", ()),
+    "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in minutes"),
+    "fetch": Verb("published retain logs, or the WMDP corpora"),
+    "world": Verb("an authors world of your own, as a dataset folder", ()),
+    "list": Verb("methods, metrics, datasets, models, experiments, and their fields"),
 }
 OPTIONS = {
     "--config-name": "config_name",
@@ -63,7 +62,8 @@ OPTIONS = {
     "-cd": "config_dirs",
 }
 OPTIONS |= {"--config": "run_file", "--write": "write"}
-FLAGS = {"--print": "printed"}
+FLAGS = {"--print": "prints_tree"}
+logger = logging.getLogger(__name__)
 REPORT = "CONTRIBUTING.md in the repository of unteach says how"
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
 
@@ -80,13 +80,14 @@ examples
   unteach report saves/unlearn/mine
   unteach list methods
 
+verbose=debug|info|quiet, a word of every verb, says how much is logged.
 MODEL is a folder, a run, or a hub id (org/name). The pages that help names as
 docs/... are in the repository of unteach; docs/first-hour.md comes first.
 """
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Runs one command and exits with its code.
+    """Run one command and exit with its code.
 
     0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 stopped, and goes on when run again; 130
     ended by Ctrl-C.
@@ -97,7 +98,8 @@ def main(argv: list[str] | None = None) -> None:
     launch_environment.end_with_launcher()
     # what libraries will rename is for us to follow, not for users
     warnings.simplefilter("ignore", FutureWarning)
-    if launch_environment.rank():
+    is_main = not launch_environment.rank()
+    if not is_main:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         warnings.simplefilter("ignore")
     console.survive_closed_pipes()
@@ -106,14 +108,15 @@ def main(argv: list[str] | None = None) -> None:
     try:
         _command(words)
     except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
-        of_all = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(
+        logger.debug("where it was raised", exc_info=error)
+        is_said_by_main = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(
             error, "of_all", False
         )
-        if not (launch_environment.rank() and of_all):
-            print(f"unteach{_which()}: {console.neutralize(str(error))}", file=sys.stderr)
+        if is_main or not is_said_by_main:
+            _print_error(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        if not launch_environment.rank():
+        if is_main:
             print(
                 "unteach: interrupted; what was whole is kept, and the same command goes on from "
                 "it",
@@ -121,28 +124,40 @@ def main(argv: list[str] | None = None) -> None:
             )
         sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
-        if known := describe_machine_failure(error):
-            print(f"unteach{_which()}: {console.neutralize(known[0])}", file=sys.stderr)
-            sys.exit(known[1])
-        traceback.print_exc()
-        if place := plugins.find_plugin_line(error):
-            said = f"{place}: {type(error).__name__}: {error} (in a plugin, which this run names)"
-            print(f"unteach{_which()}: {console.neutralize(said)}", file=sys.stderr)
-            sys.exit(EXIT_MISTAKE)
-        print(
-            f"unteach{_which()}: this is a bug, not your mistake. Please report it with the lines "
-            f"above to the maintainers ({REPORT})",
-            file=sys.stderr,
-        )
-        sys.exit(EXIT_BUG)
+        sys.exit(_explain(error))
 
 
-def _which() -> str:
-    """Which of the processes speaks, where it is not the first."""
-    return f" (process {launch_environment.rank()})" if launch_environment.rank() else ""
+def _explain(error: Exception) -> int:
+    """Print what became of an error that is no mistake of the command's words; give the exit
+    code."""
+    if known := describe_machine_failure(error):
+        logger.debug("where it was raised", exc_info=error)
+        message, exit_code = known
+        _print_error(message)
+        return exit_code
+    traceback.print_exc()
+    if line := plugins.find_plugin_line(error):
+        name = type(error).__name__
+        _print_error(f"{line}: {name}: {error} (in a plugin, which this run names)")
+        return EXIT_MISTAKE
+    _print_error(
+        "this is a bug, not your mistake. Please report it with the lines above to the maintainers "
+        f"({REPORT})"
+    )
+    return EXIT_BUG
+
+
+def _print_error(message: str) -> None:
+    """Print how a command ended, and which process says it, where it is not the first."""
+    rank = launch_environment.rank()
+    process = f" (process {rank})" if rank else ""
+    print(f"unteach{process}: {console.neutralize(message)}", file=sys.stderr)
 
 
 def _command(words: list[str]) -> None:
+    """Carry out the words of one command."""
+    words, verbose = logs.take_verbose(words)
+    logs.set_verbosity(verbose or "info", is_main=not launch_environment.rank())
     if words and words[0] == "help":
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
@@ -150,30 +165,22 @@ def _command(words: list[str]) -> None:
         return
     name, rest = words[0], words[1:]
     if name in ("--version", "-V", "-v", "version"):
-        from unteach import __version__
-
         print(__version__)
         return
     if name not in VERBS:
+        # Here and below, late: `--help` answers at once.
         from unteach.config import synonyms
 
         raise UserError(synonyms.unknown_verb(name, VERBS))
-    verb = VERBS[name]
     if "-h" in rest or "--help" in rest:
         from unteach.verbs.help import show_help
 
         print(show_help(name), end="")
         return
-    module = importlib.import_module(f"unteach.verbs.{verb.module}")
     options, overrides = _options(rest, name)
-    for option in options:
-        if option not in verb.options:
-            word = next(word for word, meant in {**OPTIONS, **FLAGS}.items() if meant == option)
-            takers = [other for other, one in VERBS.items() if option in one.options]
-            raise UserError(f"unteach {name} takes no {word}; these do: {', '.join(takers)}")
-    if verb.config_name:
-        options.setdefault("config_name", verb.config_name)
-    module.command(overrides, **options)
+    from unteach.verbs.start import start
+
+    start(name, overrides, options)
 
 
 def _run_file(value: str) -> str:
@@ -185,13 +192,14 @@ def _run_file(value: str) -> str:
     return value
 
 
-def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
-    """Splits off --config-name, --config-dir (may be repeated) and --print from the overrides.
+def _options(words: list[str], verb: str) -> tuple[Options, list[str]]:
+    """Split the options by dashes from the overrides.
 
     `--config FILE`, as other tools have it, and a --config-name that is a file's path say what the
     first word says: the file of a run.
     """
-    options: dict = {}
+    taken: dict[str, str | bool] = {}
+    config_dirs: list[str] = []
     overrides, queue = list[str](), list(words)
     strange: list[tuple[str, str | None]] = []
     while queue:
@@ -205,24 +213,37 @@ def _options(words: list[str], verb: str) -> tuple[dict, list[str]]:
                 f"--help)"
             )
         elif name in FLAGS:
-            options[FLAGS[name]] = True
+            taken[FLAGS[name]] = True
         elif name in OPTIONS:
             if not equals and not queue:
                 raise UserError(f"{name} needs a value")
             value = value if equals else queue.pop(0)
             if OPTIONS[name] == "config_dirs":
-                options.setdefault("config_dirs", []).append(value)
+                config_dirs.append(value)
             elif name == "--config" or ("/" in value and value.endswith((".yaml", ".yml"))):
                 overrides.insert(0, _run_file(value))
             else:
-                options[OPTIONS[name]] = value
+                taken[OPTIONS[name]] = value
         else:
-            bare = not equals and queue and "=" not in queue[0] and not queue[0].startswith("-")
-            if bare:
-                value = queue.pop(0)
-            strange.append((name, value if bare or equals else None))
+            has_value_beside = queue and "=" not in queue[0] and not queue[0].startswith("-")
+            if not equals and has_value_beside:
+                strange.append((name, queue.pop(0)))
+            else:
+                strange.append((name, value if equals else None))
     if strange:
         from unteach.config import options as dashed
 
         raise dashed.unknown_options(strange, (*OPTIONS, *FLAGS, "--help"), verb)
-    return options, overrides
+    given = [*taken, *(["config_dirs"] if config_dirs else [])]
+    _refuse_other_options(given, verb)
+    return Options(config_dirs=tuple(config_dirs), **taken), overrides  # type: ignore[arg-type]
+
+
+def _refuse_other_options(options: list[str], verb: str) -> None:
+    """Raise UserError for an option that the verb does not take."""
+    for option in options:
+        if option not in VERBS[verb].options:
+            spellings = {**OPTIONS, **FLAGS}
+            word = next(word for word, meant in spellings.items() if meant == option)
+            takers = [name for name, other in VERBS.items() if option in other.options]
+            raise UserError(f"unteach {verb} takes no {word}; these do: {', '.join(takers)}")

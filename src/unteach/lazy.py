@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import datasets as datasets
+    import hydra.core.override_parser.overrides_parser as hydra_parser
+    import hydra.errors as hydra_errors
     import numpy as np
     import peft as peft
     import pyarrow as pyarrow
@@ -36,6 +38,8 @@ else:
             return getattr(module, name)
 
     datasets = _LazyModule("datasets")
+    hydra_errors = _LazyModule("hydra.errors")
+    hydra_parser = _LazyModule("hydra.core.override_parser.overrides_parser")
     np = _LazyModule("numpy")
     peft = _LazyModule("peft")
     pyarrow = _LazyModule("pyarrow")

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import socket
@@ -21,8 +22,10 @@ from pathlib import Path
 
 import psutil
 
-from unteach import atomic, console
+from unteach import atomic
 from unteach.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 NO_FLOCK = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 OWNER = ".owner"
@@ -263,8 +266,8 @@ def _hold_owner_file(lock: Path, refusal: str, me: Owner) -> Iterator[None]:
         if not _is_gone(lock, owner):
             raise _build_busy_error(refusal, owner)
         if _remove_from_gone_owner(lock, owner):
-            console.say(
-                f"note: {lock.name}: its owner is gone ({owner or UNNAMED}); this process takes "
+            logger.info(
+                f"{lock.name}: its owner is gone ({owner or UNNAMED}); this process takes "
                 "the place over"
             )
     ended = threading.Event()

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -38,13 +39,19 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """The first line of the class's docstring."""
-        return (self.target.__doc__ or "").strip().split("\n")[0]
+        """The first sentence of the class's docstring."""
+        return read_summary(self.target)
 
     @property
     def origin(self) -> str:
         """Where the class is from: its module and name."""
         return f"{self.target.__module__}.{self.target.__qualname__}"
+
+
+def read_summary(target: type) -> str:
+    """Read the first sentence of a class's docstring, which may have several lines."""
+    paragraph = (target.__doc__ or "").strip().split("\n\n")[0]
+    return re.split(r"(?<=\.) (?=[A-Z])", " ".join(paragraph.split()))[0]
 
 
 class Registry:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from unteach.errors import RowsFailed, UserError
 from unteach.verbs import ask
-from unteach.verbs.infer import infer
+from unteach.verbs.start import start
 
 QUESTIONS = ["Who wrote it?", "What is 2+2=?", "Where does she live, and why?"]
 DRAWN = ("temperature=1.2", "top_p=0.9", "seed=3")
@@ -39,7 +40,7 @@ def test_lines_are_answered_as_infer_answers_rows(
     expected = inferred(tiny_folder, tmp_path, *more)
     capsys.readouterr()
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n".join(QUESTIONS)))
-    ask.command([f"model={tiny_folder}", "max_new_tokens=8", *more])
+    start("ask", [f"model={tiny_folder}", "max_new_tokens=8", *more])
     captured = capsys.readouterr()
     assert captured.out == "".join(f"{answer}\n" for answer in expected)
     assert ("no template was saved with this model" in captured.err) == ("template=raw" not in more)
@@ -50,7 +51,7 @@ def test_one_question(
 ) -> None:
     expected = inferred(tiny_folder, tmp_path)
     capsys.readouterr()
-    ask.command([QUESTIONS[0], f"model={tiny_folder}", "max_new_tokens=8"])
+    start("ask", [QUESTIONS[0], f"model={tiny_folder}", "max_new_tokens=8"])
     assert capsys.readouterr().out == f"{expected[0]}\n"
 
 
@@ -76,7 +77,7 @@ def test_questions_at_a_terminal(
 
     monkeypatch.setattr("builtins.input", read)
     monkeypatch.setattr(sys, "stdin", Terminal())
-    ask.command([f"model={tiny_folder}", "max_new_tokens=8"])
+    start("ask", [f"model={tiny_folder}", "max_new_tokens=8"])
     captured = capsys.readouterr()
     assert captured.out.strip() == expected[0]
     assert "are more than the 2048 that the model reads" in captured.err
@@ -87,7 +88,7 @@ def test_a_line_that_cannot_be_asked_leaves_the_others(
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"{'long ' * 3000}\nWho?\n"))
     with pytest.raises(RowsFailed, match="1 of 2 questions have no answer"):
-        ask.command([f"model={tiny_folder}", "max_new_tokens=8"])
+        start("ask", [f"model={tiny_folder}", "max_new_tokens=8"])
     captured = capsys.readouterr()
     assert captured.out.count("\n") == 1 and "question 1: a prompt of" in captured.err
 
@@ -109,14 +110,14 @@ def test_a_line_that_cannot_be_asked_leaves_the_others(
 )
 def test_mistakes(words: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError) as error:
-        ask.command(words)
+        start("ask", words)
     assert message in str(error.value)
 
 
 def test_no_question_at_all(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
     with pytest.raises(UserError, match="there is no question"):
-        ask.command([f"model={tiny_folder}"])
+        start("ask", [f"model={tiny_folder}"])
 
 
 def test_a_terminal_is_not_steered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +132,9 @@ def test_a_model_given_as_the_question_is_told_how_it_is_named() -> None:
         UserError,
         match=r"saves/full: names a model: unteach ask model=saves/full 'Who wrote it\?'$",
     ):
-        ask.command(["saves/full", "Who wrote it?"])
+        start("ask", ["saves/full", "Who wrote it?"])
 
 
 def test_a_question_with_a_slash_is_a_question() -> None:
     with pytest.raises(UserError, match="no model was named"):
-        ask.command(["Is it and/or?"])
+        start("ask", ["Is it and/or?"])

@@ -103,7 +103,7 @@ def test_a_checked_command_never_imports_torch() -> None:
         "listing\n"
         "compose('unlearn', ['experiment=unlearn/tofu/default', 'task_name=t'])\n"
         "[listing.listed(kind) for kind in listing.KINDS]\n"
-        "import unteach.cli, unteach.verbs.train, unteach.verbs.evaluate, unteach.verbs.study\n"
+        "import unteach.cli, unteach.verbs.start_composed, unteach.verbs.start_run, unteach.verbs.study\n"
         "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'matplotlib', 'plotly'} & "
         "set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -115,8 +115,8 @@ def test_what_libraries_say_for_being_installed_is_not_heard() -> None:
     """DeepSpeed sets its logger up anew on import, which must not bring its voice back; all else it
     says is heard."""
     code = (
-        "import importlib.util; from unteach.config.environment import environment; environment(); "
-        "environment()\n"
+        "import importlib.util; from unteach.config.environment import prepare_environment; prepare_environment(); "
+        "prepare_environment()\n"
         "import logging; told = logging.getLogger('DeepSpeed'); "
         "told.addHandler(logging.StreamHandler())\n"
         "told.warning('Setting accelerator to CPU. If you have GPU'); told.warning('overflow')\n"

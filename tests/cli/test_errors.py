@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
+from tests.doors import train
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import tidy
 from unteach import atomic, cli, errors, fingerprints, run_dir
 from unteach.evals import measurement_cache
 from unteach.inference import result_store
 from unteach.training import callbacks, checkpoint
-from unteach.verbs.train import train
 
 TOFU = "experiment=unlearn/tofu/default"
 AUTO = ("model=auto", "model.model_args.pretrained_model_name_or_path=m", "task_name=t")
@@ -345,7 +345,7 @@ def test_rows_that_cannot_be_used_are_counted_and_named(
     rows[0]["answer"], rows[1]["answer"] = "", "long " * 600
     write_rows(corpus / "forget10.jsonl", rows)
     cli.main(["unlearn", *words(kit, corpus.parent, f"{ARGS}.max_steps=1")])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "data.forget.TOFU_QA_forget: 1 row dropped, nothing in answer (line 1)" in said
     assert "data.forget.TOFU_QA_forget: 1 row cut at max_length (line 2)" in said
 
@@ -654,7 +654,7 @@ def test_a_silent_hub_is_said_once(
     from unteach.config import environment
 
     monkeypatch.setattr(environment, "_hub_was_silent", False)
-    environment.environment()
+    environment.prepare_environment()
     logger = logging.getLogger(environment.HUB)
     monkeypatch.setattr(logger, "propagate", True)
     logger.addHandler(caplog.handler)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from unteach.errors import UserError
-from unteach.verbs import fetch
+from unteach.verbs.start import start
 
 
 def test_corpora_land_as_json_lines_and_a_gated_one_is_said(
@@ -23,7 +23,7 @@ def test_corpora_land_as_json_lines_and_a_gated_one_is_said(
         return datasets.Dataset.from_list([{"text": f"{config} {i}"} for i in range(3)])
 
     monkeypatch.setattr(datasets, "load_dataset", published)
-    fetch.command(["wmdp", f"to={tmp_path}"])
+    start("fetch", ["wmdp", f"to={tmp_path}"])
     said = capsys.readouterr().out
     assert sorted(file.name for file in tmp_path.iterdir()) == [
         "bio-retain-corpus.jsonl",
@@ -36,15 +36,15 @@ def test_corpora_land_as_json_lines_and_a_gated_one_is_said(
     ]
     assert rows[0]["text"] == "cyber-forget-corpus 0"
     assert "gated" in said and "hf auth login" in said
-    fetch.command(["wmdp", f"to={tmp_path}"])
+    start("fetch", ["wmdp", f"to={tmp_path}"])
     assert "there already" in capsys.readouterr().out
 
 
 def test_without_the_network_it_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"open-unlearning/eval.*hf auth login"):
-        fetch.command(["retain-logs", f"to={tmp_path}"])
+        start("fetch", ["retain-logs", f"to={tmp_path}"])
     with pytest.raises(UserError, match="nothing could be fetched"):
-        fetch.command(["wmdp", f"to={tmp_path / 'wmdp'}"])
+        start("fetch", ["wmdp", f"to={tmp_path / 'wmdp'}"])
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ def test_logs_are_counted_when_they_are_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Hub(LOGS, arriving=LOGS).install(monkeypatch)
-    fetch.command(["retain-logs", f"to={tmp_path}"])
+    start("fetch", ["retain-logs", f"to={tmp_path}"])
     assert "logs: 2 fetched, 0 there already" in capsys.readouterr().out
-    fetch.command(["retain-logs", f"to={tmp_path}"])
+    start("fetch", ["retain-logs", f"to={tmp_path}"])
     assert "logs: 0 fetched, 2 there already" in capsys.readouterr().out
 
 
@@ -91,15 +91,15 @@ def test_a_download_that_brought_nothing_is_no_success(
     (tmp_path / "mine.json").write_text("{}")
     Hub(LOGS, arriving).install(monkeypatch)
     with pytest.raises(UserError, match=rf"{2 - len(arriving)} of the 2 logs .* did not arrive"):
-        fetch.command(["retain-logs", f"to={tmp_path}"])
+        start("fetch", ["retain-logs", f"to={tmp_path}"])
 
 
 def test_a_folder_with_something_else_in_it_is_no_download(tmp_path: Path) -> None:
     (tmp_path / "mine.jsonl").write_text("{}")
     with pytest.raises(UserError, match="cannot fetch open-unlearning/eval"):
-        fetch.command(["retain-logs", f"to={tmp_path}"])
+        start("fetch", ["retain-logs", f"to={tmp_path}"])
     with pytest.raises(UserError, match="nothing could be fetched"):
-        fetch.command(["wmdp", f"to={tmp_path}"])
+        start("fetch", ["wmdp", f"to={tmp_path}"])
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_a_folder_with_something_else_in_it_is_no_download(tmp_path: Path) -> No
 )
 def test_mistakes(words: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        fetch.command(words)
+        start("fetch", words)

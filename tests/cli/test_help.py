@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from unteach import cli
-from unteach.config import compose, hydra_groups
+from unteach.config import compose, groups
 from unteach.errors import UserError
 from unteach.verbs import help as verb_help
 
@@ -62,7 +62,7 @@ def test_defaults_are_those_of_a_run(verb: str, capsys: pytest.CaptureFixture[st
         assert said and float(said[1]) == config.trainer.args[key]
     methods = re.findall(r"`unteach list methods` \[(\w+)\]", text)
     assert methods == [{"train": "finetune", "unlearn": "GradAscent"}[verb]]
-    assert methods[0] in hydra_groups.options("trainer") and config.trainer.handler in (
+    assert methods[0] in groups.list_options("trainer") and config.trainer.handler in (
         "SFT",
         methods[0],
     )

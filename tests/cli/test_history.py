@@ -11,7 +11,7 @@ import pytest
 
 import unteach
 from unteach.errors import UserError
-from unteach.verbs.history import command
+from unteach.verbs.start import start
 
 LINES = [
     {"step": 1, "epoch": 0.5, "progress": 0.5, "loss": 2.0, "grad_norm": 1.0},
@@ -50,24 +50,24 @@ def test_it_is_printed_and_written(
 ) -> None:
     import pandas
 
-    command([str(run), "to=csv"])
+    start("history", [str(run), "to=csv"])
     printed = capsys.readouterr().out.splitlines()
     assert printed == [
         "step,epoch,progress,loss,grad_norm,eval_tofu_forget_quality",
         "1,0.5,0.5,2.0,1.0,1e-09",
         "2,1.0,1.0,1.5,0.9,",
     ]
-    command([str(run)])
+    start("history", [str(run)])
     shown = capsys.readouterr().out
     assert "1e-09" in shown and "0.9" in shown and "–" in shown
     monkeypatch.setenv("COLUMNS", "20")
-    command([str(run)])
+    start("history", [str(run)])
     assert (
         "3 more columns (to=csv has all): eval_tofu_forget_quality, progress, grad_norm"
         in capsys.readouterr().out
     )
     for name in ("t.csv", "t.jsonl"):
-        command([str(run), f"to={tmp_path / name}"])
+        start("history", [str(run), f"to={tmp_path / name}"])
     assert pandas.read_csv(tmp_path / "t.csv")["loss"].tolist() == [2.0, 1.5]
     assert [
         json.loads(line)["step"] for line in (tmp_path / "t.jsonl").read_text().splitlines()
@@ -77,9 +77,9 @@ def test_it_is_printed_and_written(
 @pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
 def test_only_an_earlier_history_is_replaced(name: str, run: Path, tmp_path: Path) -> None:
     file = tmp_path / name
-    command([str(run), f"to={file}"])
+    start("history", [str(run), f"to={file}"])
     earlier = file.read_text()
-    command([str(run), f"to={file}"])
+    start("history", [str(run), f"to={file}"])
     assert file.read_text() == earlier
     for mine in (
         "question,answer\na,b\n",
@@ -91,7 +91,7 @@ def test_only_an_earlier_history_is_replaced(name: str, run: Path, tmp_path: Pat
     ):
         file.write_text(mine)
         with pytest.raises(UserError, match="something else is there already"):
-            command([str(run), f"to={file}"])
+            start("history", [str(run), f"to={file}"])
         assert file.read_text() == mine
 
 
@@ -150,7 +150,7 @@ def test_mistakes(words: list[str], said: str, run: Path, tmp_path: Path) -> Non
     (tmp_path / "e").mkdir()
     (tmp_path / "e" / "metrics.jsonl").touch()
     with pytest.raises(UserError, match=said):
-        command([word.format(run=run, empty=tmp_path / "e") for word in words])
+        start("history", [word.format(run=run, empty=tmp_path / "e") for word in words])
 
 
 def test_the_mean_of_a_run_is_not_a_streams_loss(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_names_and_values_of_a_log_are_no_markup_and_steer_nothing(
 ) -> None:
     (tmp_path / "metrics.jsonl").write_text(line + "\n")
     for words in ([], ["to=csv"]):
-        command([str(tmp_path), *words])
+        start("history", [str(tmp_path), *words])
         said = capsys.readouterr().out
         name, value = list(json.loads(line).items())[1]
         assert "\x1b" not in said
@@ -198,7 +198,7 @@ def test_what_is_no_line_of_a_log_is_left_out(
 
 def test_a_spreadsheet_computes_nothing_of_a_log(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "=1+1": -2.5, "told": "@SUM(A1)"}\n')
-    command([str(tmp_path), f"to={tmp_path / 'out.csv'}"])
+    start("history", [str(tmp_path), f"to={tmp_path / 'out.csv'}"])
     assert (tmp_path / "out.csv").read_text().splitlines() == [
         "step,'=1+1,told",
         "1,-2.5,'@SUM(A1)",

@@ -7,10 +7,11 @@ import pytest
 from unteach import registry
 from unteach.errors import UserError
 from unteach.verbs import listing
+from unteach.verbs.start import start
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    listing.command(list(words))
+    start("list", list(words))
     return capsys.readouterr().out
 
 
@@ -47,6 +48,13 @@ def test_every_entry_says_what_it_is() -> None:
             )
 
 
+def test_a_class_is_told_in_a_whole_sentence() -> None:
+    """Its first one, though a docstring breaks its lines."""
+    lines = {name: line for name, line, _ in listing.listed("methods")}
+    assert lines["DPO"].endswith("per pair, s a sum of log-probs.")
+    assert all(line.endswith(".") for line in lines.values())
+
+
 def test_the_fields_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "NPO")
     assert text == printed(capsys, "methods", "NPO")
@@ -59,7 +67,7 @@ def test_the_fields_of_a_method(capsys: pytest.CaptureFixture[str]) -> None:
         "    alpha= number [1.0]\n        weight of the retain term; 0 makes no retain pass at "
         "all\n" in text
     )
-    assert "    retain_loss_type= NLL or KL or EMBED_DIFF [NLL]" in text
+    assert "    retain_loss_type= NLL or KL or EMBED_DIFF or JS [NLL]" in text
 
 
 @pytest.mark.parametrize("kind", listing.REGISTRIES)
@@ -110,6 +118,6 @@ def test_classes_of_a_plugin_file(tmp_path: Path, capsys: pytest.CaptureFixture[
 )
 def test_mistakes(words: list[str], message: str) -> None:
     with pytest.raises(UserError) as error:
-        listing.command(words)
+        start("list", words)
     assert message in str(error.value)
     assert len(str(error.value)) < 700

@@ -7,6 +7,7 @@ import pytest
 
 from unteach.config import compose
 from unteach.config.secrets import drop_secrets, hide_secrets
+from unteach.config.tree import to_yaml
 
 WORDS = [
     "experiment=unlearn/authors/default",
@@ -60,7 +61,7 @@ def test_a_token_is_used_and_not_kept_in_the_configuration() -> None:
     assert config.model.model_args["token"] == "abc"
     assert "token" not in config.tree["model"]["model_args"]
     assert config.tree["model"]["tokenizer_args"]["pad_token"] == "pad"
-    assert "abc" not in compose.to_yaml(config.tree)
+    assert "abc" not in to_yaml(config.tree)
     rows = {"data": {"train": {"mine": {"args": {"hf_args": {"path": "a", "token": "abc"}}}}}}
     assert drop_secrets(rows)["data"]["train"]["mine"]["args"]["hf_args"] == {"path": "a"}
 

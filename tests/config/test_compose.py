@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from unteach import atomic, run_dir
-from unteach.config import compose, hydra_groups, training_args
-from unteach.config.hydra_groups import CONFIGS
+from unteach.config import compose, groups, training_args
+from unteach.config.groups import CONFIGS
+from unteach.config.tree import to_yaml
 from unteach.errors import UserError
 from unteach.studies import study_file
 from unteach.studies.expansion import expand
@@ -23,13 +24,13 @@ def unlearn(*words: str):
     )
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("experiment"))
+@pytest.mark.parametrize("name", groups.list_options("experiment"))
 def test_every_experiment_composes(name: str) -> None:
     config = compose.compose(PRIMARY[name.split("/")[0]], [f"experiment={name}", "task_name=t"])
     assert config.task_name == "t"
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("trainer"))
+@pytest.mark.parametrize("name", groups.list_options("trainer"))
 def test_every_trainer_composes(name: str) -> None:
     given = {
         "PDU": ["trainer.method_args.retain_loss_eps=1"],
@@ -42,7 +43,7 @@ def test_every_trainer_composes(name: str) -> None:
     assert compose.compose("unlearn", words).trainer is not None
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("model"))
+@pytest.mark.parametrize("name", groups.list_options("model"))
 def test_every_model_composes(name: str) -> None:
     words = ["task_name=t", f"model={name}"]
     if name == "auto":
@@ -50,13 +51,13 @@ def test_every_model_composes(name: str) -> None:
     assert compose.compose("train", words).model.model_args
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("data/datasets"))
+@pytest.mark.parametrize("name", groups.list_options("data/datasets"))
 def test_every_dataset_composes(name: str) -> None:
     config = compose.compose("train", ["task_name=t", f"data.train={name}"])
     assert list(config.data.streams["train"]) == [name]
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("eval"))
+@pytest.mark.parametrize("name", groups.list_options("eval"))
 def test_every_suite_composes(name: str) -> None:
     suite = {"arc_entities": "arc", "arc_tofu": "arc"}.get(name, name)
     assert list(compose.compose("eval", ["task_name=t", f"eval={name}"]).eval) == [suite]
@@ -70,14 +71,14 @@ def choices_of(run: PlannedRun) -> tuple[str, ...]:
     )
 
 
-@pytest.mark.parametrize("name", hydra_groups.options("study"))
+@pytest.mark.parametrize("name", groups.list_options("study"))
 def test_a_run_of_each_kind_of_every_study_composes(name: str) -> None:
     for run in {choices_of(run): run for run in expand(study_file.read(name))}.values():
         compose.compose(run.config_name, run.overrides)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", hydra_groups.options("study"))
+@pytest.mark.parametrize("name", groups.list_options("study"))
 def test_every_run_of_every_study_composes(name: str) -> None:
     for run in expand(study_file.read(name)):
         compose.compose(run.config_name, run.overrides)
@@ -94,6 +95,7 @@ def test_every_yaml_is_reached_by_a_test() -> None:
         "collator",
         "paths",
         "launch",
+        "logs",
     }
     assert {p.name for p in CONFIGS.iterdir() if p.is_dir()} == groups
 
@@ -226,7 +228,7 @@ def test_old_names_are_translated(capsys: pytest.CaptureFixture[str]) -> None:
     assert args["ddp_find_unused_parameters"] is None
     assert config.model.model_args["dtype"] == "bfloat16"
     assert config.model.template_args.asst_start_tag == "A"
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     for name in (
         "evaluation_strategy",
         "warmup_ratio",
@@ -248,7 +250,7 @@ def test_who_wins_under_an_old_name_too(tmp_path: Path, capsys: pytest.CaptureFi
     words = ["experiment=unlearn/tofu/default", "task_name=t", "trainer=old", *MODEL]
     args = compose.compose("unlearn", words, [str(tmp_path)]).trainer.args
     assert (args["eval_strategy"], args["use_cpu"], args["save_strategy"]) == ("epoch", True, "no")
-    assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().out, (
+    assert "output_dir" not in args and "logging_dir" not in capsys.readouterr().err, (
         "a file of OpenUnlearning's has it"
     )
     args = compose.compose(
@@ -337,7 +339,7 @@ def test_all_mistakes_at_once() -> None:
 
 def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
     config = unlearn()
-    atomic.write_text(tmp_path / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(tmp_path / run_dir.CONFIG, to_yaml(config.tree))
     assert run_dir.open_run(tmp_path, config.tree, "auto") is run_dir.RunState.BEGUN
     (tmp_path / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
@@ -355,7 +357,7 @@ def test_the_resolved_tree_survives_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["\x85", "a\x85b", "\u2028", "é\n", "\x00", "名前"])
 def test_a_tree_is_read_as_it_was_written(text: str) -> None:
-    assert yaml.safe_load(compose.to_yaml({"key": text})) == {"key": text}
+    assert yaml.safe_load(to_yaml({"key": text})) == {"key": text}
 
 
 def test_rows_of_ones_own_are_measured_by_their_own_suite_unless_another_is_named(
@@ -407,7 +409,7 @@ def test_what_asks_for_what_is_so_is_accepted_and_said(capsys: pytest.CaptureFix
         "~model.model_args.attn_implementation",
     ]
     tofu = compose.compose("unlearn", [*words, "trainer.args.remove_unused_columns=false"])
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert (
         muse.tree["data"]
         == compose.compose(

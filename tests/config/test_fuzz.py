@@ -12,12 +12,13 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unteach.config import compose, hydra_groups
-from unteach.config.schema import Config
+from unteach.config import compose, groups
+from unteach.config.schema import RunConfig
+from unteach.config.tree import to_yaml
 from unteach.errors import UserError
 
 PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
-EXPERIMENTS = hydra_groups.options("experiment")
+EXPERIMENTS = groups.list_options("experiment")
 AUTO = ["model=auto", "model.model_args.pretrained_model_name_or_path=m"]
 TINY = ["model=tiny"]
 
@@ -415,8 +416,8 @@ def obeys_the_law(config_name: str, words: list[str], config_dirs: tuple[str, ..
         assert said.strip()
         assert "Traceback" not in said
         return said
-    assert isinstance(config, Config)
-    assert yaml.safe_load(compose.to_yaml(config.tree)) == config.tree, (
+    assert isinstance(config, RunConfig)
+    assert yaml.safe_load(to_yaml(config.tree)) == config.tree, (
         "the run's folder would be refused the next time"
     )
     return ""

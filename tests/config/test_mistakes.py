@@ -1,6 +1,7 @@
 """Every mistake of a command in one answer, what people type first among them, and what would stop
 a run at once."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ import pytest
 import yaml
 
 from unteach import atomic, cli, run_dir
-from unteach.config import compose, hydra_groups, inference, read_config, synonyms, training_args
-from unteach.config.hydra_groups import CONFIGS
+from unteach.config import compose, groups, synonyms, training_args
+from unteach.config.groups import CONFIGS
+from unteach.config.tree import to_yaml
+from unteach.config.verb_configs import STUDY_ACTIONS
 from unteach.errors import UserError
 from unteach.studies import study_file
-from unteach.verbs import study
+from unteach.verbs.start import start
 
 TOFU = "experiment=unlearn/tofu/default"
 
@@ -28,9 +31,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def said(verb: str, *words: str) -> list[str]:
     """The sentences of the refusal."""
-    read: Any = inference.read if verb == "infer" else read_config.read
+    composer: Any = functools.partial(compose.compose, verb)
+    if verb == "infer":
+        composer = compose.compose_inference
     with pytest.raises(UserError) as caught:
-        compose.composed(verb, words, (), read, starting=True)
+        composer(words, starting=True)
     first, *rest = str(caught.value).splitlines()
     return [line.strip() for line in rest] or [first]
 
@@ -137,10 +142,10 @@ def test_each_verb_has_its_own_answer() -> None:
 
 
 def test_every_answer_is_a_key() -> None:
-    assert set(training_args.OTHER_NAMES.values()) <= set(training_args.fields())
+    assert set(training_args.OTHER_NAMES.values()) <= set(training_args.declared_fields())
     assert set(synonyms.VERBS.values()) - {"ask"} <= {
         *cli.VERBS,
-        *(f"study {name}" for name in study.COMMANDS),
+        *(f"study {name}" for name in STUDY_ACTIONS),
     }
     assert not (set(synonyms.VERBS) | set(synonyms.INSTEAD)) & set(cli.VERBS)
 
@@ -247,7 +252,7 @@ def test_a_run_that_kept_every_variable_goes_on(folder: Path) -> None:
     tree = compose.compose("train", ["model=policy", "data=my.csv"]).tree
     atomic.write_text(
         folder / "run" / run_dir.CONFIG,
-        compose.to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"}),
+        to_yaml({**tree, "forget_split": "forget10", "wmdp_path": "x"}),
     )
     (folder / "run" / run_dir.METRICS).write_text('{"step": 1, "loss": 2.0}\n')
     assert run_dir.open_run(folder / "run", tree, "auto") is run_dir.RunState.BEGUN
@@ -268,7 +273,7 @@ eval: [tofuu]
 def test_a_study_is_answered_in_one_round(folder: Path) -> None:
     (folder / "bad.yaml").write_text(STUDY)
     with pytest.raises(UserError) as caught:
-        study.command(["plan", "bad.yaml"])
+        start("study", ["plan", "bad.yaml"])
     for hint in (
         "did you mean retain?",
         "did you mean NPO?",
@@ -284,7 +289,7 @@ def test_a_plan_refuses_what_a_run_refuses(folder: Path) -> None:
         STUDY.replace("retian", "retain").replace("sed", "seed").replace("tofuu", "tofu")
     )
     with pytest.raises(UserError, match=r"NPOO: trainer=NPOO: .*did you mean NPO\?"):
-        study.command(["plan", "bad.yaml"])
+        start("study", ["plan", "bad.yaml"])
 
 
 def test_a_study_is_called_by_what_was_chosen(folder: Path) -> None:
@@ -314,7 +319,7 @@ def test_a_model_by_its_path_starts_a_study(folder: Path) -> None:
 
 
 def test_the_names_of_groups_are_not_looked_for_outside() -> None:
-    assert hydra_groups.options("/") == hydra_groups.options("../config") == []
+    assert groups.list_options("/") == groups.list_options("../config") == []
 
 
 def test_a_bare_file_or_folder_is_answered_with_its_word(
@@ -395,9 +400,9 @@ def test_unlearning_without_a_method_says_which_is_taken(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     compose.compose("unlearn", ["model=policy", "forget=my.csv"])
-    assert "note: trainer=GradAscent, as no method is named" in capsys.readouterr().out
+    assert "note: trainer=GradAscent, as no method is named" in capsys.readouterr().err
     compose.compose("unlearn", ["model=policy", "forget=my.csv", "trainer=GradAscent"])
-    assert "no method is named" not in capsys.readouterr().out
+    assert "no method is named" not in capsys.readouterr().err
 
 
 def test_a_key_misspelled_is_taken_for_one_that_people_type() -> None:

@@ -7,8 +7,11 @@ import pytest
 from unteach import atomic, run_dir
 from unteach.cli import _options
 from unteach.config import compose, provenance
+from unteach.config.tree import to_yaml
+from unteach.config.verb_options import Options
 from unteach.errors import UserError
 from unteach.verbs import check
+from unteach.verbs.start import start
 
 RUN = """\
 model: policy
@@ -58,7 +61,7 @@ def test_a_mistake_is_said_with_its_place(folder: Path) -> None:
 
 
 def test_where_each_value_is_from_is_known() -> None:
-    known = provenance.origins("unlearn", ["run.yaml", "trainer.args.num_train_epochs=5"])
+    known = provenance.find_origins("unlearn", ["run.yaml", "trainer.args.num_train_epochs=5"])
     assert known["trainer.args.learning_rate"] == "run.yaml, line 4"
     assert known["trainer.args.num_train_epochs"] == "command line"
 
@@ -88,7 +91,7 @@ def kept(folder: Path, *words: str) -> tuple[str, dict]:
         "unlearn", ["experiment=unlearn/tofu/default", "model=policy", "task_name=old", *words]
     )
     place = Path(config.paths.output_dir)
-    atomic.write_text(place / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(place / run_dir.CONFIG, to_yaml(config.tree))
     return str(place / run_dir.CONFIG), config.tree
 
 
@@ -137,18 +140,21 @@ def test_what_a_kept_configuration_cannot_be_is_said(
 
 
 def test_other_tools_way_to_name_the_file_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _options(["--config", "run.yaml", "seed=1"], "train") == ({}, ["run.yaml", "seed=1"])
+    assert _options(["--config", "run.yaml", "seed=1"], "train") == (
+        Options(),
+        ["run.yaml", "seed=1"],
+    )
     assert _options(["seed=1", "--config-name=saves/x/config.yaml"], "train") == (
-        {},
+        Options(),
         ["saves/x/config.yaml", "seed=1"],
     )
     assert _options(["--config-name=unlearn.yaml"], "train") == (
-        {"config_name": "unlearn.yaml"},
+        Options("unlearn.yaml"),
         [],
     )
     with pytest.raises(UserError, match="takes the file of a run"):
         _options(["--config", "unlearn"], "train")
     checked: list = []
     monkeypatch.setattr(check, "check", checked.append)
-    check.command(["unlearn", "run.yaml", "data=org/rows"])
+    start("check", ["unlearn", "run.yaml", "data=org/rows"])
     assert checked[0].task_name == "run"

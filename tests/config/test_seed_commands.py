@@ -7,7 +7,7 @@ import pytest
 
 from unteach import cli
 from unteach.config import preflight, schema
-from unteach.verbs import evaluate, train
+from unteach.verbs import start_run
 
 COMMANDS = {
     "finetune": "python src/train.py --config-name=train.yaml experiment=finetune/tofu/default "
@@ -44,13 +44,13 @@ UNLEARN = (
 @pytest.fixture
 def composed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs a command line up to where the run would start, and gives its configuration."""
-    found: list[schema.Config] = []
-    for verb in (train, evaluate):
-        monkeypatch.setattr(verb, "run", found.append)
+    found: list[schema.RunConfig] = []
+    monkeypatch.setattr(start_run, "carry_out", lambda verb, config: found.append(config))
+    monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # the document's checkpoints are its reader's
-    monkeypatch.setattr(preflight, "absent", lambda *_: [])
+    monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
 
-    def compose(command: str) -> schema.Config:
+    def compose(command: str) -> schema.RunConfig:
         _, script, *words = shlex.split(command.replace("\\\n", " "))
         cli._command([SCRIPTS[script], *words])
         return found.pop()
@@ -62,7 +62,7 @@ def composed(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_command_of_the_document_composes(name: str, composed: Any) -> None:
     config = composed(COMMANDS[name])
     assert f"task_name={config.task_name}" in COMMANDS[name]
-    assert (config.trainer is None) == ("eval.py" in COMMANDS[name])
+    assert isinstance(config, schema.EvalConfig) == ("eval.py" in COMMANDS[name])
     assert config.eval
 
 

@@ -2,13 +2,13 @@
 none is given."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from unteach.config import compose, files, inference, schema, shorthand
-from unteach.config.overrides import quote, sort_words, unquote
-from unteach.config.schema import Config
+from unteach.config import compose, files, schema, shorthand
+from unteach.config.compose_flat import compose_flat
+from unteach.config.overrides import quote, sort_overrides, unquote
+from unteach.config.schema import RunConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data.io import file_formats, tables
 from unteach.errors import UserError
@@ -27,12 +27,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def composed(name: str, *words: str) -> Config:
+def composed(name: str, *words: str) -> RunConfig:
     return compose.compose(name, words, starting=True)
 
 
 def words(name: str, *given: str) -> list[str]:
-    return shorthand.expand(name, list(given), ()).words
+    return shorthand.expand(name, list(given), ()).overrides
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,13 @@ def test_what_is_forgotten_and_retained_is_named_by_two_files() -> None:
 
 
 def test_infer_and_tokenize_take_the_same_words() -> None:
-    config = compose.composed(
-        "infer", ["model=policy", "data=my.csv"], (), inference.read, starting=True
-    )
+    config = compose.compose_inference(["model=policy", "data=my.csv"], starting=True)
     assert (config.input_file, config.model.model_args) == (
         "my.csv",
         {PATH.rpartition(".")[2]: "policy"},
     )
-    flat: Any = compose.flat(
-        TokenizeConfig, ["model=policy", "data=my.csv", "output_file=x"], "unteach tokenize"
+    flat = compose_flat(
+        TokenizeConfig, ["model=policy", "data=my.csv", "output_file=x"], "tokenize"
     )
     assert (flat.tokenizer_path, flat.input_file) == ("policy", "my.csv")
 
@@ -165,11 +163,9 @@ def test_an_empty_value_is_the_only_mistake_of_its_kind() -> None:
     with pytest.raises(UserError, match=r"^model: no model was named[^\n]*$"):
         composed("train", "model=null", "data=my.csv")
     with pytest.raises(UserError, match=r"^input_file=: names no file[^\n]*$"):
-        compose.composed(
-            "infer", ["model=policy", "input_file="], (), inference.read, starting=True
-        )
+        compose.compose_inference(["model=policy", "input_file="], starting=True)
     with pytest.raises(UserError, match=r"data=: names no file[^\n]*$"):
-        compose.flat(TokenizeConfig, ["model=policy", "data=", "output_file=x"], "unteach tokenize")
+        compose_flat(TokenizeConfig, ["model=policy", "data=", "output_file=x"], "tokenize")
 
 
 def test_a_table_of_no_name_is_not_the_current_folder() -> None:
@@ -204,7 +200,7 @@ def test_a_place_may_have_any_name(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_quoted_text_is_read_as_it_was(name: str) -> None:
-    [(_, value)] = sort_words([f"key={quote(name)}"]).values
+    [(_, value)] = sort_overrides([f"key={quote(name)}"]).values
     assert value == unquote(quote(name)) == name
 
 
@@ -267,5 +263,5 @@ def test_where_no_key_is_resolved_its_name_is_taken_as_it_is(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "${x}.csv").write_text("input,output\na,b\n")
-    words = shorthand.expand("tokenize", ["input_file=${x}.csv"], ()).words
+    words = shorthand.expand("tokenize", ["input_file=${x}.csv"], ()).overrides
     assert words == ["input_file='${x}.csv'"]

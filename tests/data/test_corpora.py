@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.doors import train
 from unteach import run_dir
 from unteach.data.handlers.text import PretrainingDataset
 from unteach.verbs.load import load
-from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
@@ -78,7 +78,7 @@ def test_wmdp_is_unlearned(kit: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         r"trainer.method_args.trainable_params_regex=['model\.layers\.[12]\.mlp\.down_proj\.weight']",
     )
     train(*words(kit, tmp_path / "run", *extra), config_name="unlearn")
-    assert "data.forget.WMDP_forget: 1 row dropped, empty text" in capsys.readouterr().out
+    assert "data.forget.WMDP_forget: 1 row dropped, empty text" in capsys.readouterr().err
     before, after = (load(str(place)).model for place in (kit / "reference", tmp_path / "run"))
     changed = {
         name

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.io.test_tables import write
+from tests.doors import train
 from unteach.config import compose, schema
 from unteach.data import user_files
 from unteach.data.io import sources
@@ -19,7 +20,6 @@ from unteach.data.template import Template
 from unteach.data.truncation import IGNORED, truncate
 from unteach.errors import UserError
 from unteach.training.build_streams import build_streams
-from unteach.verbs.train import train
 
 ROWS = [{"input": f"What is {i}?", "output": f" It is {i}."} for i in range(10)]
 WORDS = ("data=files", "task_name=t", "model=auto", "eval=null", "data.train_file=rows.csv")
@@ -39,9 +39,10 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_folder: Path) ->
     return tmp_path
 
 
-def settled(*words: str, name: str = "train") -> tuple[schema.Config, list[str]]:
+def settled(*words: str, name: str = "train") -> tuple[schema.RunConfig, list[str]]:
     path = "model.model_args.pretrained_model_name_or_path=MODEL"
-    return user_files.resolve_files(compose.compose(name, (*WORDS, path, *words)))
+    config = user_files.resolve_files(compose.compose(name, (*WORDS, path, *words)))
+    return config, list(config.data.notes)
 
 
 def parts(*words: str, name: str = "train") -> dict[str, schema.ComponentConfig]:
@@ -532,7 +533,7 @@ def test_a_file_that_changed_does_not_go_on(
     folder = train(*words)
     assert (
         "note: data.train: rows.csv, by its columns input, output (as they are)"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     (folder / "DONE.json").unlink()
     for gone in sorted((folder / "final_checkpoint").iterdir()):

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.distributed.test_parallel_modes import deepspeed_is_built, words
+from tests.doors import evaluate
 from tests.recovery.conftest import after, corpus, spawn, spawn_two  # noqa: F401
 from unteach import run_dir
 from unteach.distributed import accelerate_launch
 from unteach.training import checkpoint
-from unteach.verbs.evaluate import evaluate
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
 UNTEACH = ["-m", "unteach", "unlearn"]

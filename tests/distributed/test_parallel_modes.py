@@ -17,11 +17,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.doors import train
 from tests.recovery.conftest import after, corpus, free_port, spawn, spawn_two  # noqa: F401
 from unteach import run_dir
 from unteach.models import forward
 from unteach.training import checkpoint
-from unteach.verbs.train import train
 
 LONG = pytest.mark.long
 SHARDED = ["fsdp2", pytest.param("zero3", marks=LONG)]

@@ -16,8 +16,10 @@ from pathlib import Path
 import pandas
 import pytest
 
+from tests import doors
 from unteach import cli, json_files, run_dir
 from unteach.config import compose, preflight
+from unteach.config.inference import find_output_file
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
 from unteach.studies import compose_runs, saved_plan
@@ -33,6 +35,7 @@ from unteach.verbs import (
     infer,
     listing,
     report,
+    start_run,
     study_jobs,
     study_runs,
     tokenize,
@@ -129,20 +132,17 @@ def make_place(folder: Path, model: Path) -> None:
 
 def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
-    for verb in (train, evaluate, infer):
+    for verb in (train, evaluate, infer, compare, report, export, tokenize):
         monkeypatch.setattr(verb, "run", lambda config: None)
+    monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # what an earlier command of the page would make
-    monkeypatch.setattr(preflight, "absent", lambda *_: [])
-    monkeypatch.setattr(preflight, "not_installed", lambda *_: [])
+    monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
+    monkeypatch.setattr(preflight, "find_not_installed", lambda *_: [])
     monkeypatch.setattr(accelerate_launch, "_run", lambda arguments: None)
     monkeypatch.setattr(accelerate_launch, "_count_gpus", lambda name: 2)
     monkeypatch.setattr(ask, "open_model", lambda config: lambda question: "an answer")
     monkeypatch.setattr(ask, "read_questions", lambda: iter(["Who wrote it?"]))
     monkeypatch.setattr(check, "check", lambda config: None)
-    monkeypatch.setattr(tokenize, "tokenize", lambda config: None)
-    for reader in (compare, report):
-        monkeypatch.setattr(reader, "command", lambda words, **_: None)
-    monkeypatch.setattr(export, "export", lambda *_: None)
     monkeypatch.setattr(
         history, "get_history", lambda run: pandas.DataFrame({"step": [1], "loss": [2.0]})
     )
@@ -210,7 +210,7 @@ def test_no_two_commands_of_a_page_answer_into_one_file(
     """The second one would be refused: a file of answers belongs to one model and its settings."""
     only_compose(monkeypatch)
     outputs: list[Path] = []
-    monkeypatch.setattr(infer, "run", lambda config: outputs.append(infer.output_of(config)))
+    monkeypatch.setattr(infer, "run", lambda config: outputs.append(find_output_file(config)))
     for words in commands(workplace):
         if words[0] == "infer":
             cli._command(list(words))
@@ -367,7 +367,11 @@ COMPONENTS = ROOT / "docs" / "components.md"
 
 @pytest.mark.parametrize(
     "workplace",
-    [PAGES[0], COMPONENTS, *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data"))],
+    [
+        PAGES[0],
+        COMPONENTS,
+        *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data", "python")),
+    ],
     indirect=True,
     ids=lambda page: page.name,
 )
@@ -402,7 +406,7 @@ def test_the_components_train_and_measure(workplace: Path) -> None:
         "trainer.args.max_steps=2",
         "trainer.args.learning_rate=1e-3",
     ]
-    folder = train.train(*words, config_name="unlearn", config_dirs=["mine"])
+    folder = doors.train(*words, config_name="unlearn", config_dirs=["mine"])
     summary = json_files.read_json(folder / run_dir.EVALS / "FACTS_SUMMARY.json", "the summary")
     assert set(summary) == {"known", "said", "refused"} and 0 < summary["known"] < 1
     assert (
@@ -415,7 +419,7 @@ def test_the_components_train_and_measure(workplace: Path) -> None:
 
 @pytest.mark.parametrize("workplace", [COMPONENTS], indirect=True)
 def test_their_trainer_trains(workplace: Path) -> None:
-    folder = train.train(
+    folder = doors.train(
         "plugins=[theirs.py]",
         "experiment=unlearn/facts/default",
         "trainer=DoubleAscent",

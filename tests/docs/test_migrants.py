@@ -12,7 +12,7 @@ from unteach.config import files, schema, training_args, watching
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = ("coming-from-llm-utils.md", "coming-from-training-code.md", "models.md")
 SECTIONS = {
-    "trainer.args": set(training_args.fields()) | set(training_args.REFUSED),
+    "trainer.args": set(training_args.declared_fields()) | set(training_args.REFUSED),
     "trainer": {f.name for f in dataclasses.fields(schema.TrainerConfig)} | {"args", "method_args"},
     "trainer.samples": {f.name for f in dataclasses.fields(watching.Samples)},
     "trainer.profiler": {f.name for f in dataclasses.fields(watching.Profiler)},

@@ -164,7 +164,7 @@ def test_damage_never_gives_a_wrong_value(
         content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
     file.write_bytes(content[: draw.choice([None, -draw.randrange(1, 3000)])])
     assert differences(run(tiny, tmp_path), first) == []
-    assert "damaged place" in capsys.readouterr().out
+    assert "damaged place" in capsys.readouterr().err
 
 
 def test_one_damaged_record_costs_one_record(tmp_path: Path) -> None:

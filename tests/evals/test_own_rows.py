@@ -11,6 +11,7 @@ import torch
 
 from tests.data.io.test_tables import write
 from tests.data.test_template import CHATML
+from tests.doors import evaluate, train
 from unteach import atomic, fingerprints, run_dir
 from unteach.config import compose, schema
 from unteach.data import user_files
@@ -26,9 +27,7 @@ from unteach.models import loading
 from unteach.seeds import permutation
 from unteach.training import suites
 from unteach.training.alternates import invent
-from unteach.verbs import check
-from unteach.verbs.evaluate import evaluate
-from unteach.verbs.train import train
+from unteach.verbs.start import start
 
 Planned = Callable[..., tuple[dict[str, Any], list[str]]]
 METRICS = ("exact_memorization", "extraction_strength", "prob", "rouge")
@@ -72,7 +71,7 @@ def planned(tiny: Any) -> Planned:
     """Plans the suites of a command on a model that is loaded."""
 
     def make(name: str, *words: str, loaded: Any = tiny) -> tuple[dict[str, Any], list[str]]:
-        config, _ = user_files.resolve_files(compose.compose(name, ("task_name=t", *MODEL, *words)))
+        config = user_files.resolve_files(compose.compose(name, ("task_name=t", *MODEL, *words)))
         plans, notes = suites.plan_suites(config, loaded)
         return plans, notes
 
@@ -92,7 +91,7 @@ def test_before_is_what_eval_says_of_the_start_and_training_is_as_without(
     monkeypatch.setattr(HFEngine, "score_rows", count)
     measured = train("task_name=measured", *MODEL, *FILES, *STEP, config_name="unlearn")
     of_both = len(passes)
-    shown = capsys.readouterr().out
+    shown = "".join(capsys.readouterr())
     plain = train("task_name=plain", *MODEL, *FILES[:3], *STEP, "eval=null", config_name="unlearn")
     assert passes[of_both:] == [5, 5], (
         "eval=null measures nothing; the watch of an ascent looks at the retain rows"
@@ -208,7 +207,7 @@ def test_what_a_run_measured_of_its_start_is_not_measured_when_it_goes_on(
     calls: list[Any] = []
 
     def go_on(*more: str) -> None:
-        config, _ = user_files.resolve_files(compose.compose("unlearn", (*words, *more)))
+        config = user_files.resolve_files(compose.compose("unlearn", (*words, *more)))
         plans, _ = suites.plan_suites(config, tiny)
         suites.measure_before_training(config, plans, Path("saves/unlearn/t"), SINGLE_PROCESS)
 
@@ -235,7 +234,7 @@ def test_a_model_from_random_weights_is_not_measured_before(
     )
     assert (
         "nothing is measured before training: this model starts from random weights"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     assert (
         not (run / run_dir.EVALS_BEFORE).exists()
@@ -436,7 +435,7 @@ def test_no_other_answers_are_invented_to_rows_that_do_not_stand_alone(
 
 
 def test_check_shows_what_would_be_measured(capsys: pytest.CaptureFixture[str]) -> None:
-    check.command(["unlearn", "task_name=t", *MODEL, *FILES, *STEP, "eval.rows.max_rows=4"])
+    start("check", ["unlearn", "task_name=t", *MODEL, *FILES, *STEP, "eval.rows.max_rows=4"])
     shown = capsys.readouterr().out
     assert "suite       rows: forget_prob, " in shown and "train_prob" not in shown
     assert "measured    retain: 4 of 5 rows of retain.csv" in shown

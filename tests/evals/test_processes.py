@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.doors import evaluate
 from tests.evals.test_measurement_cache import differences
 from tests.recovery.conftest import after, spawn, spawn_two
-from unteach.verbs.evaluate import evaluate
 
 
 def words(kit: Path, shared: Path, folder: Path) -> list[str]:

@@ -76,7 +76,7 @@ def test_a_mistake_in_a_suite_is_said_before_weights_are_read(
 ) -> None:
     import transformers
 
-    from unteach.verbs.evaluate import evaluate
+    from tests.doors import evaluate
 
     load = transformers.AutoModelForCausalLM.from_pretrained
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 import transformers
 
+from tests.doors import export, train
 from unteach import atomic, run_dir
 from unteach.errors import UserError
 from unteach.export import weights
-from unteach.verbs.export import command, export
 from unteach.verbs.load import load
-from unteach.verbs.train import train
+from unteach.verbs.start import start
 
 IDS = torch.arange(3, 20)[None]
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
@@ -92,8 +92,8 @@ def plain(folder: Path) -> torch.Tensor:
 def test_a_checkpoint_becomes_a_plain_model(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command([str(whole / "checkpoint-1"), f"to={tmp_path / 'first'}"])
-    command([str(whole), f"to={tmp_path / 'last'}", "dtype=bfloat16"])
+    start("export", [str(whole / "checkpoint-1"), f"to={tmp_path / 'first'}"])
+    start("export", [str(whole), f"to={tmp_path / 'last'}", "dtype=bfloat16"])
     assert f"results: {tmp_path / 'last'}" in capsys.readouterr().out
     first, last = plain(tmp_path / "first"), plain(whole / run_dir.FINAL)
     assert torch.equal(
@@ -391,7 +391,7 @@ def test_what_cannot_be_exported_is_said(whole: Path, tmp_path: Path) -> None:
     ]
     for words, said in cases:
         with pytest.raises(UserError, match=said):
-            command(words)
+            start("export", words)
 
 
 def test_it_is_written_whole_or_not_at_all(
@@ -441,8 +441,8 @@ def test_pushing(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         export(str(whole), push="me/model")
     assert not calls
     monkeypatch.setattr(constants, "is_offline_mode", lambda: False)
-    command([str(whole), "push=me/model", f"to={tmp_path / 'out'}"])
-    command([str(whole), "push=me/other", "private=false"])
+    start("export", [str(whole), "push=me/model", f"to={tmp_path / 'out'}"])
+    start("export", [str(whole), "push=me/other", "private=false"])
     assert calls[0] == ("me/model", {"private": True, "exist_ok": True})
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= calls[1][1]
     assert (

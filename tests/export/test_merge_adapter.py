@@ -13,6 +13,7 @@ import transformers
 from safetensors import safe_open
 
 from tests.architectures.tiny import save_tiny
+from tests.doors import export
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.export import compare_models, merge_adapter
@@ -20,7 +21,6 @@ from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
 from unteach.models.model_handlers import learn_tokenizer
 from unteach.training.save import save_companions
-from unteach.verbs.export import export
 from unteach.verbs.load import load
 
 IDS = torch.arange(3, 40)[None]
@@ -323,7 +323,7 @@ def test_rounding_is_told_in_nats(
     adapter: Path, untied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     export(str(adapter), str(tmp_path / "half"), dtype="bfloat16")
-    told = capsys.readouterr().out
+    told = "".join(capsys.readouterr())
     apart, effect = (
         float(number)
         for number in re.search(r": (\S+) nats .* changes them by (\S+)", told).groups()
@@ -336,7 +336,7 @@ def test_rounding_is_told_in_nats(
                 parameter *= 0.02
     faint.save_pretrained(tmp_path / "faint")
     export(str(tmp_path / "faint"), str(tmp_path / "lost"), dtype="bfloat16")
-    assert "bfloat16 rounds away much of what the adapter changed" in capsys.readouterr().out
+    assert "bfloat16 rounds away much of what the adapter changed" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_finite_are_not_written(untied: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 
 from tests.distributed.test_parallel_modes import said, together, weights, words
+from tests.doors import export
 from tests.recovery.conftest import corpus  # noqa: F401
-from unteach.verbs.export import export
 
 KEPT = (
     "trainer=GradDiff",

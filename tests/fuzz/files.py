@@ -25,7 +25,7 @@ from unteach.inference.backends.http_client import Refused
 from unteach.report import origin
 from unteach.studies import saved_plan
 from unteach.studies.study_file import study_of
-from unteach.verbs import history
+from unteach.verbs.start import start
 
 
 @dataclass(frozen=True)
@@ -307,7 +307,7 @@ KINDS = [
             origin.describe_forget_set(origin.read_config(file.parent)),
         ),
     ),
-    Kind("metrics.jsonl", make_metrics, lambda file: history.command([str(file.parent)])),
+    Kind("metrics.jsonl", make_metrics, lambda file: start("history", [str(file.parent)])),
     Kind("answer.json", make_answer, read_answer),
     Kind("plan.json", make_plan, lambda file: saved_plan.read(file.parent)),
     Kind("unteach_template.json", make_template, lambda file: load_saved_args(str(file.parent))),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
-from unteach.verbs.infer import infer
+from tests.doors import infer
 
 Infer = Callable[..., list[dict[str, Any]]]
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.conftest import Infer, questions, words, write_lines
 from unteach.engines.finiteness import NOT_FINITE, FiniteCheck
 from unteach.errors import RowsFailed, UserError
-from unteach.verbs.infer import infer
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_an_instruction_is_asked_with_its_input(
     ]
     write_lines(table, rows)
     answers = [line["output"] for line in ask()]
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "the first prompt: 'Question: Say it.\\naloud\\nAnswer:\\n'" in said
     joined = [{"question": text} for text in ("Say it.\naloud", "Say it.", "Go.")]
     assert [

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.conftest import Infer, questions, words, write_lines
 from unteach.engines.hf import HFEngine
 from unteach.inference.backends.base import perplexity
-from unteach.verbs.infer import infer
 
 
 def alone(tiny: Any, text: str, most: int, **given: Any) -> list[int]:

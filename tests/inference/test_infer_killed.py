@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.doors import infer
 from tests.inference.conftest import questions, words, write_lines
 from tests.recovery.conftest import after, spawn, spawn_two
 from unteach.engines.progress import RowProgress
 from unteach.errors import Preempted
 from unteach.inference.result_store import Line, PartWriter, ResultStore, encode_answer
-from unteach.verbs.infer import infer
 
 DRAWN = ("temperature=0.9", "num_return_sequences=2")
 

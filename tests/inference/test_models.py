@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from tests.conftest import read_rows
+from tests.doors import infer, train
 from tests.inference.conftest import questions, words, write_lines
 from unteach import run_dir
 from unteach.cli import main
@@ -20,8 +21,6 @@ from unteach.engines.class_logits import compute_class_logits
 from unteach.errors import UserError
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.heads import Head
-from unteach.verbs.infer import infer
-from unteach.verbs.train import train
 
 
 def classifier(tiny_folder: Path, folder: Path, labels: tuple[str, ...]) -> Any:
@@ -91,7 +90,7 @@ def test_special_tokens_in_a_text_are_text_for_a_classifier(
             ids = torch.tensor([tokenizer(line["input"], split_special_tokens=splits)["input_ids"]])
             wanted = model(inputs_embeds=model.get_input_embeddings()(ids)).logits[0].tolist()
             assert line["logits"] == pytest.approx(wanted, abs=1e-4)
-        told = capsys.readouterr().out
+        told = capsys.readouterr().err
         note = "note: 2 rows with the text of special tokens, which is read as text"
         assert (note in told and "line 1" in told and "line 3" in told) is (setting == "text")
     template = Template(tokenizer)

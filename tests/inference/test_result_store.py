@@ -164,5 +164,5 @@ def test_a_torn_line_is_said_and_its_row_asked_again(
     output.write_bytes(whole[:-9])
     capsys.readouterr()
     ask()
-    assert "note: 1 torn or damaged lines are passed over" in capsys.readouterr().out
+    assert "note: 1 torn or damaged lines are passed over" in capsys.readouterr().err
     assert output.read_bytes() == whole

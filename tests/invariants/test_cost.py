@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from tests.conftest import read_rows
+from tests.doors import train
 from unteach import testing
 from unteach.config.schema import ModelConfig
 from unteach.models import loading, reference
 from unteach.testing.examples import build_examples
 from unteach.training import build_reference
 from unteach.training.step import setup_method
-from unteach.verbs.train import train
 
 ROWS = 4
 LAYERS = 4
@@ -41,7 +41,8 @@ def counting(model: Any, seen: Counter, who: str) -> None:
 def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str], dict[str, int]]:
     """What one micro-batch of 4 rows a stream counts, the parameters with a gradient, and tokens a
     stream."""
-    files = {"forget": "forget10_idk", "alternate": "forget10_idk", "retain": "retain90"}
+    files = {"forget": "forget10_idk", "alternate": "forget10_idk"}
+    files |= {"retain": "retain90", "retain_alternate": "retain90"}
     loaded = loading.load(
         ModelConfig({"pretrained_model_name_or_path": str(kit / "policy")}), training=True
     )
@@ -58,7 +59,7 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
         )
         for stream in method.streams()
     }
-    setup_method(loaded.model, method, seed=0, streams={})
+    setup_method(loaded.model, method, 0, {}, loaded.template)
     seen: Counter = Counter()
     counting(loaded.model, seen, "policy")
     if reference.needs_copy(method.reference()):
@@ -86,6 +87,10 @@ def cost(kit: Path, name: str, args: dict[str, Any]) -> tuple[Counter, set[str],
         ("IdkSFT", {}, ["alternate", "retain"]),
         ("DPO", {}, ["forget", "alternate", "retain"]),
         ("AltPO", {}, ["forget", "alternate", "retain"]),
+        ("TNPO", {}, ["forget"]),
+        ("Unilogit", {}, ["forget"]),
+        ("FLAT", {}, ["forget", "alternate"]),
+        ("IdkAP", {}, ["alternate", "retain", "retain_alternate"]),
     ],
     ids=str,
 )
@@ -101,16 +106,32 @@ def test_one_pass_over_each_stream_and_no_reference_in_memory(
     assert "model.norm.weight" in trained
 
 
-@pytest.mark.parametrize(("name", "stream"), [("GradDiff", "retain"), ("UNDIAL", "forget")])
+@pytest.mark.parametrize(
+    ("name", "args", "stream"),
+    [
+        ("GradDiff", {"retain_loss_type": "KL"}, "retain"),
+        ("UNDIAL", {}, "forget"),
+        ("JensUn", {}, "retain"),
+        ("JensUnPP", {"balance": False}, "retain"),
+        ("LLMU", {}, "retain"),
+    ],
+    ids=str,
+)
 def test_logits_of_a_reference_cost_one_pass_of_it_over_that_stream(
-    name: str, stream: str, kit: Path
+    name: str, args: dict, stream: str, kit: Path
 ) -> None:
-    seen, _, tokens = cost(kit, name, {} if name == "UNDIAL" else {"retain_loss_type": "KL"})
+    seen, _, tokens = cost(kit, name, args)
     assert seen["policy calls"] == seen["reference calls"] == LAYERS
     assert seen["policy rows of layer 3"] == ROWS * len(tokens)
     assert seen["reference rows of layer 3"] == ROWS
     assert seen["reference head"] == tokens[stream]
     assert seen["policy head"] == sum(tokens.values())
+
+
+def test_balance_costs_the_passes_once_more(kit: Path) -> None:
+    plain, _, _ = cost(kit, "JensUnPP", {"balance": False})
+    balanced, _, _ = cost(kit, "JensUnPP", {})
+    assert balanced == {counted: 2 * times for counted, times in plain.items()}
 
 
 def test_rmu_runs_and_trains_nothing_above_its_layer(kit: Path) -> None:

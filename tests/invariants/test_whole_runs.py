@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import TORCHRUN
+from tests.doors import train
 from unteach import run_dir
 from unteach.errors import UserError
 from unteach.training import alternates, checkpoint, save
-from unteach.verbs.train import train
 
 IDK = "data.forget=TOFU_QA_forget_idk"
 
@@ -129,6 +129,9 @@ def test_altpo_invents_once_and_takes_turns(
         ),
         ("RMU", (r"trainer.method_args.module_regex=model\.layers\.2",)),
         ("DPO", (IDK,)),
+        ("LLMU", ()),
+        ("IdkAP", (IDK, "data.retain=TOFU_QA_retain_idk")),
+        ("JensUnPP", (IDK,)),
     ],
 )
 def test_a_run_that_goes_on_takes_the_same_steps(
@@ -156,7 +159,7 @@ def test_a_run_that_goes_on_takes_the_same_steps(
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-5)
         assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
     assert checkpoint.read_state(tmp_path / "run" / "checkpoint-6")["method"] == state
-    if method != "DPO":
+    if state:
         assert json.loads((tmp_path / "run" / run_dir.FINAL / save.METHOD).read_text()) == state
     if method == "PDU":
         assert state["multiplier"] != 1.0

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.doors import evaluate, train
 from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.models import adapters
 from unteach.models.hub import PATH
 from unteach.models.loading import load as load_config
-from unteach.verbs.evaluate import evaluate
 from unteach.verbs.load import load
-from unteach.verbs.train import train
 
 LORA = "model.peft_args={r: 4, lora_alpha: 8, target_modules: 'q_proj,v_proj'}"
 

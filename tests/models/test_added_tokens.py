@@ -9,13 +9,13 @@ import pytest
 import torch
 import transformers
 
+from tests.doors import export
 from tests.export.test_export import logits, run
 from unteach import run_dir
 from unteach.config.schema import ModelConfig
 from unteach.errors import UserError
 from unteach.models import added_tokens
 from unteach.models.loading import load as load_config
-from unteach.verbs.export import export
 from unteach.verbs.load import load
 
 NAMES = ["<|user|>", "<|model|>"]

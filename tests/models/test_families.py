@@ -11,10 +11,11 @@ import pytest
 import torch
 import transformers
 
+from tests.doors import train
 from tests.models.test_forward import ROWS, batch_of
 from unteach import run_dir
 from unteach.config.compose import compose
-from unteach.config.hydra_groups import CONFIGS
+from unteach.config.groups import CONFIGS
 from unteach.config.schema import ModelConfig
 from unteach.data.synthetic import authors
 from unteach.models.forward import OutputSpec, extend
@@ -22,7 +23,6 @@ from unteach.models.lm_head import head_logits
 from unteach.models.loading import load
 from unteach.models.model_handlers import PATH, learn_tokenizer
 from unteach.verbs.listing import listed
-from unteach.verbs.train import train
 
 SMALL = {
     "hidden_size": 32,

@@ -80,7 +80,7 @@ def test_weights_that_have_no_place_are_told(
 ) -> None:
     edit(folder / "config.json", num_hidden_layers=1)
     load(ModelConfig({PATH: str(folder)}), training=False)
-    told = capsys.readouterr().out
+    told = capsys.readouterr().err
     assert (
         "note: " in told
         and "no place for, and they are left out: model.layers.1.input_layernorm.weight" in told
@@ -91,7 +91,7 @@ def test_a_tied_head_is_not_missing(folder: Path, capsys: pytest.CaptureFixture[
     edit(folder / "config.json", tie_word_embeddings=True)
     change_weights(folder, lambda weights: weights.pop("lm_head.weight"))
     load(ModelConfig({PATH: str(folder)}), training=True)
-    assert "note" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().err
 
 
 def test_an_index_that_names_a_file_that_is_not_there(folder: Path) -> None:

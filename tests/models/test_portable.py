@@ -10,12 +10,11 @@ import tokenizers
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from tests.doors import export, train
 from tests.export.test_export import WORDS
 from unteach import run_dir
 from unteach.models import portable
 from unteach.models.model_handlers import learn_tokenizer
-from unteach.verbs.export import export
-from unteach.verbs.train import train
 
 LLAMA3 = {
     "rope_type": "llama3",

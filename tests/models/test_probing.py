@@ -86,7 +86,7 @@ def test_nothing_is_slower_for_a_model_that_is_as_most_are(
         get_capabilities(loaded(peft_args={"r": 2, "target_modules": ["q_proj"]}).model)
         == Capabilities()
     )
-    assert "note" not in capsys.readouterr().out
+    assert "note" not in capsys.readouterr().err
 
 
 def test_a_head_that_does_more(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_padding_that_changes_a_row(
     )
     assert (
         "changes what LlamaForCausalLM says of a row; such rows go through it one by one"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     assert_rows_are_as_alone(model, left)
     assert_rows_are_as_alone(model, False)
@@ -186,7 +186,7 @@ def test_continuing_that_changes_what_rows_say(
     assert get_capabilities(together.model) == Capabilities(continuing=False)
     assert (
         "LlamaForCausalLM is not itself where rows are continued together"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     assert continued(together, True) == continued(together, False)
     monkeypatch.setattr(generation, "get_capabilities", lambda _: Capabilities())

@@ -11,11 +11,10 @@ import pytest
 import torch
 import transformers
 
+from tests.doors import export, train
 from unteach import run_dir
 from unteach.data.synthetic import authors
 from unteach.models.model_handlers import learn_tokenizer
-from unteach.verbs.export import export
-from unteach.verbs.train import train
 
 pytestmark = [
     pytest.mark.long,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from tests.conftest import read_rows
+from tests.doors import evaluate
 from tests.parity.test_tofu import same_examples
 from unteach.config import compose
 from unteach.errors import UserError
-from unteach.verbs.evaluate import evaluate
 
 
 def suite(kit: Path, folder: Path, model: str, *extra: str) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from tests.conftest import read_rows
+from tests.doors import evaluate
 from unteach.evals import bootstrap
 from unteach.evals.metrics.truth_ratio import TruthRatio
-from unteach.verbs.evaluate import evaluate
 
 EXAMPLE = 2e-5
 """Tolerance of one example: the reference sums exponentials over the vocabulary one by one in fp32,

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from unteach import fingerprints, registry, run_dir
 from unteach.config.compose import compose
 from unteach.errors import UserError
-from unteach.verbs.train import train
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "plugin"
 
@@ -255,7 +255,7 @@ def test_a_trainer_subclass_keeps_its_own_loss_and_the_run_says_so(
         "trainer.args.learning_rate=1e-3",
     )
     train(*command(kit, components / "run", *extra), config_name="unlearn")
-    assert "rule of normalisation does not hold" in capsys.readouterr().out
+    assert "rule of normalisation does not hold" in capsys.readouterr().err
     lines = logged(components / "run")
     assert [line["step"] for line in lines] == [1, 2]
     assert lines[0]["loss"] < 0

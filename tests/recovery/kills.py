@@ -347,9 +347,9 @@ def read_ledger(file: Path) -> list[dict[str, Any]]:
 
 def warm_up() -> None:
     """Import, once and before any fork, what every command imports."""
-    from unteach.config.environment import environment
+    from unteach.config.environment import prepare_environment
 
-    environment()
+    prepare_environment()
     import torch
     import transformers  # noqa: F401
 

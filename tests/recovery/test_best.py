@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import command, kill_until_done, outcome, tidy
 from unteach import fingerprints, run_dir
 from unteach.errors import UserError
 from unteach.training import checkpoint
-from unteach.verbs.train import train
 
 
 def words(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:

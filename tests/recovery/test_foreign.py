@@ -10,8 +10,7 @@ import pytest
 from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.errors import UserError
 from unteach.evals import merge_results
-from unteach.training import checkpoint
-from unteach.verbs import train
+from unteach.training import checkpoint, run_state
 
 TREE = {"seed": 0, "task_name": "t"}
 
@@ -157,20 +156,20 @@ def test_damage_of_the_same_size_is_found_by_digest(tmp_path: Path) -> None:
 def test_an_empty_final_model_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     final = tmp_path / run_dir.FINAL
     final.mkdir()
-    train.put_away_damaged_model(tmp_path)
+    run_state.put_away_damaged_model(tmp_path)
     assert not final.exists()
     final.mkdir()
     (final / "tokenizer.json").write_text("{}")
-    train.put_away_damaged_model(tmp_path)
+    run_state.put_away_damaged_model(tmp_path)
     assert not final.exists() and (tmp_path / f"{run_dir.FINAL}.old1" / "tokenizer.json").exists()
-    assert "it holds no weights; moved to" in capsys.readouterr().out
+    assert "it holds no weights; moved to" in capsys.readouterr().err
     final.mkdir()
     (final / "model.safetensors").write_text("x")
-    train.put_away_damaged_model(tmp_path)
+    run_state.put_away_damaged_model(tmp_path)
     assert final.exists(), "earlier versions left no marker"
     checkpoint.complete(final)
     (final / "model.safetensors").write_text("half a copy")
-    train.put_away_damaged_model(tmp_path)
+    run_state.put_away_damaged_model(tmp_path)
     assert not final.exists()
 
 
@@ -207,7 +206,7 @@ def test_evaluations_of_the_same_thing_add_up(
         assert not merge_results.write_merged(*changed, "TOFU", tmp_path)
         assert list(read("_SUMMARY.json").values()) == [5]
     assert json.loads((tmp_path / "TOFU_EVAL.json.old1").read_text()).keys() == {"a", "b", "c"}
-    assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().out
+    assert "TOFU_EVAL.json.old1 keeps 2 values" in capsys.readouterr().err
     assert (tmp_path / "TOFU_EVAL.json.old2").exists()
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import command, tidy
 from unteach import fingerprints, run_dir
 from unteach.training import checkpoint
-from unteach.verbs.train import train
 
 INTERRUPTED = "unteach: interrupted; what was whole is kept, and the same command goes on from it\n"
 

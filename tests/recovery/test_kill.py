@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.doors import evaluate, train
 from tests.recovery.conftest import after, spawn
 from unteach import fingerprints, run_dir
 from unteach.training import checkpoint
-from unteach.verbs.evaluate import evaluate
-from unteach.verbs.train import train
 
 
 def command(kit: Path, corpus: Path, folder: Path, *extra: str) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done, tidy
 from unteach import fingerprints, json_files, run_dir
@@ -20,8 +21,7 @@ from unteach.data.tokenized.token_files import MANIFEST
 from unteach.evals import merge_results
 from unteach.training.validation import FILE, Validation
 from unteach.verbs.history import get_history
-from unteach.verbs.tokenize import tokenize
-from unteach.verbs.train import train
+from unteach.verbs.tokenize import run as tokenize
 
 ROWS = [{"prompt": f"What is {i}?", "generation": f"It is {i}. " * (1 + i % 3)} for i in range(40)]
 TIMED = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "total_flos"}

@@ -9,9 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.doors import export
 from tests.recovery.conftest import after, spawn
 from unteach import fingerprints
-from unteach.verbs.export import RECORD, export
+from unteach.verbs.export import RECORD
 
 
 @pytest.mark.parametrize("moment", ["reading", "writing", "renaming"])

@@ -77,7 +77,7 @@ def test_a_dead_owner_without_flock_is_said(
     pid = in_child(owner.own(tmp_path / "run").__enter__)
     kill(pid)
     with owner.own(tmp_path / "run"):
-        assert f"its owner is gone (process {pid} on" in capsys.readouterr().out
+        assert f"its owner is gone (process {pid} on" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn, spawn_two
 from tests.recovery.test_kill import command, outcome, tidy
 from unteach import run_dir
-from unteach.verbs.train import train
 
 
 def words(kit: Path, corpus: Path, folder: Path, ranks: int) -> list[str]:

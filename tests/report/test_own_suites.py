@@ -12,7 +12,7 @@ import pytest
 from unteach.errors import UserError
 from unteach.report import changes, export, files, find, table, tradeoff, trajectories
 from unteach.report.collect import RunResult, collect, insert_starts
-from unteach.verbs import report
+from unteach.verbs.start import start
 
 DESCRIBED = {
     "gone_said": {
@@ -222,7 +222,7 @@ def test_every_file_of_a_report_names_what_the_suite_names(study: Path, tmp_path
 
 
 def test_the_bare_question_heads_an_answer(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report.command([str(study), f"out={study.parent / 'out'}"])
+    start("report", [str(study), f"out={study.parent / 'out'}"])
     capsys.readouterr()
     data = (study.parent / "out" / "report.html").read_text(encoding="utf-8")
     assert '["Who?","Ann",' in data and "|user|" not in data
@@ -325,7 +325,7 @@ def test_names_of_others_are_neutral_wherever_they_go(
             "generation": HOSTILE,
         }
         (evals / "OWN_EVAL.json").write_text(json.dumps(rows))
-    report.command([str(study), f"out={study.parent / 'out'}"])
+    start("report", [str(study), f"out={study.parent / 'out'}"])
     assert "\x1b" not in capsys.readouterr().out
     page = (study.parent / "out" / "report.html").read_text()
     assert "<script>alert" not in page and "&lt;script&gt;alert" in page and "\\u003cscript" in page

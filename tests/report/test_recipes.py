@@ -13,7 +13,7 @@ from tests.report.test_report import results, save
 from unteach.report import losses, recipes
 from unteach.report.collect import RunResult
 from unteach.report.page import write_page
-from unteach.verbs import report
+from unteach.verbs.start import start
 
 CONFIG: dict[str, Any] = {
     "mode": "unlearn",
@@ -135,7 +135,7 @@ def test_the_page_has_a_card_a_run_and_tells_no_token(run: RunResult, tmp_path: 
     config = yaml.safe_dump({**CONFIG, "seed": "<b>7</b>"})
     (run.folder / "config.yaml").write_text(config)
     out = tmp_path / "out"
-    report.command([str(run.folder), f"out={out}"])
+    start("report", [str(run.folder), f"out={out}"])
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count('<details class="made">') == 1
     assert "<dd><code>../saves/mine</code></dd>" in page

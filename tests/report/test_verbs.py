@@ -11,7 +11,8 @@ from unteach.cli import main
 from unteach.errors import UserError
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
-from unteach.verbs import closing, compare, report, study_runs
+from unteach.verbs import closing, study_runs
+from unteach.verbs.start import start
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_a_study_becomes_five_files_of_the_same_numbers(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = study.parent / "out"
-    report.command([str(study), f"out={out}"])
+    start("report", [str(study), f"out={out}"])
     assert sorted(file.name for file in out.iterdir()) == [
         "report.csv",
         "report.html",
@@ -51,7 +52,7 @@ def test_a_file_that_no_report_wrote_is_not_replaced(study: Path) -> None:
     out.mkdir()
     (out / "report.md").write_text("mine")
     with pytest.raises(UserError, match=r"out: holds report\.md and no report\.json"):
-        report.command([str(study), f"out={out}"])
+        start("report", [str(study), f"out={out}"])
     assert [path.name for path in out.iterdir()] == ["report.md"] and (
         out / "report.md"
     ).read_text() == "mine"
@@ -72,10 +73,10 @@ def test_a_report_is_called_after_what_was_found(
         (str(study / "NPO"), str(study / "retain")): "2 runs of study",
     }
     for words, title in titles.items():
-        report.command([*words, "out=out"])
+        start("report", [*words, "out=out"])
         assert f"# Report on {title}\n" in (study.parent / "out" / "report.md").read_text(), words
     monkeypatch.chdir(study.parent / "lone")
-    report.command([f"{study}/*", "out=out"])
+    start("report", [f"{study}/*", "out=out"])
     capsys.readouterr()
     assert f"# Report on 2 runs of {study}\n" in (study.parent / "lone/out/report.md").read_text()
 
@@ -86,8 +87,8 @@ def test_suites_share_a_page_and_a_run_may_have_one_only(
     muse = {"privleak": {"agg_value": -50.0}}
     (study / "NPO" / "evals" / "MUSE_EVAL.json").write_text(json.dumps(muse))
     out = study.parent / "out"
-    report.command([str(study), f"out={out}"])
-    said = capsys.readouterr().out
+    start("report", [str(study), f"out={out}"])
+    said = "".join(capsys.readouterr())
     assert "MUSE (1 of 2 runs have it)" in said
     assert "note: MUSE: there is no trade-off to draw" in said
     page = (out / "report.html").read_text()
@@ -100,18 +101,18 @@ def test_suites_share_a_page_and_a_run_may_have_one_only(
     )
     assert [one["name"] for one in json.loads(elements.texts["script"][0])] == ["TOFU", "MUSE"]
     # one suite alone: a picture of another report does not stay
-    report.command([str(study / "NPO"), f"out={out}", "suite=muse"])
+    start("report", [str(study / "NPO"), f"out={out}", "suite=muse"])
     assert not (out / "report.png").exists()
 
 
 def test_a_suite_that_a_run_lacks_is_said(study: Path) -> None:
     with pytest.raises(UserError, match="no suite among these results called 'MUZE'"):
-        report.command([str(study), "suite=MUZE"])
+        start("report", [str(study), "suite=MUZE"])
     save(study.parent / "other", {"privleak": {"agg_value": 1.0}}, suite="MUSE")
     with pytest.raises(UserError, match=r"'other' has no TOFU results.*results of MUSE"):
-        report.command([str(study), str(study.parent / "other"), "suite=tofu"])
+        start("report", [str(study), str(study.parent / "other"), "suite=tofu"])
     with pytest.raises(UserError, match="no suite in common"):
-        compare.command([str(study / "NPO"), str(study.parent / "other")])
+        start("compare", [str(study / "NPO"), str(study.parent / "other")])
 
 
 def test_mistakes_are_one_message_and_exit_code_two(
@@ -145,7 +146,7 @@ def test_compare_shows_values_settings_and_answers(
     found = json.loads(log.read_text())
     found["forget_Q_A_ROUGE"]["value_by_index"]["0"]["rougeL_recall"] = 0.0
     log.write_text(json.dumps(found))
-    compare.command([str(study / "NPO"), str(study / "RMU")])
+    start("compare", [str(study / "NPO"), str(study / "RMU")])
     said = capsys.readouterr().out
     line = next(line.split() for line in said.splitlines() if line.startswith("forget_Q_A_Prob"))
     assert line == ["forget_Q_A_Prob", "0.200", "0.400", "0.200", "0.200", "to", "0.200", "*"]
@@ -160,7 +161,7 @@ def test_a_folder_whose_name_holds_an_equals_sign_is_a_folder(
 ) -> None:
     save(tmp_path / "lr=1e-5", results(0.2, 0.6, 0.3, "truth 0"))
     monkeypatch.chdir(tmp_path)
-    report.command(["lr=1e-5"])
+    start("report", ["lr=1e-5"])
     assert (tmp_path / "saves" / "report" / "report.html").exists()
 
 
@@ -190,12 +191,12 @@ def test_a_report_that_is_replaced_and_nothing_to_trade(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = study.parent / "out"
-    report.command([str(study), f"out={out}"])
-    report.command([str(study), f"out={out}"])
-    assert "replaces" not in capsys.readouterr().out, "the same report again"
+    start("report", [str(study), f"out={out}"])
+    start("report", [str(study), f"out={out}"])
+    assert "replaces" not in "".join(capsys.readouterr()), "the same report again"
     save(study.parent / "taught" / "evals", {"train_Prob": {"agg_value": 0.9}}, suite="ROWS")
-    report.command([str(study.parent / "taught"), f"out={out}"])
-    said = capsys.readouterr().out
+    start("report", [str(study.parent / "taught"), f"out={out}"])
+    said = "".join(capsys.readouterr())
     assert f"note: {out}: replaces “Report on study”; out=FOLDER keeps both" in said
     assert "trade-off" not in said
 
@@ -206,6 +207,7 @@ def test_a_compare_is_proposed_only_of_the_same_rows(tmp_path: Path) -> None:
         rows = json.dumps({"forget.answer": {"of": "f.csv", "count": 2, "digest": digest}})
         (tmp_path / name / "evals" / "TOFU_ROWS.json").write_text(rows)
     judging = [
-        closing._judging(tmp_path / "after", str(tmp_path / name)) for name in ("before", "other")
+        closing._commands_to_judge(tmp_path / "after", str(tmp_path / name))
+        for name in ("before", "other")
     ]
     assert [len(commands) for commands in judging] == [2, 1]

@@ -14,7 +14,7 @@ from unteach.errors import UserError
 from unteach.studies import compose_runs
 from unteach.studies.importers.arc import top_config
 from unteach.studies.study_file import study_of
-from unteach.verbs import study
+from unteach.verbs.start import start
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_combination_that_cannot_compose_is_found_before_the_first_starts(
         "model/small/hyperparameters/short.yaml", {"trainer_kwargs": {"num_train_epoch": 5}}
     )
     with pytest.raises(UserError, match="num_train_epochs") as caught:
-        study.command(["run", str(arc_configs.top)])
+        start("study", ["run", str(arc_configs.top)])
     assert "forget_0, forget_2" in str(caught.value) and "none was started" in str(caught.value)
     assert not (tmp_path / "saves").exists()
 
@@ -307,7 +307,7 @@ def test_a_whole_study(
         "model/small/hyperparameters/short.yaml",
         {"trainer_kwargs": {"max_steps": 3, "logging_steps": 1, "learning_rate": 1e-3}},
     )
-    study.command(["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=8", "jobs=2"])
+    start("study", ["run", str(arc_configs.top), "tofu_path=authors", "max_new_tokens=8", "jobs=2"])
     folder = tmp_path / "saves" / "mine"
     for name in ("full_0", "retain_0", "forget_0", "forget_1", "full_eval_0"):
         assert run_dir.is_done(folder / name)
@@ -349,14 +349,15 @@ def test_a_whole_study_with_two_adapters(
             f"model/small/hyperparameters/{name}.yaml",
             {"trainer_kwargs": steps, "peft_kwargs": lora},
         )
-    study.command(
+    start(
+        "study",
         [
             "run",
             str(arc_configs.top),
             "tofu_path=authors",
             "max_new_tokens=4",
             "eval.arc.max_rows=4",
-        ]
+        ],
     )
     folder = tmp_path / "saves" / "mine"
     assert (folder / "full_0/final_checkpoint/config.json").exists(), "a whole model"
@@ -520,7 +521,7 @@ def test_one_experiment_is_one_run(
         study_of(str(file))
     (tmp_path / "saves/mine/full_0").mkdir(parents=True)
     (run,) = study_of(str(file)).plan
-    assert "no retain model" in capsys.readouterr().out
+    assert "no retain model" in capsys.readouterr().err
     (tmp_path / "saves/mine/retain_1").mkdir(parents=True)
     (run,) = study_of(str(file)).plan
     assert (run.folder, run.after) == ("saves/mine.experiment_1.ascent/ascent", ())

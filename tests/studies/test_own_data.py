@@ -121,7 +121,7 @@ def test_a_plan_says_which_rows_a_method_only_measures(
         for name in ("UNDIAL", "CEU", "NPO")
     ]
     compose_runs.check(list(planned(forget=forget).values()))
-    told = [line for line in capsys.readouterr().out.splitlines() if "only measured" in line]
+    told = [line for line in capsys.readouterr().err.splitlines() if "only measured" in line]
     assert [line.split(": ")[1] for line in told] == ["UNDIAL", "CEU"]
     assert all("trainer.method_args.alpha=1" in line for line in told)
 

@@ -17,7 +17,8 @@ from unteach.studies import gpu_slots, local, saved_plan, settings, states, stud
 from unteach.studies.plan import PlannedRun
 from unteach.studies.states import Standing
 from unteach.studies.study_file import Study, study_of
-from unteach.verbs import study, study_runs
+from unteach.verbs import study_runs
+from unteach.verbs.start import start
 
 
 def planned(folder: Path, name: str, *after: str, words: tuple[str, ...] = ()) -> PlannedRun:
@@ -204,7 +205,7 @@ def test_retry_takes_the_words_that_the_study_was_begun_with(
     saved_plan.write(study_of("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
     seen: list[Study] = []
     monkeypatch.setattr(study_runs, "carry_out", lambda study, opened=False: seen.append(study))
-    study.command(["retry", "mine.yaml"])
+    start("study", ["retry", "mine.yaml"])
     assert "trainer.args.max_steps=3" in seen[0].plan[0].overrides
     assert seen[0].slurm.partition == "long"
 
@@ -216,22 +217,22 @@ def test_one_run_alone(
     seen: list[str] = []
     monkeypatch.setattr(study_runs, "_run", lambda run, dirs: seen.append(run.name))
     with pytest.raises(UserError, match=r"NPO waits for full \(to do\), retain \(to do\)"):
-        study.command(["run", "demo/NPO"])
+        start("study", ["run", "demo/NPO"])
     for name in ("base", "retain", "full"):
-        study.command(["run", f"demo/{name}"])
+        start("study", ["run", f"demo/{name}"])
         finish(PlannedRun(name, "x", "train", (f"paths.output_dir=saves/demo/{name}",)))
-    study.command(["run", "saves/demo/NPO"])  # as a job calls it
+    start("study", ["run", "saves/demo/NPO"])  # as a job calls it
     assert seen == ["base", "retain", "full", "NPO"]
     with pytest.raises(UserError, match="did you mean NPO"):
-        study.command(["run", "demo/NPo"])
+        start("study", ["run", "demo/NPo"])
     with pytest.raises(UserError, match="did you mean status"):
-        study.command(["statsu", "demo"])
+        start("study", ["statsu", "demo"])
     with pytest.raises(UserError, match="takes a whole study"):
-        study.command(["status", "demo/NPO"])
+        start("study", ["status", "demo/NPO"])
     capsys.readouterr()
-    study.command(["status", "demo"])
+    start("study", ["status", "demo"])
     assert "demo: 6 runs: 3 done, 3 to do" in capsys.readouterr().out
-    study.command(["cancel", "demo"])
+    start("study", ["cancel", "demo"])
     assert "nothing of it runs or waits" in capsys.readouterr().out
 
 
@@ -405,13 +406,14 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
 ) -> None:
     """A run whose evaluation is asked for otherwise now is started all the same."""
     from unteach.config import compose
+    from unteach.config.tree import to_yaml
     from unteach.studies import local as executor
 
     monkeypatch.chdir(tmp_path)
     study = study_file.study_of("demo", [], ())
     for run in study.plan:
         config = compose.compose(run.config_name, run.overrides)
-        atomic.write_text(Path(run.folder) / run_dir.CONFIG, compose.to_yaml(config.tree))
+        atomic.write_text(Path(run.folder) / run_dir.CONFIG, to_yaml(config.tree))
         judged = {
             "eval": config.tree.get("eval"),
             "retain_logs_path": config.tree.get("retain_logs_path"),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.recovery.conftest import after, spawn
 from tests.recovery.test_kill import kill_until_done
 from unteach import fingerprints, run_dir
@@ -13,7 +14,6 @@ from unteach.config.watching import Guard
 from unteach.errors import Diverged, UserError
 from unteach.training import guard
 from unteach.training.guard import compute_repetition
-from unteach.verbs.train import train
 
 
 def words(kit: Path, folder: Path, *extra: str) -> list[str]:
@@ -55,7 +55,7 @@ def test_warn_changes_nothing_but_says_it(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(*words(kit, tmp_path / "watched"), config_name="unlearn")
-    said = capsys.readouterr().out.replace("\n", " ")
+    said = capsys.readouterr().err.replace("\n", " ")
     assert "the model is collapsing" in said and "since the beginning" in said
     unwatched = [
         word for word in words(kit, tmp_path / "unwatched") if not word.startswith("trainer.guard")
@@ -79,7 +79,7 @@ def test_a_method_without_a_floor_is_watched_by_default(
         "trainer.args.max_steps=11",
         config_name="unlearn",
     )
-    said = capsys.readouterr().out.replace("\n", " ")
+    said = capsys.readouterr().err.replace("\n", " ")
     assert said.count("the model is collapsing") == warns
     if warns:
         assert (
@@ -127,7 +127,7 @@ def test_rows_of_ones_own_are_watched(
         "trainer.args.do_eval=false",
         config_name="train" if "data=" in given[0] else "unlearn",
     )
-    assert looked_at in capsys.readouterr().out.replace("\n", " ")
+    assert looked_at in capsys.readouterr().err.replace("\n", " ")
 
 
 @pytest.mark.long

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.doors import export, train
 from unteach import run_dir
-from unteach.verbs.export import export
-from unteach.verbs.train import train
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

@@ -12,12 +12,12 @@ import torch
 import transformers
 
 from tests.conftest import TORCHRUN, read_rows
+from tests.doors import train
 from unteach import atomic, fingerprints, run_dir
 from unteach.config import training_args
 from unteach.errors import Diverged, UserError
 from unteach.testing import method_loss
 from unteach.training.build_args import note_idle_optimizer
-from unteach.verbs.train import train
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_finished_work_is_not_done_again(
     train(*command, config_name="unlearn")
     assert (
         "final_checkpoint is no longer there; resume=never trains it again"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     with pytest.raises(UserError, match=r"trainer\.args\.learning_rate"):
         train(*command, "trainer.args.learning_rate=1.0", config_name="unlearn")
@@ -308,5 +308,5 @@ def test_steps_that_change_nothing_are_said() -> None:
         in notes(max_steps=2, warmup_steps=100)[0]
     )
     with pytest.raises(UserError, match=r"warmup_ratio=5: must be below 1"):
-        training_args.modernise({"warmup_ratio": 5})
-    assert training_args.modernise({"warmup_ratio": 0.1})[0] == {"warmup_steps": 0.1}
+        training_args.translate_old_names({"warmup_ratio": 5})
+    assert training_args.translate_old_names({"warmup_ratio": 0.1})[0] == {"warmup_steps": 0.1}

@@ -18,14 +18,15 @@ from unteach.training.tracking import open_trackers
 from unteach.verbs import train
 
 
-def asked(**wandb: Any) -> schema.Config:
-    return schema.Config(
-        "train",
-        "x",
-        0,
-        schema.Paths("x"),
-        schema.ModelConfig({}),
-        schema.TrainerConfig("SFT", None, {}),
+def asked(**wandb: Any) -> schema.TrainConfig:
+    return schema.TrainConfig(
+        mode="train",
+        task_name="x",
+        seed=0,
+        paths=schema.Paths("x"),
+        model=schema.ModelConfig({}),
+        trainer=schema.TrainerConfig("SFT", None, {}),
+        data=schema.DataConfig({}),
         wandb=schema.Wandb(**wandb),
     )
 

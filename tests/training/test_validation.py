@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.doors import train
 from tests.training.test_kinds import ASKED, PAIRS, TEXTS, logged, words, write
 from unteach import run_dir
 from unteach.config.compose import compose
@@ -27,7 +28,6 @@ from unteach.testing.tiny_world import build_tiny_world
 from unteach.training.guard import NeverPreempted
 from unteach.training.step import setup_method
 from unteach.training.validation import FILE, Validation
-from unteach.verbs.train import train
 
 
 def measured(

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests.doors import train
 from tests.export.test_export import run
 from tests.training.test_guard import words as guarded
 from unteach import console, run_dir
 from unteach.cli import main
 from unteach.evals.run import PassLines, PassProgress
 from unteach.training import callbacks
-from unteach.verbs import check
-from unteach.verbs.train import train
+from unteach.verbs.start import start
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def test_a_run_without_a_terminal_tells_what_it_is_and_does(
         assert re.fullmatch(shape.format(step, epoch), line), line
     assert "ended at step 6 of 6: trainer.args.max_steps is reached" in said
     assert said.splitlines()[-1] == f"next: unteach ask model={tmp_path / 'run'} 'a question'"
-    check.command(["train", *command, "resume=never"])
+    start("check", ["train", *command, "resume=never"])
     checked = header(capsys.readouterr().out)
     for label in ("model", "method", "steps", "learning"):
         assert checked[label] == told[label], "`check` and the run say the same"
@@ -165,7 +165,7 @@ def test_the_guard_logs_each_look_and_says_what_it_did(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(*guarded(kit, tmp_path / "run", "trainer.guard.action=best"), config_name="unlearn")
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     lines = [
         json.loads(line) for line in (tmp_path / "run" / run_dir.METRICS).read_text().splitlines()
     ]

@@ -1,43 +1,51 @@
-"""From command-line words to a checked Config: Hydra composes the groups, we apply the values and
-check the whole tree.
+"""One path from the words of a command line to a checked configuration.
 
-Who wins, weakest first: the base trainer (`layers.base`), the experiment's common arguments
-(`layers.common`), the method's own file (`trainer=`), the experiment's block for that method
-(`layers.tuned.<method>`), the user's values. Values are applied after composition, so a key of the
-schema never needs `+`.
+overrides -> Hydra's groups -> values and normalization -> dataclasses. Who wins, weakest first: the
+base trainer (`layers.base`), the experiment's common arguments (`layers.common`), the method's own
+file (`trainer=`), the experiment's block for that method (`layers.tuned.<method>`), the user's
+values. Values are applied after composition, so a key of the schema never needs `+`.
+
+The user's own files of rows are read by the next and last stage, `data.user_files.resolve_files`.
 """
 
-import re
+import logging
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, OmegaConfBaseException
+from omegaconf import OmegaConf
 
-from unteach import console, plugins, registry
+from unteach import plugins, registry
 from unteach.config import (
+    groups,
     hydra_groups,
+    inference,
     layers,
+    parse_config,
     preflight,
-    read_config,
     runfile,
     schema,
     shorthand,
+    tree,
     variables,
 )
 from unteach.config.command import command_line
 from unteach.config.normalize import normalize_config
-from unteach.config.overrides import Words, sort_words
-from unteach.config.reader import Mistakes, Reader, collected, mistakes
-from unteach.errors import UserError, nearest
-from unteach.wording import shown
+from unteach.config.overrides import Overrides, sort_overrides
+from unteach.config.reader import ConfigErrors, collect_problems
+from unteach.errors import UserError
 
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 OPEN = ("model.model_args.", "model.tokenizer_args.")
 """Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is
 so."""
 SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
+DEPENDENT_KEYS = {
+    "trainer": ("trainer.method_args", "data."),
+    "data/datasets": ("data.",),
+    "experiment": ("experiment.", "trainer.method_args", "data.", "eval.", "model."),
+}
+"""By group: beginnings of keys about which nothing is certain while its choice is wrong."""
 
 
 def compose(
@@ -47,9 +55,8 @@ def compose(
     *,
     starting: bool = False,
     coming: Iterable[str] = (),
-) -> schema.Config:
-    """Composes `configs/<config_name>.yaml` with the overrides and reads it strictly. Needs no
-    torch.
+) -> schema.RunConfig:
+    """Compose `configs/<config_name>.yaml` with the overrides and parse it strictly, without torch.
 
     Args:
         config_name: a primary configuration, of ours or of `config_dirs`.
@@ -58,223 +65,260 @@ def compose(
         starting: also refuse what would stop the run at once (see preflight.py).
         coming: model folders that will be there when it starts, as other runs make them.
 
+    Returns:
+        An EvalConfig where the configuration's mode is `eval`, otherwise a TrainConfig.
+
     Raises:
         UserError: with every mistake found.
     """
     words, dirs = tuple(overrides), tuple(config_dirs)
-    config = composed(
-        config_name, words, dirs, read_config.read, starting=starting, coming=frozenset(coming)
+    command = command_line(config_name.removesuffix(".yaml"), words, dirs)
+
+    def parse(plain: dict[str, Any], variable_names: set[str]) -> schema.RunConfig:
+        return parse_config.parse_run_config(plain, variable_names, command)
+
+    return _compose(config_name, words, dirs, parse, starting, frozenset(coming))
+
+
+def compose_inference(
+    overrides: Iterable[str], config_dirs: Iterable[str] = (), *, starting: bool = False
+) -> inference.InferConfig:
+    """Compose `configs/infer.yaml` with the overrides in the same way."""
+    return _compose(
+        "infer",
+        tuple(overrides),
+        tuple(config_dirs),
+        inference.parse_infer_config,
+        starting,
+        frozenset(),
     )
-    config.command = command_line(config_name.removesuffix(".yaml"), words, dirs)
-    return config
 
 
-def composed(
+def _compose(
     config_name: str,
-    overrides: Iterable[str],
-    config_dirs: Iterable[str],
-    read: Callable[[dict[str, Any], set[str]], T],
-    *,
-    starting: bool = False,
-    coming: frozenset[str] = frozenset(),
+    overrides: tuple[str, ...],
+    config_dirs: tuple[str, ...],
+    parse: Callable[[dict[str, Any], set[str]], T],
+    starting: bool,
+    coming: frozenset[str],
 ) -> T:
-    """The same for a tree that `read` reads, given the resolved tree and the names that files
-    declare for it."""
+    """Compose a tree and hand it, with the names that files declare for it, to `parse`."""
     config_name = config_name.removesuffix(".yaml")
     homes = (*config_dirs, *map(str, plugins.config_folders()))
     command = shorthand.expand(config_name, list(overrides), homes)
-    words = sort_words(command.words)
-    problems = [*command.problems, *words.problems]
+    sorted_overrides = sort_overrides(command.overrides)
+    problems = [*command.problems, *sorted_overrides.problems]
     try:
-        composition = _Composition(config_name, command, words, homes, problems)
+        composition = _Composition(config_name, command, sorted_overrides, homes, problems)
         if starting:
-            problems += composition.unnamed()
-        return composition.finish(read, starting, coming)
+            problems += composition.find_unnamed()
+        plain = composition.to_plain()
+        config = composition.parse(plain, parse, starting, coming)
     except UserError as error:
-        found = error.problems if isinstance(error, Mistakes) else [str(error)]
-        everything = list(dict.fromkeys([*problems, *found]))
+        last = error.problems if isinstance(error, ConfigErrors) else [str(error)]
+        everything = list(dict.fromkeys([*problems, *last]))
         if command.file is not None:
-            everything = [runfile.said_where(problem, command.file) for problem in everything]
-        raise Mistakes(everything) from None
+            everything = [runfile.add_location(problem, command.file) for problem in everything]
+        raise ConfigErrors(everything) from None
+    for note in dict.fromkeys(composition.notes):
+        logger.info(note)
+    return config
 
 
 class _Composition:
-    """A command on its way to a configuration. `problems` is what was found wrong so far; each
-    stage adds to it."""
+    """A command on its way to a configuration.
+
+    problems: what was found wrong so far; each stage adds to it, and the last one raises.
+    """
 
     def __init__(
         self,
         config_name: str,
         command: shorthand.Command,
-        words: Words,
+        overrides: Overrides,
         homes: tuple[str, ...],
         problems: list[str],
     ):
-        self.config_name, self.command, self.words, self.homes = config_name, command, words, homes
+        self.config_name = config_name
+        self.command = command
+        self.overrides = overrides
+        self.homes = homes
         self.problems = problems
+        self.notes: list[str] = []
         self.left_out: list[str] = []
         """groups whose choice is wrong and has no near name: what is said of them would be said of
         another choice"""
-        self.notes: list[str] = []
         self.measures_by_default = False
         """whether nobody named a suite and rows of the user's own get theirs"""
         self.is_whole = command.file is not None and command.file.tree is not None
-        self.tree, choices = self._whole() if self.is_whole else self._of_groups()
+        self.tree, choices = self._take_whole() if self.is_whole else self._compose_groups()
         self.method = choices.get("trainer")
         self.variables = {name for name in self.tree if name not in SECTIONS}
 
-    def _of_groups(self) -> tuple[Any, dict[str, str]]:
-        """The files of the chosen groups, put on one another."""
-        words = self.words
-        named = [
-            path
-            for key, value in words.values
-            if key == "plugins"
-            for path in plugins.parse_paths(value)
-        ]
-        with plugins.use_plugins(named):
-            bare = _bare_method(words, self.homes)
-        if self.config_name == "unlearn" and not words.chooses("trainer", "experiment"):
+    def _compose_groups(self) -> tuple[Any, dict[str, str]]:
+        """Put the files of the chosen groups on one another."""
+        overrides = self.overrides
+        with plugins.use_plugins(_list_plugins(overrides)):
+            bare_method = _take_bare_method(overrides, self.homes)
+        if self.config_name == "unlearn" and not overrides.chooses("trainer", "experiment"):
             self.notes.append(
                 "trainer=GradAscent, as no method is named: where it runs for long it destroys "
                 "the model; `unteach list methods` has the others"
             )
-        words.groups, wrong, self.left_out = hydra_groups.mend_choices(words.groups, self.homes)
-        self.problems += wrong
-        tree, choices = hydra_groups.compose_hydra(self.config_name, words.groups, self.homes)
-        if bare:
-            tree.trainer, choices["trainer"] = {"handler": bare}, bare
-        self.notes += layers.layer_trainer(tree, choices.get("trainer")) + words.said
-        if words.eval_off:
-            tree.eval = {}
+        overrides.groups, problems, self.left_out = hydra_groups.mend_choices(
+            overrides.groups, self.homes
+        )
+        self.problems += problems
+        composed, choices = hydra_groups.compose_hydra(
+            self.config_name, overrides.groups, self.homes
+        )
+        if bare_method:
+            composed.trainer, choices["trainer"] = {"handler": bare_method}, bare_method
+        self.notes += layers.layer_trainer(composed, choices.get("trainer")) + overrides.notes
+        if overrides.eval_off:
+            composed.eval = {}
         else:
-            chosen = [word.partition("=")[0].lstrip("+") for word in words.groups]
-            self.measures_by_default = layers.measure_own_rows(
-                tree, choices.get("data"), [*chosen, *words.keys()], words.chooses("experiment")
+            chosen = [word.partition("=")[0].lstrip("+") for word in overrides.groups]
+            self.measures_by_default = layers.add_own_rows_suite(
+                composed,
+                choices.get("data"),
+                [*chosen, *overrides.keys()],
+                overrides.chooses("experiment"),
             )
-        with collected(self.problems):
-            layers.choose_checkpoint(tree, choices.get("model"), words.keys())
-        tree.pop("layers", None)
-        return tree, choices
+        with collect_problems(self.problems):
+            layers.choose_checkpoint(composed, choices.get("model"), overrides.keys())
+        composed.pop("layers", None)
+        return composed, choices
 
-    def _whole(self) -> tuple[Any, dict[str, str]]:
-        """The configuration that a run kept, as it stands."""
+    def _take_whole(self) -> tuple[Any, dict[str, str]]:
+        """Take the configuration that a run kept, as it stands."""
         file = self.command.file
         assert file is not None and file.tree is not None
-        of_verb = ("eval",) if self.config_name == "eval" else ("train", "unlearn")
-        kept = str(file.tree["mode"])
-        if kept not in of_verb or (self.config_name == "unlearn" and kept == "train"):
+        modes_of_verb = ("eval",) if self.config_name == "eval" else ("train", "unlearn")
+        mode = str(file.tree["mode"])
+        if mode not in modes_of_verb or (self.config_name == "unlearn" and mode == "train"):
             raise UserError(
-                f"{file.path}: is the configuration of `unteach {kept}`; run it with that verb"
+                f"{file.path}: is the configuration of `unteach {mode}`; run it with that verb"
             )
-        named = self.command.placed.get(schema.MODEL_KEY)
-        for word in self.words.groups:
-            word = f"model={named}" if word == "model=auto" and named else word
+        model = self.command.placed.get(schema.MODEL_KEY)
+        for word in self.overrides.groups:
+            word = f"model={model}" if word == "model=auto" and model else word
             self.problems.append(
                 f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
                 f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the "
                 "run in words"
             )
-        tree = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.words.values)))
-        if self.words.eval_off:
-            tree.eval = {}
-        return tree, {}
+        whole = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.overrides.values)))
+        if self.overrides.eval_off:
+            whole.eval = {}
+        return whole, {}
 
-    def unnamed(self) -> list[str]:
+    def find_unnamed(self) -> list[str]:
+        """Find what a run cannot start without and nobody named: a model, rows, a suite."""
         if self.is_whole:
             return []
-        found = preflight.unnamed(self.config_name, self.words)
         # What was named wrongly was named, and has its sentence already.
-        refused = self._refused()
+        refused = self._list_refused()
+        found = preflight.find_unnamed(self.config_name, self.overrides)
         return [problem for problem in found if problem.partition(":")[0] not in refused]
 
-    def _refused(self) -> set[str]:
-        """The short words that have a sentence already: `model`, `data` for every word of rows."""
+    def _list_refused(self) -> set[str]:
+        """List the short words that have a sentence already: `model`, `data` for every word of
+        rows."""
         keys = {problem.partition("=")[0] for problem in self.command.problems}
-        of_rows = {*shorthand.FILE_WORDS, *shorthand.MAKES_FILES}
-        keys |= {"data"} if keys & of_rows else set()
-        return keys | ({"model"} if schema.MODEL_KEY in keys else set())
+        if keys & {*shorthand.FILE_WORDS, *shorthand.MAKES_FILES}:
+            keys.add("data")
+        if schema.MODEL_KEY in keys:
+            keys.add("model")
+        return keys
 
-    def finish(
-        self,
-        read: Callable[[dict[str, Any], set[str]], T],
-        starting: bool,
-        coming: frozenset[str] = frozenset(),
-    ) -> T:
-        """Puts the user's values in, resolves the tree and reads it; Mistakes with all that was
-        found on the way."""
-        tree, words = self.tree, self.words
+    def to_plain(self) -> dict[str, Any]:
+        """Put the user's values in and resolve the tree to plain values."""
         self._remove_keys()
-        with collected(self.problems):
-            layers.one_warmup(tree, words.keys())
-        _apply(tree, words.values, self.problems)
-        if isinstance(tree.get("layers"), dict):
-            del tree["layers"]
-        named = self._name_run()
-        refused = self._refused()
-        has_said = {
-            schema.MODEL_KEY: "model" in refused
-            or any(problem.startswith("model:") for problem in self.problems),
-            "task_name": "data" in refused,  # a name is made of the rows
-            "input_file": bool({"data", "input_file"} & refused),
-        }
-        self._note_missing(has_said)
+        given = self.overrides.keys()
+        with collect_problems(self.problems):
+            layers.keep_one_warmup(self.tree, given)
+        tree.set_values(self.tree, self.overrides.values, self.problems)
+        if isinstance(self.tree.get("layers"), dict):
+            del self.tree["layers"]
+        is_named = self._name_run()
+        self._note_missing()
         for mend in (variables.mend_split, variables.mend_compat):
-            with collected(self.problems):
-                mend(tree)
+            with collect_problems(self.problems):
+                mend(self.tree)
         if not self.is_whole:  # in which nothing refers to anything any more
-            variables.drop_unused(tree, words.keys())
-        plain = _resolve(tree)
+            variables.drop_unused(self.tree, given)
+        plain = tree.resolve(self.tree)
         # which may have been removed; that is said below
-        if named and isinstance(plain.get("paths"), dict):
+        if is_named and isinstance(plain.get("paths"), dict):
             self.notes.append(
                 f"task_name={plain['task_name']}, as none is given: {plain['paths']['output_dir']}"
             )
+        return plain
+
+    def parse(
+        self,
+        plain: dict[str, Any],
+        parse: Callable[[dict[str, Any], set[str]], T],
+        starting: bool,
+        coming: frozenset[str],
+    ) -> T:
+        """Normalize and parse the plain tree; ConfigErrors with all that was found on the way."""
         found: list[str] = []
-        with plugins.use_plugins(plugins.parse_paths(plain.get("plugins"))), collected(found):
+        is_model_refused = self._is_model_refused()
+        plugin_files = plugins.parse_paths(plain.get("plugins"))
+        with plugins.use_plugins(plugin_files), collect_problems(found):
             if self.measures_by_default:
-                layers.leave_unmeasured(plain)
-            with collected(found):
-                normalize_config(plain, words.values)
+                layers.drop_unmeasurable_suite(plain)
+            with collect_problems(found):
+                self.notes += normalize_config(plain, self.overrides.values)
             if starting:
-                found += [
-                    *preflight.absent(plain, self.command.placed, coming),
-                    *preflight.not_installed(plain),
-                ]
-                found += preflight.from_scratch(plain)
-            config = read(plain, self.variables)
+                found += preflight.find_absent(plain, self.command.placed, coming)
+                found += preflight.find_not_installed(plain)
+                found += preflight.find_from_scratch(plain)
+            config = parse(plain, self.variables)
         self.problems += [problem for problem in found if self._is_certain(problem)]
-        if has_said[schema.MODEL_KEY]:
+        if is_model_refused:
             self.problems[:] = [
                 problem for problem in self.problems if not problem.startswith("model: is required")
             ]
         if self.problems:
-            raise Mistakes(self.problems)
-        for sentence in dict.fromkeys(self.notes):
-            console.say(f"note: {sentence}")
+            raise ConfigErrors(self.problems)
         return config
+
+    def _is_model_refused(self) -> bool:
+        """Whether there is a sentence about the model already."""
+        return "model" in self._list_refused() or any(
+            problem.startswith("model:") for problem in self.problems
+        )
 
     def _remove_keys(self) -> None:
         """Take out of the tree what the user removes by `~key`."""
-        for name in self.words.removed:
+        for name in self.overrides.removed:
             if name.startswith(OPEN) and OmegaConf.select(self.tree, name) is None:
                 self.notes.append(f"~{name}: it is not set anyway")
                 continue
-            with collected(self.problems):
-                _remove(self.tree, name)
+            with collect_problems(self.problems):
+                tree.remove_key(self.tree, name)
 
-    def _note_missing(self, has_said: dict[str, bool]) -> None:
+    def _note_missing(self) -> None:
         """Note each key that must be given and is not, unless another problem says so already.
 
-        A placeholder takes its place, so that the rest can be read.
+        A placeholder takes its place, so that the rest can be parsed.
         """
-        for key, problem in _missing(self.tree).items():
-            if not has_said.get(key) and "experiment" not in self.left_out:
+        refused = self._list_refused()
+        is_refused = {
+            schema.MODEL_KEY: self._is_model_refused(),
+            "task_name": "data" in refused,  # a name is made of the rows
+            "input_file": bool({"data", "input_file"} & refused),
+        }
+        for key, problem in tree.find_missing(self.tree).items():
+            if not is_refused.get(key) and "experiment" not in self.left_out:
                 self.problems.append(problem)
             OmegaConf.update(self.tree, key, "?")
 
     def _name_run(self) -> bool:
-        """Gives a run without a name one of what it is made of."""
+        """Name a run that was given no name by what it is made of; tell whether it was named."""
         method = None if self.method == "finetune" else self.method
         name = self.command.default_name(method)
         if name is None or not OmegaConf.is_missing(self.tree, "task_name"):
@@ -287,129 +331,28 @@ class _Composition:
         be guessed."""
         if not self.left_out:
             return True
-        of_choice = {"trainer": ("trainer.method_args", "data."), "data/datasets": ("data.",)}
-        doubtful = [
-            part for group in self.left_out for part in of_choice.get(group, (f"{group}.",))
-        ]
-        if "experiment" in self.left_out:
-            doubtful += ["trainer.method_args", "data.", "eval.", "model."]
-        return problem.startswith(tuple(self.words.keys())) and not problem.startswith(
-            tuple(doubtful)
-        )
+        doubtful: list[str] = []
+        for group in self.left_out:
+            doubtful += DEPENDENT_KEYS.get(group, (f"{group}.",))
+        is_about_overrides = problem.startswith(tuple(self.overrides.keys()))
+        return is_about_overrides and not problem.startswith(tuple(doubtful))
 
 
-def _bare_method(words: Words, homes: tuple[str, ...]) -> str | None:
-    """`trainer=X` where no file says more of X than that it is a method: its name, taken out of the
-    words."""
-    for word in words.groups:
+def _list_plugins(overrides: Overrides) -> list[str]:
+    """List the plugin files that the overrides name."""
+    paths: list[str] = []
+    for key, value in overrides.values:
+        if key == "plugins":
+            paths += plugins.parse_paths(value)
+    return paths
+
+
+def _take_bare_method(overrides: Overrides, homes: tuple[str, ...]) -> str | None:
+    """Take `trainer=X` out of the overrides where X is a method and no file has its name."""
+    for word in overrides.groups:
         key, _, name = word.partition("=")
-        if (
-            key == "trainer"
-            and name not in hydra_groups.options("trainer", homes)
-            and name in registry.method
-        ):
-            words.groups.remove(word)
+        has_file = name in groups.list_options("trainer", homes)
+        if key == "trainer" and not has_file and name in registry.method:
+            overrides.groups.remove(word)
             return name
     return None
-
-
-def flat(cls: type, words: Iterable[str], where: str) -> Any:
-    """key=value words of a verb that composes nothing, as the dataclass `cls`; read as strictly as
-    a configuration."""
-    command = shorthand.expand(where.removeprefix("unteach "), list(words), ())
-    told = sort_words(command.words)
-    problems = [*command.problems, *told.problems]
-    problems += [
-        f"{where}: takes key=value words, not {word}" for word in (*told.groups, *told.removed)
-    ]
-    tree = OmegaConf.create({})
-    _apply(tree, told.values, problems)
-    reader = Reader()
-    read = reader.record(cls, OmegaConf.to_container(tree), "")
-    refused = tuple(f"{key}: is required" for key in _long_keys(command.problems))
-    problems += [
-        problem for problem in reader.problems if not (refused and problem.startswith(refused))
-    ]
-    if problems:
-        raise UserError(f"{where}: {mistakes(problems)}")
-    return read
-
-
-def _long_keys(problems: list[str]) -> list[str]:
-    """The long keys of tokenize's words that a sentence is about already."""
-    keys = {problem.partition("=")[0] for problem in problems}
-    long = {"model": shorthand.MODEL_KEYS["tokenize"], "data": shorthand.DATA_KEYS["tokenize"]}
-    return [long.get(key, key) for key in keys]
-
-
-def _remove(tree: Any, key: str) -> None:
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(tree, parent) if parent else tree
-    if not isinstance(node, DictConfig) or leaf not in node:
-        raise UserError(f"~{key}: there is no such key to remove")
-    del node[leaf]
-
-
-def _apply(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> None:
-    for key, value in values:
-        try:
-            OmegaConf.update(tree, key, value, merge=True, force_add=True)
-        except (OmegaConfBaseException, AttributeError, TypeError) as error:
-            there = OmegaConf.select(tree, key, throw_on_missing=False)
-            why = f"cannot be set ({str(error).splitlines()[0]})"
-            if isinstance(there, DictConfig | ListConfig):
-                why = "must be a mapping" if isinstance(there, DictConfig) else "must be a list"
-            problems.append(f"{key}: {why}, got {shown(value)}")
-
-
-REQUIRED = {
-    "task_name": "names the run's folder saves/<mode>/<task_name>",
-    schema.MODEL_KEY: "model=PATH says it too",
-    "input_file": "data=FILE says it too",
-}
-"""What there is to say of values that have no default."""
-
-
-def _missing(tree: dict[str, Any]) -> dict[str, str]:
-    """Key -> what is said of it, for each required value that nobody gave."""
-
-    def walk(node: Any, path: str) -> list[str]:
-        if isinstance(node, dict):
-            return [
-                key
-                for name, item in node.items()
-                for key in walk(item, f"{path}.{name}" if path else str(name))
-            ]
-        return [path] if node == "???" else []
-
-    keys = walk(OmegaConf.to_container(tree, resolve=False), "")
-    said = {key: f": {REQUIRED[key]}" if key in REQUIRED else "" for key in keys}
-    return {key: f"{key}: is required{said[key]}; set {key}=…" for key in keys}
-
-
-def _resolve(tree: dict[str, Any]) -> dict[str, Any]:
-    try:
-        plain = OmegaConf.to_container(tree, resolve=True)
-    except (OmegaConfBaseException, RecursionError) as error:
-        said = str(error).splitlines()[0]
-        of_ours, _, refused = said.rpartition("UserError raised while resolving interpolation: ")
-        if of_ours or refused != said:
-            raise UserError(refused) from None
-        absent = re.search(r"'(.*)'", said) if isinstance(error, InterpolationKeyError) else None
-        guess = nearest(absent[1], map(str, tree)) if absent else None
-        key = getattr(error, "full_key", None)
-        said = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", said)
-        raise UserError(
-            (f"{key}: " if key else "") + said + (f"; did you mean {guess}?" if guess else "")
-        ) from None
-    assert isinstance(plain, dict)
-    return plain  # type: ignore[return-value]
-
-
-def to_yaml(tree: dict[str, Any]) -> str:
-    """The resolved tree as it is kept in a run's folder."""
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    if "\x85" not in text:
-        return text
-    # escaped: a bare NEL would be read as a line's end
-    return yaml.safe_dump(tree, sort_keys=False)

@@ -11,7 +11,7 @@ from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import nearest
 
 
-def names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
+def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
     """What names a folder must name one of its own, a seed must fit every generator, nproc must
     have its launch."""
     name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
@@ -39,7 +39,7 @@ def reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
     return bool({tracker, "all"} & {*(asked if isinstance(asked, list) else [asked])})
 
 
-def streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+def check_streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
     """A method that lacks a stream cannot run, and a stream that nothing knows is a name
     misspelled.
 
@@ -70,7 +70,7 @@ def _give(stream: str, files: Files | None) -> str:
     return f"Give its rows too: {short}=FILE"
 
 
-def samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+def check_samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
     """Samples are of rows that the run trains on, and made at moments that it has."""
     samples = trainer.samples
     if samples is None or data is None:
@@ -100,7 +100,7 @@ def _of_files(files: Files | None) -> set[str]:
     return given | ({"forget", "retain"} if "train" in given else set())
 
 
-def measured(
+def check_measured(
     reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool
 ) -> None:
     """What is measured while training must fit the method; keeping the best and stopping early go
@@ -134,7 +134,7 @@ def measured(
     _best(reader, trainer.args, measured)
 
 
-def own_rows(
+def check_own_rows(
     reader: Reader,
     trainer: TrainerConfig | None,
     suites: dict[str, SuiteConfig],

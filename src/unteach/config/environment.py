@@ -18,7 +18,7 @@ HUB = "huggingface_hub.utils._http"
 HUB_IS_SILENT = "note: the hub does not answer; trying again before giving up"
 
 
-def environment() -> None:
+def prepare_environment() -> None:
     """What must stand in the environment before torch is imported; values that the user set are
     left alone."""
     for name, value in {

@@ -4,7 +4,6 @@ together."""
 import functools
 import pickle
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from yaml import YAMLError
 
 from unteach.config import openunlearning
 from unteach.config.files import FILE_KEYS
+from unteach.config.groups import CONFIGS, list_options
 from unteach.errors import UserError, explain_unreadable, nearest, unknown
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 PARTIAL = {"variables", "base_trainer"}
 """Files beside the primary configs that only complete them."""
-GROUPS = {"model", "trainer", "data", "collator", "eval", "paths", "experiment"}
 ANSWERS = {
     "experiment": "unteach list experiments",
     "model": "unteach list models",
@@ -61,7 +59,7 @@ def _compose_groups(
     config_name: str, chosen: list[str], config_dirs: tuple[str, ...]
 ) -> tuple[Any, dict[str, str]]:
     _resolvers()
-    home = home_of(config_name, config_dirs)
+    home = find_home(config_name, config_dirs)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(home), version_base="1.3"):
@@ -94,7 +92,7 @@ def _compose_groups(
     return composed, choices
 
 
-def home_of(config_name: str, config_dirs: tuple[str, ...]) -> Path:
+def find_home(config_name: str, config_dirs: tuple[str, ...]) -> Path:
     """The folder that holds a primary configuration: ours, or one of the user's."""
     homes = [CONFIGS, *map(Path, config_dirs)]
     found = next((home for home in homes if (home / f"{config_name}.yaml").is_file()), None)
@@ -166,16 +164,6 @@ def resolve_own(variable: str, benchmark: str, *, _root_: Any) -> Any:
     return published[benchmark][0]
 
 
-def options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:
-    """The names that `group=` takes, of this package and of the user's folders."""
-    if not re.fullmatch(r"\w+(/\w+)*", group):
-        return []
-    homes = [CONFIGS / group, *(Path(folder) / group for folder in config_dirs)]
-    return sorted(
-        {str(f.relative_to(home).with_suffix("")) for home in homes for f in home.rglob("*.yaml")}
-    )
-
-
 def mend_choices(
     chosen: list[str], config_dirs: tuple[str, ...]
 ) -> tuple[list[str], list[str], list[str]]:
@@ -189,7 +177,7 @@ def mend_choices(
     for word in chosen:
         key, _, value = word.partition("=")
         group = key.lstrip("+").partition("@")[0]
-        allowed = options(group, config_dirs)
+        allowed = list_options(group, config_dirs)
         names = [name.strip(" '\"").removesuffix(".yaml") for name in value.strip("[]").split(",")]
         wrong = [name for name in names if name not in allowed] if allowed else []
         problems += [_no_such_choice(key.lstrip("+"), name, allowed) for name in wrong]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from unteach import registry
-from unteach.config.read_config import known_at_top, read_model
-from unteach.config.reader import Mistakes, Reader
+from unteach.config.parse_config import parse_model, select_known
+from unteach.config.reader import ConfigErrors, Reader
 from unteach.config.schema import NOT_SAVED, NOT_TRAINED, ModelConfig
 from unteach.errors import UserError
 
@@ -149,16 +150,23 @@ KEYS = {*OWN, *DRAWING, "mode", "template", "backend_args"}
 """The keys of configs/infer.yaml: its own, those of Sampling, and what only composition reads."""
 
 
-def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
-    """The composed, resolved tree of configs/infer.yaml, or one UserError with every mistake in
-    it."""
+def parse_infer_config(tree: dict[str, Any], variables: set[str]) -> InferConfig:
+    """Parse the composed, resolved tree of configs/infer.yaml.
+
+    Args:
+        tree: plain values.
+        variables: not used: no file declares names for its own interpolations here.
+
+    Raises:
+        UserError: with every mistake found.
+    """
     reader = Reader()
     name = tree.get("backend")
     backend_class = (
         registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
     )
-    top = known_at_top(reader, KEYS, set(), tree, backend_class)
-    model = read_model(reader, top.get("model") or {})
+    top = select_known(reader, KEYS, set(), tree, backend_class)
+    model = parse_model(reader, top.get("model") or {})
     if model and model.merge_adapter:
         reader.wrong("model.merge_adapter", NOT_SAVED)
     if model and model.peft_args:
@@ -177,9 +185,9 @@ def read(tree: dict[str, Any], variables: set[str]) -> InferConfig:
         config = InferConfig(
             model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain
         )
-        reader.problems += _beyond(config)
+        reader.problems += _find_impossible(config)
     if reader.problems:
-        raise Mistakes(reader.problems)
+        raise ConfigErrors(reader.problems)
     return config
 
 
@@ -192,7 +200,7 @@ def _backend(reader: Reader, name: Any, given: Any) -> Any:
     return reader.record(cls, given, "backend_args")
 
 
-def _beyond(config: InferConfig) -> list[str]:
+def _find_impossible(config: InferConfig) -> list[str]:
     """What the backend that was asked for cannot do, and which can; options that would be
     ignored."""
     found, backend = [], config.backend
@@ -247,3 +255,29 @@ def _beyond(config: InferConfig) -> list[str]:
     if not 0 <= config.seed < 2**32:
         found.append(f"seed: must be from 0 to {2**32 - 1}, got {config.seed}")
     return found
+
+
+def find_output_file(config: InferConfig) -> Path:
+    """Find where the answers go: output_file, or <input>_output.jsonl beside the input.
+
+    Raises:
+        UserError: where that is no name for them, or the input itself.
+    """
+    source = config.input_file
+    path = Path(source).expanduser() if isinstance(source, str) else None
+    if config.output_file is not None:
+        output = Path(config.output_file).expanduser()
+        if output.suffix != ".jsonl":
+            raise UserError(
+                f"output_file={output}: its name must end in .jsonl, for it holds JSON lines"
+            )
+    elif path is not None and path.exists():
+        output = path.with_name(f"{path.stem if path.is_file() else path.name}_output.jsonl")
+    else:
+        raise UserError(
+            "output_file: is required where the rows come from no file here; set "
+            "output_file=NAME.jsonl"
+        )
+    if path is not None and output.resolve() == path.resolve():
+        raise UserError(f"output_file={output}: is the input itself; name another file")
+    return output

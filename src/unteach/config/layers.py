@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from unteach import registry
 from unteach.config import training_args
-from unteach.config.hydra_groups import CONFIGS
+from unteach.config.groups import CONFIGS
 from unteach.config.schema import MODEL_KEY
 from unteach.config.suites import MEASURED_KINDS, OWN_ROWS
 from unteach.errors import UserError
@@ -36,7 +36,7 @@ def layer_trainer(tree: Any, choice: str | None) -> list[str]:
     for layer in [*below, *above]:
         args = _mapping(OmegaConf.create(layer), "args", "trainer.args")
         args = {name: value for name, value in args.items() if name not in FOLDERS}
-        args, notes = training_args.modernise(args)
+        args, notes = training_args.translate_old_names(args)
         said += notes
         if not args.keys().isdisjoint(training_args.WARMUPS):
             for name in training_args.WARMUPS:
@@ -57,7 +57,7 @@ def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
     return OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[return-value]
 
 
-def one_warmup(tree: Any, given: set[str]) -> None:
+def keep_one_warmup(tree: Any, given: set[str]) -> None:
     """What the user says of warm-up replaces what the files say of it in another way."""
     said = [name for name in training_args.WARMUPS if f"trainer.args.{name}" in given]
     if len(said) > 1:
@@ -83,7 +83,7 @@ def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
     OmegaConf.update(tree, MODEL_KEY, checkpoints[choice], force_add=True)
 
 
-def measure_own_rows(
+def add_own_rows_suite(
     tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool
 ) -> bool:
     """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it
@@ -103,7 +103,7 @@ def measure_own_rows(
     return not named
 
 
-def leave_unmeasured(plain: dict[str, Any]) -> None:
+def drop_unmeasurable_suite(plain: dict[str, Any]) -> None:
     """Take the suite of own rows out again, where what the method trains on has no answers that
     could be asked for."""
     trainer = plain.get("trainer")

@@ -1,86 +1,128 @@
-"""Old names, the one seed, the template's kind, caches and `compat`, each brought to where it is
-read."""
+"""Bring old names, the seed, the template's kind, caches and `compat` to where they are read."""
 
+from collections.abc import Iterator
 from typing import Any
 
-from unteach import console, registry
-from unteach.config import schema
+from unteach import registry
 from unteach.config.overrides import RENAMED
+from unteach.config.schema import PATH, has_held_out_rows
 from unteach.errors import UserError
 
+HUB_ARGUMENTS = ("hf_args", "few_shot_dataset_hf_args")
+"""Mappings that are given to `datasets.load_dataset`."""
 
-def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> None:
-    """Brings old names, the one seed, the template's kind and `compat` to where they are read."""
+
+def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> list[str]:
+    """Normalize a resolved tree in place; give what there is to say about it.
+
+    Args:
+        plain: the tree, whose sections need not be well-formed yet.
+        values: what the user set, by dotted key.
+
+    Raises:
+        UserError: where one thing is said in two ways that differ.
+    """
+    notes: list[str] = []
     model = plain.get("model")
     if isinstance(model, dict):
-        _settle_model(model, plain.get("template"))
+        _normalize_model(model, plain.get("template"))
     trainer = plain.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict | None):
-        _settle_trainer(plain, trainer, dict(values))
-    if isinstance(paths := plain.get("paths"), dict):
-        _settle_caches(plain, paths)
+        trainer["args"] = trainer.get("args") or {}
+        given = dict(values)
+        notes += _switch_off_idle_evaluation(plain, trainer["args"], given)
+        _unite_seeds(plain, trainer["args"], given)
+        _move_resume(plain, trainer["args"])
+        if plain.get("compat"):
+            _add_quirks(trainer)
+    paths = plain.get("paths")
+    if isinstance(paths, dict):
+        _spread_caches(plain, paths)
+    return notes
 
 
-def _settle_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
-    """`paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and says
-    nothing else."""
-    model = plain.get("model")
-    for section in (
-        (model.get("model_args"), model.get("tokenizer_args")) if isinstance(model, dict) else ()
-    ):
-        if paths.get("model_cache_dir") and isinstance(section, dict) and section.get(schema.PATH):
-            section.setdefault("cache_dir", paths["model_cache_dir"])
-
-    def walk(node: Any) -> None:
-        if isinstance(node, dict):
-            for key, item in node.items():
-                if key in ("hf_args", "few_shot_dataset_hf_args") and isinstance(item, dict):
-                    item.setdefault("cache_dir", paths["data_cache_dir"])
-                walk(item)
-
-    if paths.get("data_cache_dir"):
-        walk({key: plain.get(key) for key in ("data", "eval")})
-
-
-def _settle_model(model: dict[str, Any], template: Any) -> None:
+def _normalize_model(model: dict[str, Any], template: Any) -> None:
+    """Bring the template's kind and the old names of a model's keys to where they are read."""
     if template and isinstance(model.setdefault("template_args", {}), dict):
         model["template_args"]["kind"] = template
     for old, new in RENAMED.items():
-        section = model.get(old.split(".")[1])
-        if isinstance(section, dict) and (name := old.split(".")[2]) in section:
-            section.setdefault(new.split(".")[2], section[name])
-            del section[name]
+        _, section_name, old_name = old.split(".")
+        section = model.get(section_name)
+        if isinstance(section, dict) and old_name in section:
+            value = section.pop(old_name)
+            section.setdefault(new.rpartition(".")[2], value)
 
 
-def _settle_trainer(plain: dict[str, Any], trainer: dict[str, Any], given: dict[str, Any]) -> None:
-    args = trainer["args"] = trainer.get("args") or {}
-    if not plain.get("eval") and not schema.holds_out(plain.get("data")):
-        if args.get("eval_strategy", "no") != "no" and "trainer.args.eval_strategy" in given:
-            console.say(
-                "note: trainer.args.eval_strategy has nothing to run: this run has no suite "
-                "(eval=null) and no rows held out (data.validation)"
-            )
-        args |= {"eval_strategy": "no", "eval_on_start": False}
-    if "seed" in args:
-        asked = args.pop("seed")
-        if {"seed", "trainer.args.seed"} <= given.keys() and asked != plain.get("seed"):
-            raise UserError(
-                "seed and trainer.args.seed are one value, and two different ones were given; give "
-                "one"
-            )
-        plain["seed"] = given.get("seed", asked)
-    if "resume_from_checkpoint" in args:
-        asked = args.pop("resume_from_checkpoint")
-        meant = (
-            {True: "auto", False: "never"}.get(asked, asked) if isinstance(asked, bool) else asked
+def _switch_off_idle_evaluation(
+    plain: dict[str, Any], args: dict[str, Any], given: dict[str, Any]
+) -> list[str]:
+    """Evaluate nothing while training where a run has no suite and holds no rows out."""
+    if plain.get("eval") or has_held_out_rows(plain.get("data")):
+        return []
+    is_asked_for = args.get("eval_strategy", "no") != "no"
+    args |= {"eval_strategy": "no", "eval_on_start": False}
+    if is_asked_for and "trainer.args.eval_strategy" in given:
+        return [
+            "trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and "
+            "no rows held out (data.validation)"
+        ]
+    return []
+
+
+def _unite_seeds(plain: dict[str, Any], args: dict[str, Any], given: dict[str, Any]) -> None:
+    """`seed` and `trainer.args.seed` are one value; the user's own wins."""
+    if "seed" not in args:
+        return
+    seed = args.pop("seed")
+    if {"seed", "trainer.args.seed"} <= given.keys() and seed != plain.get("seed"):
+        raise UserError(
+            "seed and trainer.args.seed are one value, and two different ones were given; give one"
         )
-        plain["resume"] = plain.get("resume", "auto") if meant is None else meant
+    plain["seed"] = given.get("seed", seed)
+
+
+def _move_resume(plain: dict[str, Any], args: dict[str, Any]) -> None:
+    """What transformers calls resume_from_checkpoint is `resume` here."""
+    if "resume_from_checkpoint" not in args:
+        return
+    value = args.pop("resume_from_checkpoint")
+    if isinstance(value, bool):
+        value = "auto" if value else "never"
+    plain["resume"] = plain.get("resume", "auto") if value is None else value
+
+
+def _add_quirks(trainer: dict[str, Any]) -> None:
+    """Set the published quirks of the method, where the user says nothing else."""
     handler, method_args = trainer.get("handler"), trainer.get("method_args") or {}
-    if (
-        plain.get("compat")
-        and isinstance(handler, str)
-        and handler in registry.method
-        and isinstance(method_args, dict)
-    ):
+    if not isinstance(handler, str) or handler not in registry.method:
+        return
+    if isinstance(method_args, dict):
         quirks = getattr(registry.method.get(handler), "QUIRKS", {})
         trainer["method_args"] = {**quirks, **method_args}
+
+
+def _spread_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
+    """Let `paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and
+    says nothing else."""
+    model = plain.get("model")
+    model_cache, data_cache = paths.get("model_cache_dir"), paths.get("data_cache_dir")
+    if model_cache and isinstance(model, dict):
+        for name in ("model_args", "tokenizer_args"):
+            section = model.get(name)
+            if isinstance(section, dict) and section.get(PATH):
+                section.setdefault("cache_dir", model_cache)
+    if data_cache:
+        for hub_arguments in _find_hub_arguments([plain.get("data"), plain.get("eval")]):
+            hub_arguments.setdefault("cache_dir", data_cache)
+
+
+def _find_hub_arguments(node: Any) -> Iterator[dict[str, Any]]:
+    """Find every mapping of arguments of `datasets.load_dataset` within a section."""
+    if isinstance(node, list):
+        for item in node:
+            yield from _find_hub_arguments(item)
+    elif isinstance(node, dict):
+        for key, item in node.items():
+            if key in HUB_ARGUMENTS and isinstance(item, dict):
+                yield item
+            yield from _find_hub_arguments(item)

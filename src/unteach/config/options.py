@@ -42,8 +42,8 @@ def unknown_options(
 
 
 def _key_of_option(name: str, verb: str) -> str | None:
-    if verb in verb_keys.KEYS:
-        return verb_keys.key_of(verb, name)
+    if verb in verb_keys.CONFIGS:
+        return verb_keys.find_key(verb, name)
     if verb in ("infer", "ask"):
-        return name if name in inference.KEYS else synonyms.right_key(name, "infer")
-    return synonyms.right_key(name, verb) or (name if name in TOP or "." in name else None)
+        return name if name in inference.KEYS else synonyms.find_key(name, "infer")
+    return synonyms.find_key(name, verb) or (name if name in TOP or "." in name else None)

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 
 from unteach.config import openunlearning, training_args
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
-from unteach.config.hydra_groups import GROUPS, options
-from unteach.config.reader import collected
+from unteach.config.groups import GROUPS, list_options
+from unteach.config.reader import collect_problems
 from unteach.errors import UserError, refuse_unreadable, shorten_name
+from unteach.lazy import hydra_errors, hydra_parser
 from unteach.strict_yaml import refuse_odd_values
 
 RENAMED = {
@@ -32,14 +31,14 @@ RENAMED_CHOICES = {
 
 
 @dataclass
-class Words:
+class Overrides:
     """The words of a command line, sorted by what they do."""
 
     groups: list[str] = field(default_factory=list)
     values: list[tuple[str, Any]] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     eval_off: bool = False
-    said: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     """a sentence for each old name among the values"""
     problems: list[str] = field(default_factory=list)
     """a sentence for each word that cannot stand"""
@@ -53,22 +52,22 @@ class Words:
         return any(key.lstrip("+").partition(".")[0] in groups for key in said)
 
 
-def sort_words(overrides: Iterable[str]) -> Words:
+def sort_overrides(overrides: Iterable[str]) -> Overrides:
     """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short
     forms."""
-    parser, words = OverridesParser.create(), Words()
+    parser, words = hydra_parser.OverridesParser.create(), Overrides()
     for word in overrides:
-        with collected(words.problems):
+        with collect_problems(words.problems):
             _sort_word(words, word, parser)
     return words
 
 
-def _sort_word(words: Words, word: str, parser: Any) -> None:
+def _sort_word(words: Overrides, word: str, parser: Any) -> None:
     """Puts one word where it belongs; UserError where it cannot stand."""
     with refuse_unreadable(shorten_name(word), "cannot be read"):
         try:
             override = parser.parse_override(word)
-        except HydraException:
+        except hydra_errors.HydraException:
             raise UserError(_unreadable(word)) from None
     key = override.key_or_group
     if override.is_sweep_override():
@@ -106,11 +105,11 @@ def _sort_word(words: Words, word: str, parser: Any) -> None:
     elif override.package is not None or key in GROUPS or "/" in key:
         if not _names(value):
             raise UserError(
-                f"{word}: takes a name, of {', '.join(options(key)) or 'a file of that group'}"
+                f"{word}: takes a name, of {', '.join(list_options(key)) or 'a file of that group'}"
             )
         choice = re.sub(r"\.yaml$", "", word.lstrip("+"))
         if choice in RENAMED_CHOICES:
-            words.said.append(
+            words.notes.append(
                 f"{choice} is spelled {RENAMED_CHOICES[choice].partition('=')[2]} here"
             )
         words.groups.append(RENAMED_CHOICES.get(choice, choice))
@@ -154,16 +153,16 @@ def _unreadable(word: str) -> str:
     return f"cannot read {word!r}: write key=value, with every bracket and quote closed"
 
 
-def _add_value(words: Words, key: str, value: object) -> None:
+def _add_value(words: Overrides, key: str, value: object) -> None:
     """Adds a value under today's name of its key."""
     section, _, name = key.rpartition(".")
     if section == "trainer.args":
-        current, said = training_args.modernise({name: value})
+        current, said = training_args.translate_old_names({name: value})
         words.values += [(f"trainer.args.{new}", item) for new, item in current.items()]
-        words.said += said
+        words.notes += said
         return
     if key in RENAMED:
-        words.said.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
+        words.notes.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
     words.values.append((RENAMED.get(key, key), value))
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from unteach import registry
-from unteach.config import hydra_groups
+from unteach.config import groups
 from unteach.config.files import TABLES, name_and_split
-from unteach.config.overrides import Words
+from unteach.config.overrides import Overrides
 from unteach.config.references import is_local
 from unteach.config.schema import MODEL_KEY, PATH
 from unteach.errors import missing_extra, nearest
@@ -25,7 +25,7 @@ OWN = ("train", "unlearn", "eval", "infer")
 """The primary configurations of the package; a user's own may name a model and rows itself."""
 
 
-def unnamed(config_name: str, words: Words) -> Iterator[str]:
+def find_unnamed(config_name: str, words: Overrides) -> Iterator[str]:
     """A sentence for a model, rows or a suite that nobody named: a benchmark's are taken where it
     is."""
     if config_name not in OWN:
@@ -33,7 +33,7 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
     chosen = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words.groups}
     experiment = chosen.get("experiment")
     files = chosen.get("data") == "files"
-    shipped = experiment in hydra_groups.options("experiment")
+    shipped = experiment in groups.list_options("experiment")
     keys = words.keys()
     if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
         yield (
@@ -58,7 +58,7 @@ def unnamed(config_name: str, words: Words) -> Iterator[str]:
         )
 
 
-def absent(
+def find_absent(
     plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()
 ) -> Iterator[str]:
     """A sentence for each model folder and file that is named by its path and is not there.
@@ -126,7 +126,7 @@ def _beside(path: str) -> str:
     return f"; did you mean {Path(path).with_name(guess)}?" if guess else ""
 
 
-def not_installed(plain: dict[str, Any]) -> Iterator[str]:
+def find_not_installed(plain: dict[str, Any]) -> Iterator[str]:
     """A sentence where weights are to be quantised and the package that does it is not there."""
     model = plain.get("model")
     args = model.get("model_args") if isinstance(model, dict) else None
@@ -143,7 +143,7 @@ def not_installed(plain: dict[str, Any]) -> Iterator[str]:
         yield f"{key}: {missing_extra('quant', 'loading a model in 4 or 8 bits')}"
 
 
-def from_scratch(plain: dict[str, Any]) -> Iterator[str]:
+def find_from_scratch(plain: dict[str, Any]) -> Iterator[str]:
     """A model of random weights has learned nothing that a method could make it forget."""
     model, data = plain.get("model"), plain.get("data")
     forgets = isinstance(data, dict) and (data.get("forget") or data.get("forget_file"))

@@ -13,14 +13,15 @@ from omegaconf import OmegaConf
 
 from unteach import plugins
 from unteach.config import shorthand
-from unteach.config.hydra_groups import CONFIGS, home_of, search_path
-from unteach.config.overrides import sort_words
+from unteach.config.groups import CONFIGS
+from unteach.config.hydra_groups import find_home, search_path
+from unteach.config.overrides import sort_overrides
 from unteach.config.schema import MODEL_KEY
 
 COMMAND_LINE = "command line"
 
 
-def origins(
+def find_origins(
     config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()
 ) -> dict[str, str]:
     """Dotted key -> the file that set it last, or `command line`; for keys as the files and the
@@ -32,12 +33,12 @@ def origins(
     homes = (*config_dirs, *map(str, plugins.config_folders()))
     overrides = list(overrides)
     command = shorthand.expand(config_name, overrides, homes)
-    words = sort_words(command.words)
+    words = sort_overrides(command.overrides)
     of_words = dict.fromkeys((key for key, _ in words.values), COMMAND_LINE)
     if command.file is not None:
         typed = shorthand.expand(config_name, overrides[1:], homes)
-        beside = {word.partition("=")[0] for word in typed.words}
-        of_words |= {key: command.file.place(key) for key in of_words if key not in beside}
+        beside = {word.partition("=")[0] for word in typed.overrides}
+        of_words |= {key: command.file.locate(key) for key in of_words if key not in beside}
         if command.file.tree is not None:
             return dict.fromkeys(_leaves(command.file.tree, ""), command.file.path) | of_words
     found: dict[str, str] = {}
@@ -62,7 +63,7 @@ def origins(
     return found | layered | of_words
 
 
-def of(key: str, known: dict[str, str]) -> str | None:
+def find_origin(key: str, known: dict[str, str]) -> str | None:
     """The origin of a key, or of the nearest mapping or list above it that was set as a whole."""
     while key:
         if key in known:
@@ -71,7 +72,7 @@ def of(key: str, known: dict[str, str]) -> str | None:
     return None
 
 
-def annotated(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, str]]:
+def annotate(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, str]]:
     """The tree as lines of YAML, each with where its value came from (empty for a mapping's own
     line)."""
     return list(_lines(tree, "", 0, known))
@@ -95,7 +96,7 @@ def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[
             )
             yield (
                 f"{indent}{name}: {text.strip().removesuffix('...').strip()}",
-                of(key, known) or "derived",
+                find_origin(key, known) or "derived",
             )
 
 
@@ -105,7 +106,7 @@ def _files(
     """(file, package, content) of every configuration file that takes part, in the order in which
     they are merged."""
     GlobalHydra.instance().clear()
-    home = home_of(config_name, homes)
+    home = find_home(config_name, homes)
     with initialize_config_dir(str(home), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
         search = search_path(home, homes)

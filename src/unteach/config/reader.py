@@ -1,5 +1,8 @@
-"""Plain values into dataclasses, strictly: every problem (unknown keys, wrong types) is collected,
-none stops it."""
+"""Read plain values into dataclasses, strictly: every problem (unknown keys, wrong types) is
+collected, none stops it.
+
+Why this is no library: docs/decisions/config-reader.md.
+"""
 
 import contextlib
 import dataclasses
@@ -7,14 +10,22 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Literal
 
 from unteach.errors import UserError, nearest
 from unteach.wording import shown
 
-GIVEN = {"template", "template_args", "tokenizer", "self"}
+PROVIDED = {"template", "template_args", "tokenizer", "self"}
 """What unteach hands to a dataset or a collator itself; never a key of the configuration."""
+TYPE_NAMES: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
 
 
 class Reader:
@@ -24,28 +35,33 @@ class Reader:
         self.problems: list[str] = []
 
     def wrong(self, path: str, what: str) -> None:
+        """Report a problem at a dotted key."""
         self.problems.append(f"{path}: {what}" if path else what)
 
     def record(self, cls: type, value: object, path: str, drop: tuple[str, ...] = ()) -> Any:
-        """Reads a mapping into the dataclass `cls`; None where it could not be built."""
+        """Read a mapping into the dataclass `cls`; None where it could not be built.
+
+        Args:
+            cls: a dataclass; nested ones are read too.
+            value: plain values.
+            path: the dotted key where the mapping stands, empty at the top.
+            drop: fields that may not be given here.
+        """
         if not isinstance(value, dict):
             self.wrong(path, f"must be a mapping, got {shown(value)}")
             return None
-        before = len(self.problems)
+        num_before = len(self.problems)
         hints = typing.get_type_hints(cls)
-        declared = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in drop}
-        kept = {
-            name: self.value(hints[name], item, f"{path}.{name}" if path else name)
-            for name, item in self.known(declared, value, path).items()
-        }
-        for name, declaration in declared.items():
-            required = (
-                declaration.default is dataclasses.MISSING
-                and declaration.default_factory is dataclasses.MISSING
-            )
-            if required and name not in value:
-                self.wrong(f"{path}.{name}" if path else name, "is required")
-        if len(self.problems) > before:
+        declared = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        for name in drop:
+            del declared[name]
+        kept = {}
+        for name, item in self.known(declared, value, path).items():
+            kept[name] = self.value(hints[name], item, join_key(path, name))
+        for name, field in declared.items():
+            if _is_required(field) and name not in value:
+                self.wrong(join_key(path, name), "is required")
+        if len(self.problems) > num_before:
             return None
         try:
             return cls(**kept)
@@ -55,69 +71,76 @@ class Reader:
 
     def known(
         self,
-        allowed: Any,
+        allowed: Collection[str],
         value: dict[str, Any],
         path: str,
         other_names: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """The items of `value` whose keys are allowed; the others are reported with the nearest
-        right name.
+        """Select the items whose keys are allowed; report the others with the nearest right name.
 
-        other_names: what other tools call some of the keys.
+        Args:
+            allowed: the names that there are.
+            value: a mapping.
+            path: the dotted key where it stands.
+            other_names: what other tools call some of the keys.
         """
         for name in value:
             if name not in allowed:
-                guess = (other_names or {}).get(str(name)) or nearest(str(name), allowed)
-                hint = (
-                    f"did you mean {guess}?"
-                    if guess
-                    else f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
-                )
-                self.wrong(f"{path}.{name}" if path else str(name), f"no such key; {hint}")
+                right_name = (other_names or {}).get(str(name))
+                hint = f"did you mean {right_name}?" if right_name else suggest(str(name), allowed)
+                self.wrong(join_key(path, str(name)), f"no such key; {hint}")
         return {name: item for name, item in value.items() if name in allowed}
 
     def value(self, hint: Any, value: Any, path: str) -> Any:
-        """Reads one value of the annotated type, or reports it."""
-        origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        """Read one value of the annotated type, or report it."""
+        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+        kind = origin or hint
         if hint is Any:
             return value
         if dataclasses.is_dataclass(hint):
             return self.record(typing.cast(type, hint), value, path)
         if origin in (typing.Union, types.UnionType):
-            return self._union(inner, value, path)
+            return self._union(arguments, value, path)
         if origin is Literal:
-            if not any(value == one and type(value) is type(one) for one in inner):
-                self.wrong(path, f"must be one of {', '.join(map(str, inner))}, got {shown(value)}")
-            return value
-        if (origin or hint) in (list, tuple) and isinstance(value, list):
-            return (origin or hint)(
-                self.value(inner[0] if inner else Any, item, f"{path}[{i}]")
-                for i, item in enumerate(value)
-            )
-        if (origin or hint) is dict and isinstance(value, dict):
-            for key in (
-                key for key in value if inner and inner[0] is str and not isinstance(key, str)
-            ):
-                self.wrong(path, f"its keys must be text, got {shown(key)}")
-            return {
-                k: self.value(inner[1] if inner else Any, item, f"{path}.{k}")
-                for k, item in value.items()
-            }
+            return self._choice(arguments, value, path)
+        if kind in (list, tuple) and isinstance(value, list):
+            item_hint = arguments[0] if arguments else Any
+            items = [self.value(item_hint, item, f"{path}[{i}]") for i, item in enumerate(value)]
+            return kind(items)
+        if kind is dict and isinstance(value, dict):
+            return self._mapping(arguments, value, path)
         if hint is float and isinstance(value, int) and not isinstance(value, bool):
-            return self.number(value, path)
-        if isinstance(value, origin or hint) and not (
-            isinstance(value, bool) and hint in (int, float)
-        ):
+            return self._number(value, path)
+        is_truth_for_number = isinstance(value, bool) and hint in (int, float)
+        if isinstance(value, kind) and not is_truth_for_number:
             if isinstance(value, float) and not math.isfinite(value):
                 self.wrong(path, f"must be a finite number, got {value}")
             return value
-        quoted = hint is str and isinstance(value, int | float)
-        mend = f"; as text, it is written \"{path}='{str(value).lower()}'\"" if quoted else ""
-        self.wrong(path, f"must be {spelled(hint)}, got {shown(value)}{mend}")
+        mend = ""
+        if hint is str and isinstance(value, int | float):
+            mend = f"; as text, it is written \"{path}='{str(value).lower()}'\""
+        self.wrong(path, f"must be {describe_type(hint)}, got {shown(value)}{mend}")
         return None
 
-    def number(self, value: int, path: str) -> float | None:
-        """Reads a whole number where any number may stand."""
+    def _choice(self, allowed: tuple[object, ...], value: object, path: str) -> object:
+        # 1 equals true, and is no choice where true is one
+        if not any(value == choice and type(value) is type(choice) for choice in allowed):
+            self.wrong(path, f"must be one of {', '.join(map(str, allowed))}, got {shown(value)}")
+        return value
+
+    def _mapping(
+        self, arguments: tuple[Any, ...], value: dict[Any, Any], path: str
+    ) -> dict[Any, Any]:
+        key_hint, item_hint = arguments or (Any, Any)
+        items = {}
+        for key, item in value.items():
+            if key_hint is str and not isinstance(key, str):
+                self.wrong(path, f"its keys must be text, got {shown(key)}")
+            items[key] = self.value(item_hint, item, f"{path}.{key}")
+        return items
+
+    def _number(self, value: int, path: str) -> float | None:
+        """Read a whole number where any number may stand."""
         try:
             return float(value)
         except OverflowError:
@@ -135,56 +158,69 @@ class Reader:
                 return result
         if len(real) == 1:
             return self.value(real[0], value, path)
-        self.wrong(path, f"must be {' or '.join(map(spelled, real))}, got {shown(value)}")
+        self.wrong(path, f"must be {' or '.join(map(describe_type, real))}, got {shown(value)}")
         return None
 
     def arguments(self, cls: type, value: dict[str, Any], path: str) -> None:
-        """Checks a mapping against the constructor that it will be handed to."""
-        parameters = dict(inspect.signature(cls).parameters)
-        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        """Check a mapping against the constructor that it will be handed to."""
+        parameters = inspect.signature(cls).parameters
+        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
             return
-        allowed = {name: p for name, p in parameters.items() if name not in GIVEN}
+        allowed = {name: one for name, one in parameters.items() if name not in PROVIDED}
         hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
         for name, item in self.known(allowed, value, path).items():
-            self.value(hints.get(name, Any), item, f"{path}.{name}")
+            self.value(hints.get(name, Any), item, join_key(path, name))
         for name, parameter in allowed.items():
             if parameter.default is parameter.empty and name not in value:
-                self.wrong(f"{path}.{name}", "is required")
+                self.wrong(join_key(path, name), "is required")
 
 
-def spelled(hint: object) -> str:
-    names: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        bool: "true or false",
-        str: "text",
-    }
-    names |= {list: "a list", dict: "a mapping"}
-    return names.get(typing.get_origin(hint) or hint, str(getattr(hint, "__name__", hint)))
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    has_default = field.default is not dataclasses.MISSING
+    return not has_default and field.default_factory is dataclasses.MISSING
 
 
-def mistakes(problems: list[str]) -> str:
+def join_key(path: str, name: str) -> str:
+    """Join a dotted key and the name of what stands in it."""
+    return f"{path}.{name}" if path else name
+
+
+def suggest(name: str, allowed: Collection[str]) -> str:
+    """Say what a wrong name most likely means, or what is allowed."""
+    guess = nearest(name, allowed)
+    if guess:
+        return f"did you mean {guess}?"
+    return f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
+
+
+def describe_type(hint: object) -> str:
+    """Write a type in plain words."""
+    kind: Any = typing.get_origin(hint) or hint
+    return TYPE_NAMES.get(kind, str(getattr(hint, "__name__", hint)))
+
+
+def join_problems(problems: list[str]) -> str:
+    """Write everything that is wrong with a configuration as one message."""
     if len(problems) == 1:
         return problems[0]
-    return f"{len(problems)} mistakes in this configuration:\n" + "\n".join(
-        f"  {problem}" for problem in problems
-    )
+    lines = [f"  {problem}" for problem in problems]
+    return "\n".join([f"{len(problems)} mistakes in this configuration:", *lines])
 
 
-class Mistakes(UserError):
+class ConfigErrors(UserError):
     """Everything that is wrong with a configuration, a sentence each."""
 
     def __init__(self, problems: list[str]):
-        super().__init__(mistakes(problems))
+        super().__init__(join_problems(problems))
         self.problems = problems
 
 
 @contextlib.contextmanager
-def collected(problems: list[str]) -> Iterator[None]:
-    """Within it, what is refused is added to `problems`, and the next stage looks for more."""
+def collect_problems(problems: list[str]) -> Iterator[None]:
+    """Within it, add what is refused to `problems`, so that the next stage looks for more."""
     try:
         yield
-    except Mistakes as error:
+    except ConfigErrors as error:
         problems += error.problems
     except UserError as error:
         problems.append(str(error))

@@ -30,16 +30,16 @@ SUFFIXES = (".yaml", ".yml")
 class RunFile:
     """What a file says of a run.
 
-    words: its keys as words of the command line. lines: where each key stands. tree: instead of
-    words, the whole resolved configuration of a run, as it was kept in the run's folder.
+    overrides: its keys as words of the command line. lines: where each key stands. tree: instead of
+    overrides, the whole resolved configuration of a run, as it was kept in the run's folder.
     """
 
     path: str
-    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
     lines: dict[str, int] = field(default_factory=dict)
     tree: dict[str, Any] | None = None
 
-    def place(self, key: str) -> str:
+    def locate(self, key: str) -> str:
         """Where a key stands: `run.yaml, line 3`."""
         above = key
         while above and above not in self.lines:
@@ -114,10 +114,10 @@ def _lines(node: yaml.MappingNode, path: str) -> Iterator[tuple[str, int]]:
             yield from _lines(value, key)
 
 
-def said_where(problem: str, file: RunFile) -> str:
+def add_location(problem: str, file: RunFile) -> str:
     """A problem with the place of its key in the file, if that is where the key stands."""
     key = re.split(r"[:=]", problem, maxsplit=1)[0].strip()
-    return f"{problem}  ({file.place(key)})" if file.place(key) != file.path else problem
+    return f"{problem}  ({file.locate(key)})" if file.locate(key) != file.path else problem
 
 
 def normalize_tree(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

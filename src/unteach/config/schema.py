@@ -8,9 +8,17 @@ from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError
 
-BESIDE = {"alternate": "forget", "chosen": "train", "rejected": "train", "mismatched": "train"}
+BESIDE = {
+    "alternate": "forget",
+    "retain_alternate": "retain",
+    "chosen": "train",
+    "rejected": "train",
+    "mismatched": "train",
+}
 """Streams that stand beside one another in the rows of a stream of the configuration: each is a
 part of every row."""
+PARTS = {"retain_alternate": "alternate"}
+"""What the part of a row is called that such a stream takes, where that is not its own name."""
 PATH = "pretrained_model_name_or_path"
 """The argument that says which model, and which tokenizer."""
 MODEL_KEY = f"model.model_args.{PATH}"
@@ -18,7 +26,7 @@ TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
 STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
 
 
-def holds_out(data: Any) -> bool:
+def has_held_out_rows(data: Any) -> bool:
     """Whether `data` has rows that are held out and measured: a stream of them, or how they come
     from files."""
     return isinstance(data, dict) and any(
@@ -93,18 +101,20 @@ class ComponentConfig:
     cls: Any = field(init=False, default=None)
 
 
-@dataclass
+@dataclass(frozen=True)
 class DataConfig:
     """Streams by name, each of one dataset or several in a row. The anchor's length is an epoch.
 
-    files: the user's own, whose datasets are not among the streams before the heads of the files
-    are read. measured: those of them that the run does not train on and a suite measures, by role.
+    files: the user's own, whose datasets are among the streams once `resolve_files` has read the
+    heads of the files. measured: those of them that the run does not train on and a suite measures,
+    by role. notes: how the files are read, a sentence each.
     """
 
     streams: dict[str, dict[str, ComponentConfig]]
     anchor: str = "train"
     files: Files | None = None
     measured: dict[str, dict[str, ComponentConfig]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -186,14 +196,15 @@ class Wandb:
     dir: str | None = None
 
 
-@dataclass
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What a training run and an evaluation have in common."""
+
     mode: str
     task_name: str
     seed: int
     paths: Paths
     model: ModelConfig
-    trainer: TrainerConfig | None = None
     data: DataConfig | None = None
     collator: ComponentConfig | None = None
     eval: dict[str, SuiteConfig] = field(default_factory=dict)
@@ -210,3 +221,16 @@ class Config:
     def measures_own_rows(self) -> bool:
         """Whether a suite measures the rows of `data`, by their role."""
         return any(suite.reads_own_rows() for suite in self.eval.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """A run of `unteach train` or `unteach unlearn`."""
+
+    trainer: TrainerConfig
+    data: DataConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig(RunConfig):
+    """A run of `unteach eval`; `data` is there where a suite measures the user's own rows."""

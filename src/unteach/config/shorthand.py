@@ -8,21 +8,22 @@ A name of a configuration always wins; `./name` is a path.
     forget=X, retain=X       data=files data.forget_file=X data.retain_file=X
 """
 
+import logging
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from unteach import console
-from unteach.config import hydra_groups
+from unteach.config import groups
 from unteach.config.files import TABLES
 from unteach.config.overrides import quote, unquote
-from unteach.config.reader import collected
+from unteach.config.reader import collect_problems
 from unteach.config.references import is_place
 from unteach.config.runfile import SUFFIXES, RunFile, is_run_file, read_run_file
 from unteach.config.schema import MODEL_KEY
 from unteach.errors import UserError, nearest
 
+logger = logging.getLogger(__name__)
 FILE_WORDS = {
     "forget": "data.forget_file",
     "retain": "data.retain_file",
@@ -49,12 +50,12 @@ only."""
 class Command:
     """A command line in full.
 
-    words: what Hydra's grammar reads. file: the run's file, if it began with one. model, data: what
-    was named, as a name for the run is made of it. placed: the long keys that a short word said,
-    and their values. problems: words that mean nothing.
+    overrides: what Hydra's grammar reads. file: the run's file, if it began with one. model, data:
+    what was named, as a name for the run is made of it. placed: the long keys that a short word
+    said, and their values. problems: words that mean nothing.
     """
 
-    words: list[str] = field(default_factory=list)
+    overrides: list[str] = field(default_factory=list)
     file: RunFile | None = None
     model: str | None = None
     data: str | None = None
@@ -83,13 +84,13 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
     words = list(overrides)
     if words and is_run_file(words[0]):
         command.file = read_run_file(words.pop(0))
-        words = _weaker(command.file.words, words) + words
+        words = _weaker(command.file.overrides, words) + words
     for word in words:
-        with collected(command.problems):
-            command.words += _expand_word(config_name, word, homes, command)
-    given = {_key(word) for word in command.words}
+        with collect_problems(command.problems):
+            command.overrides += _expand_word(config_name, word, homes, command)
+    given = {_key(word) for word in command.overrides}
     if config_name not in DATA_KEYS and "data" not in given and not given.isdisjoint(MAKES_FILES):
-        command.words.insert(0, "data=files")
+        command.overrides.insert(0, "data=files")
     # A path alone names the whole model: the default configuration would bring the tokenizer of
     # another. A benchmark's default stays, as OpenUnlearning's commands are written for it.
     is_whole = command.file is not None and command.file.tree is not None
@@ -97,7 +98,7 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
         MODEL_KEY in given and given.isdisjoint({"model", "experiment"}) and not is_whole
     )
     if is_path_alone and config_name in ("train", "unlearn", "eval"):
-        command.words.insert(0, "model=auto")
+        command.overrides.insert(0, "model=auto")
     _refuse_two_places(command)
     return command
 
@@ -182,15 +183,13 @@ def _expand_model(
 ) -> list[str]:
     if config_name in MODEL_KEYS:
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
-    files = hydra_groups.options("model", homes)
+    files = groups.list_options("model", homes)
     if name.removesuffix(".yaml") in files:
         command.model = command.model or name.removesuffix(".yaml")
         return [word]
     if config_name == "infer" and not is_place(name):
         if guess := nearest(name, files):
-            console.say(
-                f"note: model={name} is taken for a hub id; `unteach list models` has {guess}"
-            )
+            logger.info(f"model={name} is taken for a hub id; `unteach list models` has {guess}")
     elif not is_place(name):
         guess = nearest(name, files)
         hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."
@@ -206,7 +205,7 @@ def _expand_model(
 def _expand_data(
     config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
 ) -> list[str]:
-    files = hydra_groups.options("data", homes)
+    files = groups.list_options("data", homes)
     if name.removesuffix(".yaml") in files:
         return [word]
     if config_name in DATA_KEYS:
@@ -217,7 +216,7 @@ def _expand_data(
             "data.retain_file, data.validation_file"
         )
     if not (is_place(name) or name.lower().endswith(TABLES)):
-        datasets = hydra_groups.options("data/datasets", homes)
+        datasets = groups.list_options("data/datasets", homes)
         if name in datasets:
             raise UserError(
                 f"data={name}: is the dataset of one stream; write data.train={name} (or "
@@ -237,7 +236,7 @@ def _expand_data(
 
 def _refuse_two_places(command: Command) -> None:
     """What a short word names, the long key beside it may not name otherwise."""
-    for word in command.words:
+    for word in command.overrides:
         key, value = _key(word), os.path.expanduser(_value(word))
         if key in command.placed and value != command.placed[key]:
             short = "model" if key == MODEL_KEY else "data"

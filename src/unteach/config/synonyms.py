@@ -99,7 +99,7 @@ INFER = {
 EVAL = {"batch_size": "eval.<suite>.batch_size", "max_length": "eval.<suite>.max_length"}
 
 
-def right_key(name: str, mode: str = "train", method: type | None = None) -> str | None:
+def find_key(name: str, mode: str = "train", method: type | None = None) -> str | None:
     """The full key that a bare name most likely means; None where nothing is called so.
 
     Args:
@@ -123,7 +123,7 @@ def right_key(name: str, mode: str = "train", method: type | None = None) -> str
         if bare in KEYS:
             return KEYS[bare]
         argument = training_args.OTHER_NAMES.get(bare, bare)
-        if argument in training_args.fields() and argument not in training_args.REFUSED:
+        if argument in training_args.declared_fields() and argument not in training_args.REFUSED:
             return f"trainer.args.{argument}"
     if bare in LOADING:
         return f"model.model_args.{bare}"
@@ -138,9 +138,11 @@ def _fields(method: type) -> set[str]:
     )
 
 
-def hint(name: str, value: object, mode: str = "train", method: type | None = None) -> str | None:
+def suggest(
+    name: str, value: object, mode: str = "train", method: type | None = None
+) -> str | None:
     """What to write instead of `name=value`; None where nothing is called so."""
-    key = right_key(name, mode, method)
+    key = find_key(name, mode, method)
     if key:
         return f"write {key}={spell_value(value)}"
     others = (

@@ -176,7 +176,7 @@ OTHER_NAMES = {
 
 
 @functools.cache
-def fields() -> dict[str, str]:
+def declared_fields() -> dict[str, str]:
     """Name -> annotation of every field of TrainingArguments, and of unteach's own."""
     for node in ast.parse(_source("training_args.py")).body:
         if isinstance(node, ast.ClassDef) and node.name == "TrainingArguments":
@@ -240,9 +240,9 @@ def accepts(annotation: str, value: object) -> bool:
     return bool(kinds & {"dict", "list", "Dict", "List"})
 
 
-def fault(name: str, value: object) -> str | None:
+def find_fault(name: str, value: object) -> str | None:
     """What is wrong with the value of one argument; None where it may stand."""
-    kind = fields()[name]
+    kind = declared_fields()[name]
     if not accepts(kind, value):
         return f"must be {kind}, got {shown(value)}"
     allowed = (
@@ -272,7 +272,7 @@ def fault(name: str, value: object) -> str | None:
     return None
 
 
-def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
+def find_clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
     """(argument, what is wrong with it) where two arguments cannot stand together."""
     found = []
     for name in OF_WORKERS:
@@ -308,7 +308,7 @@ def clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
     return found
 
 
-def modernise(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def translate_old_names(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Translates old names and spellings; gives the new mapping and one sentence for each old
     name."""
     current, said = {}, []

@@ -1,20 +1,21 @@
-"""The keys of verbs that compose no configuration, and what people call them from habit."""
+"""What people call the keys of verbs that compose no configuration, from habit."""
 
-from dataclasses import fields
-
+from unteach.config import verb_configs
 from unteach.config.tokenize import TokenizeConfig
-from unteach.errors import nearest, unknown
+from unteach.config.verb_configs import list_keys
+from unteach.errors import nearest
 
-KEYS = {
-    "report": ("out", "suite"),
-    "compare": ("suite",),
-    "history": ("to",),
-    "fetch": ("to",),
-    "export": ("to", "as", "dtype", "push", "private", "model.base_path", "model.peft_args"),
-    "tokenize": tuple(one.name for one in fields(TokenizeConfig)),
+CONFIGS: dict[str, type] = {
+    "report": verb_configs.ReportConfig,
+    "compare": verb_configs.CompareConfig,
+    "history": verb_configs.HistoryConfig,
+    "fetch": verb_configs.FetchConfig,
+    "export": verb_configs.ExportConfig,
+    "list": verb_configs.ListConfig,
+    "tokenize": TokenizeConfig,
 }
-"""Verb -> its keys, all of them."""
-FOLDER = ("out", "output", "output_dir", "output_file", "save_dir", "dir", "to")
+"""What the words of each of these verbs are read as."""
+FOLDER_WORDS = ("out", "output", "output_dir", "output_file", "save_dir", "dir", "to")
 """Words for the place that a command writes to."""
 NEAR = 0.75
 """How like a key a word must be to be taken for a slip of the hand."""
@@ -33,24 +34,21 @@ HABITS = {
 }
 
 
-def key_of(verb: str, name: str) -> str | None:
-    """Give the key that a verb calls `name`, itself or by another word for it; None where it has
+def find_key(verb: str, name: str) -> str | None:
+    """Find the key that a verb calls `name`, itself or by another word for it; None where it has
     nothing like it."""
-    allowed = KEYS.get(verb, ())
+    allowed = list_keys(CONFIGS[verb])
     if name in allowed:
         return name
-    if name in FOLDER:
+    if name in FOLDER_WORDS:
         return next((key for key in ("to", "out", "output_file") if key in allowed), None)
     meant = HABITS.get(name)
     return meant if meant in allowed else nearest(name, allowed, NEAR)
 
 
-def unknown_key(verb: str, name: str) -> str:
+def refuse_key(verb: str, name: str) -> str:
     """Say that a verb has no such key, which it most likely means, and which it has."""
-    key = key_of(verb, name)
-    if key is None:
-        return unknown(f"key of {verb}", name, KEYS[verb])
-    return (
-        f"there is no key of {verb} called {name!r}; did you mean {key}? Allowed: "
-        f"{', '.join(sorted(KEYS[verb]))}"
-    )
+    key = find_key(verb, name)
+    hint = f"did you mean {key}? " if key else ""
+    allowed = ", ".join(sorted(list_keys(CONFIGS[verb])))
+    return f"unteach {verb}: {name}: no such key; {hint}Allowed: {allowed}"

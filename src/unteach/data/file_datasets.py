@@ -20,12 +20,15 @@ from unteach.data.handlers.qa import QADataset
 from unteach.data.io.tables import Table, open_table
 from unteach.data.io.tokenized_paths import is_tokenized
 from unteach.data.row_selection import RowSelection
+from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE
 from unteach.data.tokenized import token_files
 from unteach.errors import UserError
 from unteach.wording import counted
 
 TRAINING_ROLES = ("forget", "alternate")
 """Columns that say what training makes of a row."""
+STREAMS_WITH_ALTERNATES = {"forget": ALTERNATE, "retain": RETAIN_ALTERNATE}
+"""The stream of other answers that may stand beside a stream's rows."""
 DATASET_SETTINGS = ("max_length", "too_long", "packing")
 """Keys of `data` that go to a dataset which has a field of that name."""
 
@@ -81,7 +84,7 @@ class FileDatasets:
         # The layout that the columns have says which dataset reads them.
         table = self.open_table(source)
         layouts = self._list_layouts(stream, table)
-        mapped = self._map_columns(stream, layouts, selection)
+        mapped = self._map_columns(stream, table, layouts, selection)
         layout = find_layout(table.where, table.columns, layouts, mapped)
         columns = layout.list_columns(mapped)
         self._note_reading(stream, table, layout, columns)
@@ -101,7 +104,11 @@ class FileDatasets:
         return _build_part(layout.handler, arguments, hf_args)
 
     def _map_columns(
-        self, stream: str, layouts: tuple[ColumnLayout, ...], selection: RowSelection
+        self,
+        stream: str,
+        table: Table,
+        layouts: tuple[ColumnLayout, ...],
+        selection: RowSelection,
     ) -> dict[str, str]:
         """Map roles to the columns that the user names for them, where this stream has the role."""
         roles = {role for layout in layouts for role in layout.roles}
@@ -112,23 +119,45 @@ class FileDatasets:
             # Rows never seen need no column that only rows of training have.
             if stream == "holdout" and role in TRAINING_ROLES and role not in roles:
                 continue
+            if role == "alternate" and self._names_other_rows(stream, table):
+                continue
             mapped[role] = column
         return mapped
+
+    def _names_other_rows(self, stream: str, table: Table) -> bool:
+        """Whether the column that is named for other answers is one of another stream's rows, and
+        none of these."""
+        column = self.files.columns.get("alternate")
+        if column is None or (self._needs_alternates(stream) and column in table.columns):
+            return False
+        for other in STREAMS_WITH_ALTERNATES:
+            source = self.files.of(other) or self.files.train_file
+            if other == stream or source is None or not self._needs_alternates(other):
+                continue
+            if not is_tokenized(source) and column in self.open_table(source).columns:
+                return True
+        return False
 
     def _list_layouts(self, stream: str, table: Table) -> tuple[ColumnLayout, ...]:
         """List the ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
             return LAYOUTS["answers"]
-        if stream == "forget" and self._needs_alternates():
-            column = self.files.columns.get("alternate", "alternate")
-            return LAYOUTS["alternates" if column in table.columns else "refusals"]
+        if self._needs_alternates(stream):
+            is_named = "alternate" in self.files.columns
+            if "alternate" in table.columns or (
+                is_named and not self._names_other_rows(stream, table)
+            ):
+                return LAYOUTS["alternates"]
+            if not self.method.MISMATCHES:
+                return LAYOUTS["refusals"]
         if self.kind == "text":
             return list_text_layouts(self.files.pretrain_with_output)
         return LAYOUTS[self.kind]
 
-    def _needs_alternates(self) -> bool:
-        """Whether the method takes other answers from the rows, and invents none."""
-        if not self.method or "alternate" not in self.method.streams():
+    def _needs_alternates(self, stream: str) -> bool:
+        """Whether the method takes other answers from the rows of a stream, and invents none."""
+        beside = STREAMS_WITH_ALTERNATES.get(stream)
+        if not self.method or beside not in self.method.streams():
             return False
         return self.method.ask("", "") is None
 

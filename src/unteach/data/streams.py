@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from unteach.config.schema import BESIDE
+from unteach.config.schema import BESIDE, PARTS
 from unteach.data.examples import Example
 from unteach.errors import UserError
 
@@ -11,7 +11,12 @@ Draw = tuple[int, int]
 """A row of a stream, and the epoch of that stream."""
 ALTERNATE = "alternate"
 """The stream of other answers to the rows of data.forget."""
+RETAIN_ALTERNATE = "retain_alternate"
+"""The stream of other answers to the rows of data.retain."""
 ABSENT = {
+    RETAIN_ALTERNATE: "another answer for each row of data.retain, and its dataset gives none; set "
+    "data.retain=TOFU_QA_retain_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset "
+    "with return_original=true",
     ALTERNATE: "another answer for each row of data.forget, and its dataset gives none; set "
     "data.forget=TOFU_QA_forget_idk, or a dataset of QAwithIdkDataset or QAwithAlternateDataset "
     "with return_original=true",
@@ -80,9 +85,10 @@ class Stream:
         varies = hasattr(dataset, "variant")
         example = dataset.variant(row, epoch) if varies else dataset[row]
         if self.name in BESIDE:
-            if self.name not in example:
+            part_name = PARTS.get(self.name, self.name)
+            if part_name not in example:
                 raise UserError(f"this method needs {ABSENT[self.name]}")
-            return example[self.name]
+            return example[part_name]
         if "input_ids" not in example and "original" not in example:
             raise UserError(
                 f"data.{self.name}: a row has several answers; training takes one (set answer_key)"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_template import PROBE, ChatTemplate
 from unteach.data.reasoning import CLOSE, write_after_open_reasoning
@@ -284,8 +284,11 @@ class Template:
 
     def encode_answer(self, answer: str) -> tuple[int, ...]:
         """Encode an answer that no chat template shows, with the end of sequence."""
-        ids = self.encode_plain(self._prefix + self.hide(answer))
-        return (*ids, self.eos)
+        return (*self.encode_words(answer), self.eos)
+
+    def encode_words(self, words: str) -> tuple[int, ...]:
+        """Encode the words that an answer begins with, without an end."""
+        return self.encode_plain(self._prefix + self.hide(words))
 
     def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
         """Give what a conversation with its answer has after its prompt.
@@ -369,5 +372,5 @@ def load_saved_args(folder: str) -> TemplateArgs | None:
         TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
     )
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return args

@@ -1,6 +1,7 @@
 """`data=files`: which rows of the user's own files each stream of the run reads."""
 
 from dataclasses import replace
+from typing import TypeVar
 
 from unteach.config import schema
 from unteach.config.files import Files
@@ -16,27 +17,28 @@ from unteach.data.rows import Rows
 from unteach.errors import UserError, nearest
 from unteach.wording import counted
 
+Run = TypeVar("Run", bound=schema.RunConfig)
 ONLY_MEASURED = "these rows are only measured"
 """What is said of rows that a method does not train on."""
 
 
-def resolve_files(config: schema.Config) -> tuple[schema.Config, list[str]]:
-    """Build the datasets that read the user's files, from the heads of these.
+def resolve_files(config: Run) -> Run:
+    """Give the configuration with a dataset for each of the user's own files, in `data.streams`.
 
-    Words that are taken as they are make the run's template `raw`, unless the user named one; a
-    tokenised file brings the template that it was made with.
+    The last stage of a configuration, before torch is imported; `data.notes` says how the files are
+    read. Words that are taken as they are make the run's template `raw`, unless the user named one;
+    a tokenised file brings the template that it was made with.
 
-    Returns:
-        The configuration with a dataset for each file of `data`, and how each is read, a sentence a
-        stream.
+    Raises:
+        UserError: where the files do not hold what the method trains on.
     """
     if config.data is None or config.data.files is None:
-        return config, []
+        return config
     finder = StreamFinder(config, config.data.files)
     found = finder.find_streams()
     streams = {**config.data.streams, **_wrap(found.trained)}
     anchor = config.data.anchor or next(iter(found.wanted), "")
-    if anchor not in streams and config.trainer is not None:
+    if anchor not in streams and isinstance(config, schema.TrainConfig):
         raise UserError(
             f"data.anchor: {anchor!r} is not a stream of this run; its streams: "
             f"{', '.join(streams)}"
@@ -44,8 +46,14 @@ def resolve_files(config: schema.Config) -> tuple[schema.Config, list[str]]:
     template_args = finder.datasets.choose_template(config.model.template_args, config.data.streams)
     model = replace(config.model, template_args=template_args)
     measured = _wrap(found.measured)
-    data = replace(config.data, streams=streams, anchor=anchor, measured=measured)
-    return replace(config, model=model, data=data), finder.notes
+    data = replace(
+        config.data,
+        streams=streams,
+        anchor=anchor,
+        measured=measured,
+        notes=tuple(finder.notes),
+    )
+    return replace(config, model=model, data=data)
 
 
 def _wrap(parts: dict[str, ComponentConfig]) -> dict[str, dict[str, ComponentConfig]]:
@@ -56,8 +64,8 @@ def _wrap(parts: dict[str, ComponentConfig]) -> dict[str, dict[str, ComponentCon
 class StreamFinder:
     """Finds which rows of the files each stream reads; `notes` says how, a sentence a stream."""
 
-    def __init__(self, config: schema.Config, files: Files):
-        method = config.trainer.method if config.trainer else None
+    def __init__(self, config: schema.RunConfig, files: Files):
+        method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
         kind = getattr(method, "ROWS", "answers")
         self.files = files
         self.seed = config.seed

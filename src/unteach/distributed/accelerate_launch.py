@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import plugins
-from unteach.config import hydra_groups, schema
+from unteach.config import groups, schema
 from unteach.config.inference import InferConfig
 from unteach.distributed import launch_environment
 from unteach.distributed.process_limits import refuse_too_many
@@ -55,7 +55,7 @@ def list_launch_files(config_dirs: Iterable[str] = ()) -> dict[str, Path]:
     """List the launch files by name: those that ship, and those in the folder `launch` of the
     user's configuration."""
     files: dict[str, Path] = {}
-    for config_dir in (hydra_groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
+    for config_dir in (groups.CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
         for file in sorted((config_dir / "launch").glob("*.yaml")):
             files[file.stem] = file
     return files
@@ -75,7 +75,7 @@ def find_launch_file(name: str, config_dirs: Iterable[str] = ()) -> Path:
 
 def run_in_processes(
     verb: str,
-    config: schema.Config | InferConfig,
+    config: schema.RunConfig | InferConfig,
     overrides: Iterable[str],
     config_name: str | None,
     config_dirs: Sequence[str],
@@ -119,7 +119,9 @@ def _count_gpus(launch: str) -> int:
     return num_gpus
 
 
-def _refuse_too_many(num_processes: int, file: Path, config: schema.Config | InferConfig) -> None:
+def _refuse_too_many(
+    num_processes: int, file: Path, config: schema.RunConfig | InferConfig
+) -> None:
     """Raise UserError where there are more processes than the GPUs can hold, or the cores without
     any GPU."""
     content = _read_launch_file(file)
@@ -234,7 +236,7 @@ def _build_exit_error(exit_codes: dict[int, int]) -> Exception:
     return Ended(f"process {rank} was ended by {name}: it crashed", EXIT_BUG)
 
 
-def _apply_launch_file(file: Path, config: schema.Config | InferConfig) -> None:
+def _apply_launch_file(file: Path, config: schema.RunConfig | InferConfig) -> None:
     """Set the parallelism strategy of a launch file in this rank's environment, unless accelerate
     has set it; refuse another one."""
     content = _read_launch_file(file)

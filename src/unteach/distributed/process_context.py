@@ -9,6 +9,7 @@ second ends the process at once.
 
 import contextlib
 import importlib.util
+import logging
 import os
 import signal
 import threading
@@ -24,6 +25,8 @@ from unteach.lazy import torch
 
 if TYPE_CHECKING:
     from accelerate import PartialState
+
+logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 Gather = Callable[[list[Any]], list[Any]]
@@ -232,7 +235,7 @@ def _join_processes(join_options: JoinOptions) -> "PartialState":
     _refuse_without_deepspeed(mode)
     if is_zero and os.environ.get("LOCAL_RANK", "0") == "0":
         for lock in extension_builds.remove_abandoned_locks():
-            print(f"note: removed {lock}, which a process that was killed had left")
+            logger.info(f"removed {lock}, which a process that was killed had left")
 
     timeout = timedelta(seconds=join_options.timeout)
     try:

@@ -1,6 +1,7 @@
 """A sequence classifier: which class each text belongs to, and how surely."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from unteach.models.batch_probe import describe_padded_batches
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+logger = logging.getLogger(__name__)
 
 
 class Classifier(BatchRunner):
@@ -94,5 +96,5 @@ class Classifier(BatchRunner):
         """Whether padded rows are what they are alone; a note is printed where they are not."""
         reason = describe_padded_batches(self.model, self.tokenizer)
         if reason and self.dist.is_main:
-            print(f"note: {reason}")
+            logger.info(reason)
         return reason is None

@@ -3,7 +3,7 @@
 import time
 from typing import TYPE_CHECKING
 
-from unteach import console
+from unteach import console, logs
 from unteach.wording import counted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class RowProgress:
         self.total = total
         self.num_before = num_before
         self.world_size = world_size
-        self.is_shown = is_shown
+        self.is_shown = is_shown and not logs.is_quiet()
         self.num_rows = 0
         self.num_tokens = 0
         self.started_at = time.monotonic()

@@ -6,14 +6,17 @@ evaluation with other metrics of the same basis adds to the files. One of anothe
 place; values that it does not measure again are moved aside, never dropped.
 """
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, console, fingerprints, json_files, run_dir
+from unteach import atomic, fingerprints, json_files, run_dir
 from unteach.config.suites import SuiteConfig
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.wording import counted
+
+logger = logging.getLogger(__name__)
 
 SUMMARY = "_SUMMARY.json"
 METRICS = "_METRICS.json"
@@ -94,7 +97,7 @@ def _merge(old: Contents, new: Contents, earlier_metrics: set[str]) -> Contents:
 
 def _move_aside(prefix: str, folder: Path, num_values: int) -> None:
     moved = run_dir.move_aside(folder / f"{prefix}{EVAL}")
-    console.say(
-        f"note: {moved} keeps {counted(num_values, 'value')} that this evaluation does not "
+    logger.info(
+        f"{moved} keeps {counted(num_values, 'value')} that this evaluation does not "
         "measure and that are of other weights, rows or settings"
     )

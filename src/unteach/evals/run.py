@@ -1,12 +1,13 @@
 """Suites on a model that is loaded: the engine, its progress, the printed results."""
 
+import logging
 import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unteach import console, json_files
+from unteach import console, json_files, logs
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
 from unteach.distributed.process_context import DistContext
@@ -21,6 +22,8 @@ from unteach.wording import counted
 
 if TYPE_CHECKING:
     import rich.progress
+
+logger = logging.getLogger(__name__)
 
 LONGEST_REASON = 100
 """Letters of a line that says why a metric is absent."""
@@ -55,8 +58,8 @@ def evaluate_loaded(
     batch_size = min(batch_sizes, default=None)
     store = Store(cache, weights, loaded.compute, dist.rank)
     if store.damaged and dist.is_main:
-        console.say(
-            f"note: {counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
+        logger.info(
+            f"{counted(store.damaged, 'damaged place')} in {store.folder}; what stood there "
             f"is measured again"
         )
     engine = HFEngine(
@@ -121,7 +124,7 @@ class PassProgress:
     output cannot be redrawn."""
 
     def __init__(self, shown: bool):
-        self.shown = shown
+        self.shown = shown and not logs.is_quiet()
         self.bars: rich.progress.Progress | None = None
 
     def __enter__(self) -> "PassProgress":

@@ -8,6 +8,7 @@ rows finds the measurements.
 
 import contextlib
 import gc
+import logging
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from unteach import console, fingerprints, json_files, run_dir
+from unteach import fingerprints, json_files, run_dir
 from unteach.config.metric_descriptions import DECIMALS
 from unteach.config.schema import ModelConfig
 from unteach.config.suites import SuiteConfig
@@ -34,6 +35,8 @@ from unteach.wording import format_value
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+logger = logging.getLogger(__name__)
 
 SMALL = 0.01
 """Probabilities, overlaps and shares of tokens that move by no more have not visibly moved."""
@@ -94,8 +97,8 @@ def tell_before_and_after(run_folder: Path, configs: dict[str, SuiteConfig]) -> 
             continue
         Console(highlight=False).print(before_and_after(before, after, config))
         if _is_unchanged(before, after, suite):
-            console.say(
-                f"note: no value moved by more than {SMALL}: this training changed next to "
+            logger.info(
+                f"no value moved by more than {SMALL}: this training changed next to "
                 "nothing. More steps (trainer.args.num_train_epochs) or a higher "
                 "trainer.args.learning_rate do"
             )

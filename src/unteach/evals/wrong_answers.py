@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.data.io import sources
 from unteach.data.io.sources import Row
 from unteach.errors import UserError
@@ -71,7 +71,7 @@ def _read_settings(value: object) -> WrongAnswers:
     reader = Reader()
     settings: WrongAnswers = reader.record(WrongAnswers, value, f"hf_args.{KEY}")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return settings
 
 

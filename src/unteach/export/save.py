@@ -1,6 +1,7 @@
 """What was trained, written as a plain model or as an adapter: built, checked against its weights,
 then saved."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 KEEP_APART = "as=adapter keeps base and adapter apart"
 
@@ -211,8 +214,8 @@ def _save_compared(
         after = compare_models.measure(written.float(), rows)
 
     if before is None:
-        print(
-            f"note: {type(plain).__name__} does not run here, so what is written is not compared "
+        logger.info(
+            f"{type(plain).__name__} does not run here, so what is written is not compared "
             f"with {what}"
         )
         return plain
@@ -256,7 +259,7 @@ def _print_difference(
     if effect is None or effect.nats <= compare_models.TOLERANCE["float32"]:
         return
     if difference.nats > effect.nats / 2:
-        print(f"note: {dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
+        logger.info(f"{dtype} rounds away much of what the adapter changed; dtype=float32 keeps it")
 
 
 def _describe_difference(

@@ -1,6 +1,7 @@
 """Something trained: where its weights are, and what its files and its run say of it."""
 
 import inspect
+import logging
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from unteach.training import checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -182,8 +185,8 @@ def save_tokenizer_and_template(
 ) -> None:
     """Save the tokenizer, and the template that the model was trained with."""
     if tokenizer is None:
-        print(
-            "note: no tokenizer was found beside these weights or their base; this folder has none"
+        logger.info(
+            "no tokenizer was found beside these weights or their base; this folder has none"
         )
         return
     portable.save_tokenizer(tokenizer, folder)

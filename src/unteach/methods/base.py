@@ -11,8 +11,9 @@ from unteach.config.schema import BESIDE
 from unteach.data.batches import Batch
 from unteach.data.examples import SEGMENT
 from unteach.data.streams import Stream
+from unteach.data.template import Template
 from unteach.errors import UserError
-from unteach.methods.retain import KL, NLL, EmbedDiff, Retain
+from unteach.methods.retain import JS, KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import (
     UNITS,
     Positions,
@@ -53,12 +54,14 @@ class Context:
         width: the size of the model's hidden states.
         labels: a classifier's, in order.
         streams: the rows that the run trains on, by stream.
+        template: how the model is asked, and what makes tokens of words.
     """
 
     seed: int
     width: int
     labels: tuple[str, ...] = ()
     streams: dict[str, Stream] = field(default_factory=dict)
+    template: Template | None = None
 
 
 class Method:
@@ -72,6 +75,8 @@ class Method:
             answer that was liked or not, a text with its class, or with a number.
         ASCENDS: whether its loss falls for ever as the model gets worse; such a run is watched for
             a collapse (training/guard.py).
+        MISMATCHES: whether answers of data.retain are its other answers to the questions of
+            data.forget, where the rows give none.
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
@@ -79,6 +84,7 @@ class Method:
         Literal["answers", "signed", "text", "pairs", "feedback", "classes", "numbers"]
     ] = "answers"
     ASCENDS: ClassVar[bool] = False
+    MISMATCHES: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
         """Name the streams it trains on.
@@ -122,10 +128,13 @@ class Method:
     def prepare(self, context: Context) -> None:
         """Prepare; called once, before anything is trained or restored."""
 
-    def prepass_specs(self) -> dict[str, OutputSpec]:
-        """Say what a pass without gradient over a whole step should yield before any of its losses,
-        by stream; empty: no such pass is made."""
-        return {}
+    def has_prepass(self) -> bool:
+        """Say whether a pass without gradient goes over a whole step before any of its losses."""
+        return type(self).prepass is not Method.prepass
+
+    def prepass_specs(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """Say what that pass should yield, by stream."""
+        raise NotImplementedError
 
     def prepass(
         self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
@@ -217,7 +226,7 @@ class Unlearn(Method):
     alpha: float = field(
         default=1.0, metadata={"help": "weight of the retain term; 0 makes no retain pass at all"}
     )
-    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = field(
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JS"] = field(
         default="NLL", metadata={"help": "what holds the retain answers"}
     )
     retain_layer: str = field(
@@ -262,6 +271,8 @@ class Unlearn(Method):
             return EmbedDiff(self.retain_layer)
         if self.retain_loss_type == "KL":
             return KL("every" if self.kl_over == "all" else self.positions())
+        if self.retain_loss_type == "JS":
+            return JS(self.positions())
         return NLL(self.positions())
 
     def streams(self) -> tuple[str, ...]:

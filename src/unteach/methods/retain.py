@@ -4,6 +4,7 @@ unlearning method."""
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from unteach.methods.divergences import jensen_shannon
 from unteach.methods.terms import (
     UNITS,
     Positions,
@@ -71,6 +72,31 @@ class KL:
             """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
             target = teacher.logits(hidden).log_softmax(-1)
             return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
+
+        return OutputSpec(fn=divergence, positions=self.positions, extra=(teacher.hidden,))
+
+    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
+        return Term("retain", outputs.value, f"retain.{UNITS[self.positions]}")
+
+
+@dataclass(frozen=True)
+class JS:
+    """The mean over positions of the Jensen-Shannon divergence of policy and reference, over the
+    whole vocabulary: at most log 2; it and its gradient are 0 at the reference."""
+
+    positions: Positions = "answer"
+    layer = None
+
+    def reference(self) -> OutputSpec:
+        return OutputSpec(fn=None, positions=self.positions)
+
+    def want(self, reference: StreamReference) -> OutputSpec:
+        teacher = require_logits(reference)
+
+        def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
+            """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
+            target = teacher.logits(hidden).log_softmax(-1)
+            return jensen_shannon(logits.log_softmax(-1), target)
 
         return OutputSpec(fn=divergence, positions=self.positions, extra=(teacher.hidden,))
 

@@ -27,14 +27,14 @@ class Term:
         value: one number per unit (token or sequence) of this micro-batch.
         divisor: the name of the count, over the whole optimiser step, that the sum is divided by
             (`forget.tokens`…).
-        factor: what the term is multiplied by in the loss; None: it is only logged, and no part of
-            the loss.
+        factor: what the term is multiplied by in the loss, one number without a gradient; None: it
+            is only logged, and no part of the loss.
     """
 
     name: str
     value: "Tensor"
     divisor: str
-    factor: float | None = 1.0
+    factor: "float | Tensor | None" = 1.0
 
     @property
     def log_name(self) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 SHOWN = 3
 """Names that a message lists."""
 NEW_HEAD = "score."
@@ -67,12 +69,12 @@ def _without_load_report() -> Iterator[None]:
     def is_other_message(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_other_message)
+    library_logger = logging.getLogger("transformers.modeling_utils")
+    library_logger.addFilter(is_other_message)
     try:
         yield
     finally:
-        logger.removeFilter(is_other_message)
+        library_logger.removeFilter(is_other_message)
 
 
 def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool) -> None:
@@ -94,8 +96,8 @@ def _refuse_other_weights(report: dict[str, Any], path: str, has_new_head: bool)
         raise UserError(f"cannot load {path}: it holds no weights for {_some(missing)}; {remedy}")
     if report["unexpected_keys"] and not has_new_head and launch_environment.rank() == 0:
         unused = report["unexpected_keys"]
-        print(
-            f"note: {path} holds weights that this model has no place for, and they are left out: "
+        logger.info(
+            f"{path} holds weights that this model has no place for, and they are left out: "
             f"{_some(unused)}"
         )
 

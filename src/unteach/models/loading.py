@@ -3,6 +3,7 @@ config call for."""
 
 import contextlib
 import inspect
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from unteach.wording import shown
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {
     "float32": "float32",
@@ -271,7 +274,7 @@ def _probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packe
         return
     for sentence in (probing.describe_padding(model), probing.describe_continuing(model)):
         if sentence:
-            print(f"note: {sentence}")
+            logger.info(sentence)
 
 
 def load_as(

@@ -20,7 +20,7 @@ from unteach.config.metric_descriptions import (
     ExamplesDescription,
     MetricDescription,
 )
-from unteach.config.reader import Mistakes, Reader
+from unteach.config.reader import ConfigErrors, Reader
 from unteach.strict_yaml import read_yaml
 
 HIGHER, LOWER, NEAR_RETAIN, NEAR_BEFORE, NEAR_ZERO = get_args(Better)
@@ -103,7 +103,7 @@ def read_descriptions(descriptions: Mapping[str, Any], what: str, file: Path) ->
         if description is not None:
             columns[metric] = build_column(metric, description)
     if reader.problems:
-        raise Mistakes(reader.problems)
+        raise ConfigErrors(reader.problems)
     return columns
 
 

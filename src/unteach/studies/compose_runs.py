@@ -5,18 +5,19 @@ A run is refused here for all that its own command would refuse before it loads 
 configuration, files and folders that are not there, rows that its method cannot read.
 """
 
-import contextlib
-import io
+import logging
 import os
 
-from unteach import console, fingerprints
+from unteach import fingerprints, logs
 from unteach.config import compose, schema
 from unteach.config.files import name_and_split
-from unteach.config.reader import collected
+from unteach.config.reader import collect_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
+from unteach.data import user_files
 from unteach.errors import UserError
 from unteach.studies.plan import PlannedRun
 
+logger = logging.getLogger(__name__)
 PLACE_KEYS = (
     "task_name",
     "paths.output_dir",
@@ -56,17 +57,17 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         shape = shapes[run.name]
         if shape not in problems_by_shape:
             problems: list[str] = []
-            with contextlib.redirect_stdout(io.StringIO()) as output, collected(problems):
+            with logs.collect_notes() as logged, collect_problems(problems):
                 config = compose.compose(
                     run.config_name, run.overrides, config_dirs, starting=True, coming=folders
                 )
                 problems += _check_rows(config, problems_by_rows, run.name)
             problems_by_shape[shape] = problems
-            notes.update(dict.fromkeys(output.getvalue().splitlines()))
+            notes.update(dict.fromkeys(logged))
         for problem in problems_by_shape[shape]:
             runs_by_problem.setdefault(problem, []).append(run.name)
     for note in notes:
-        print(note)
+        logger.info(note)
     if runs_by_problem:
         _refuse(runs_by_problem, len(plan))
 
@@ -84,9 +85,9 @@ def _refuse(runs_by_problem: dict[str, list[str]], num_runs: int) -> None:
 
 
 def _check_rows(
-    config: schema.Config, problems_by_rows: dict[str, list[str]], run_name: str
+    config: schema.RunConfig, problems_by_rows: dict[str, list[str]], run_name: str
 ) -> list[str]:
-    """Check a run's files of rows for its method; print which rows a method only measures.
+    """Check a run's files of rows for its method; log which rows a method only measures.
 
     Only files of this machine are read: what is on the hub is not fetched for a plan.
 
@@ -105,20 +106,18 @@ def _check_rows(
         source = config.data.files.of(stream)
         if source is not None and not _is_on_this_machine(source):
             return []
-    method = config.trainer.method if config.trainer else None
+    method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
     reads_own_rows = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
     key = fingerprints.hash_value(
         [config.tree.get("data"), config.tree.get("template"), repr(method), reads_own_rows]
     )
     if key not in problems_by_rows:
-        from unteach.data import user_files
-
         problems_by_rows[key] = []
-        with collected(problems_by_rows[key]):
-            _, notes = user_files.resolve_files(config)
-            for note in notes:
+        with collect_problems(problems_by_rows[key]):
+            resolved = user_files.resolve_files(config)
+            for note in resolved.data.notes if resolved.data else ():
                 if user_files.ONLY_MEASURED in note:
-                    console.say(f"note: {run_name}: {note}")
+                    logger.info(f"{run_name}: {note}")
     return problems_by_rows[key]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.studies import own_data
 from unteach.wording import shown
@@ -128,7 +128,7 @@ def draw_points(search: object, where: str) -> list[Point]:
                 key_where, f"must be a list of values or a range {{low, high}}, got {shown(values)}"
             )
     if reader.problems or settings is None:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
 
     generators = {key: random.Random(f"{settings.seed} {key}") for key in choices}
     points = []

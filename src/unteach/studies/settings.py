@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.errors import UserError
 from unteach.wording import shown
 
@@ -168,5 +168,5 @@ def _read_section(
         section_class, {} if value is None else value, where, drop
     )
     if section is None:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return section

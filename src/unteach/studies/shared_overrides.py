@@ -7,7 +7,7 @@ another run of it.
 
 from collections.abc import Iterable
 
-from unteach.config import hydra_groups
+from unteach.config import groups
 from unteach.config.overrides import unquote
 from unteach.config.references import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
@@ -65,4 +65,4 @@ def drop_start_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
 
 def names_a_place(model: str) -> bool:
     """Say whether a value of `model` is where weights are, and no name of a configuration."""
-    return is_place(model) and model not in hydra_groups.options("model")
+    return is_place(model) and model not in groups.list_options("model")

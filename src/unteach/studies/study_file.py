@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from unteach.config import hydra_groups
-from unteach.config.reader import collected
+from unteach.config import groups
+from unteach.config.reader import collect_problems
 from unteach.errors import UserError, nearest, shorten_name, unknown
 from unteach.strict_yaml import parse_yaml, read_yaml
 from unteach.studies import compose_runs, search_space, settings, shapes
@@ -77,7 +77,7 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
         mapping, extra = vary(mapping, run_overrides)
         plan = []
         # A misspelled key may have taken the plan's own mistakes with it: all are one answer.
-        with collected(problems):
+        with collect_problems(problems):
             plan = expand(mapping, ROOT, extra)
         if problems:
             refuse(file, problems, plan, config_dirs)
@@ -149,7 +149,7 @@ def refuse(
 ) -> None:
     """Raise what is wrong with a study's keys and, in the same answer, with the runs that were
     meant."""
-    with collected(problems):
+    with collect_problems(problems):
         compose_runs.check(plan, config_dirs)
     raise UserError(_list_problems(file, problems))
 
@@ -161,14 +161,14 @@ def _list_problems(file: Path, problems: list[str]) -> str:
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
     """Find a study's file: a path, or a name in configs/study/ or a user's folder."""
     paths = [Path(name)]
-    for folder in [*map(Path, config_dirs), hydra_groups.CONFIGS]:
+    for folder in [*map(Path, config_dirs), groups.CONFIGS]:
         paths.append(folder / "study" / f"{name}.yaml")
     for path in paths:
         if path.is_file():
             return path
     if name.endswith((".yaml", ".yml")):
         raise UserError(f"study={name}: there is no such file")
-    known = hydra_groups.options("study", config_dirs)
+    known = groups.list_options("study", config_dirs)
     raise UserError(f"study={name}: {unknown('study', name, known)}")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach.config.environment import environment
+from unteach.config.environment import prepare_environment
 from unteach.lazy import torch
 from unteach.methods.base import Method
 from unteach.models.forward import extend
@@ -39,7 +39,7 @@ def check_method(
     a short last step, with rows laid end to end, with gradient checkpointing, and (`processes`) for
     two real processes under DistributedDataParallel. Prints what was checked.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args)
     reason = method.depends_on_micro_batches()
@@ -47,7 +47,7 @@ def check_method(
         print(f"{name} depends on how a batch is split, and says why: {reason}")
         return
     loaded, frozen, rows = build_tiny_world(method)
-    setup_method(loaded.model, method, seed=0, streams=build_streams(rows))
+    setup_method(loaded.model, method, 0, build_streams(rows), loaded.template)
     compute = functools.partial(step_gradient, loaded, method, rows, frozen)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)

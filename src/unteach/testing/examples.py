@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from unteach.config.schema import BESIDE
+from unteach.config.schema import BESIDE, PARTS
 from unteach.data.examples import Example, build_example
 from unteach.data.streams import Stream
 from unteach.data.template import Template
@@ -19,18 +19,19 @@ def build_examples(
 ) -> Examples:
     """Build the examples of a stream; rows whose `forget` is 1 weigh -1.
 
-    A stream of schema.BESIDE takes the column of its name, or else the answer.
+    A stream of schema.BESIDE takes the column of its part's name, or else the answer.
     """
     examples = Examples()
     for index, row in enumerate(rows):
-        answer = row[stream] if stream in BESIDE and stream in row else row["answer"]
+        part = PARTS.get(stream, stream)
+        answer = row[part] if stream in BESIDE and part in row else row["answer"]
         example = build_example(template.encode(row["question"], answer), index)
         if all_tokens:
             example["labels"] = list(example["input_ids"])
         if row.get("forget"):
             example["weight"] = -1.0
-        # A stream of schema.BESIDE is one part of its rows' examples, under its name.
-        examples.append(cast(Example, {stream: example}) if stream in BESIDE else example)
+        # A stream of schema.BESIDE is one part of its rows' examples, under that part's name.
+        examples.append(cast(Example, {part: example}) if stream in BESIDE else example)
     return examples
 
 

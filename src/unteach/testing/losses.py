@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from unteach import registry
 from unteach.config import schema
-from unteach.config.environment import environment
-from unteach.config.reader import Reader, mistakes
+from unteach.config.environment import prepare_environment
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import BESIDE
 from unteach.data.batches import SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
 from unteach.data.steps import Steps
-from unteach.data.streams import ALTERNATE, Stream
+from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
@@ -44,7 +44,7 @@ def build_method(
     reader = Reader()
     method = reader.record(cls, {**quirks, **(method_args or {})}, "method_args")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return method
 
 
@@ -59,6 +59,7 @@ def method_loss(
     *,
     all_tokens: bool = False,
     alternate: list[Row] | None = None,
+    retain_alternate: list[Row] | None = None,
     control_vector: "Tensor | None" = None,
     compat: str | None = None,
 ) -> tuple[float, float]:
@@ -77,6 +78,7 @@ def method_loss(
         all_tokens: every token is a label, prompts too.
         alternate: rows with the other answers (their column alternate, or else answer), in the
             order of `forget`, for methods that take them.
+        retain_alternate: the same, in the order of `retain`.
         control_vector: the direction to steer to, whose length counts for nothing, for methods that
             take one.
         compat: "openunlearning" turns the method's published quirks on.
@@ -84,11 +86,12 @@ def method_loss(
     Returns:
         The loss, and the L2 norm of the gradient over all parameters.
     """
-    environment()
+    prepare_environment()
 
     method = build_method(name, method_args, compat)
-    _apply_extras(name, method, alternate, control_vector)
-    rows_by_source = {"forget": forget, "train": forget, "retain": retain, "alternate": alternate}
+    other_answers = {ALTERNATE: alternate, RETAIN_ALTERNATE: retain_alternate}
+    _apply_extras(name, method, other_answers, control_vector)
+    rows_by_source = {"forget": forget, "train": forget, "retain": retain, **other_answers}
     loaded = loading.load(_build_config(policy, template), training=True)
     examples = {}
     for stream in method.streams():
@@ -100,20 +103,25 @@ def method_loss(
         examples[stream] = build_examples(loaded.template, rows, all_tokens, stream)
     frozen = loading.load_frozen(_build_config(reference, template)) if method.reference() else None
     loaded.model.train()
-    setup_method(loaded.model, method, seed=0, streams=build_streams(examples))
+    setup_method(loaded.model, method, 0, build_streams(examples), loaded.template)
     gradient, loss = step_gradient(loaded, method, examples, frozen, num_micro_batches=1)
     return float(loss), float(gradient.double().norm())
 
 
 def _apply_extras(
-    name: str, method: Any, alternate: list[Row] | None, control_vector: "Tensor | None"
+    name: str,
+    method: Any,
+    other_answers: dict[str, list[Row] | None],
+    control_vector: "Tensor | None",
 ) -> None:
-    """Give a method its control vector; raise UserError where it takes none, or no alternate
-    answers that were given."""
-    if alternate is not None and ALTERNATE not in method.streams():
-        raise UserError(
-            f"{name} takes no alternate answers; its streams: {', '.join(method.streams())}"
-        )
+    """Give a method its control vector; raise UserError where it takes none, or no other answers
+    of a stream for which some were given."""
+    for stream, answers in other_answers.items():
+        if answers is not None and stream not in method.streams():
+            raise UserError(
+                f"{name} takes no {stream.replace('_', ' ')} answers; its streams: "
+                f"{', '.join(method.streams())}"
+            )
     if control_vector is not None:
         if not hasattr(method, "control_vector"):
             raise UserError(f"{name} takes no control_vector")

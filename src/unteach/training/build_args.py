@@ -1,18 +1,21 @@
 """Build the TrainingArguments of a run, from what the user set and what its folder, dtype, launch
 and the rule of normalisation need."""
 
+import logging
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-from unteach import console
 from unteach.config import schema, training_args
 from unteach.distributed import launch_environment
+from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
 from unteach.training.parallelism import count_rows_per_step
+
+logger = logging.getLogger(__name__)
 
 LOWER_IS_BETTER = ("perplexity", "mae", "mse", "kl")
 """Values of held-out rows of which the library, that knows only `loss`, would keep the largest."""
@@ -27,8 +30,15 @@ HALF_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 """accelerate's names of the dtypes."""
 
 
+def read_join_options(config: schema.TrainConfig) -> JoinOptions:
+    """Read how the processes of a run join."""
+    args = config.trainer.args
+    timeout = args.get("ddp_timeout") or JoinOptions.timeout
+    return JoinOptions(bool(args.get("use_cpu")), args.get("ddp_backend"), timeout)
+
+
 def build_training_args(
-    config: schema.Config, compute: str, anchor_rows: int, run_folder: Path
+    config: schema.TrainConfig, compute: str, anchor_rows: int, run_folder: Path
 ) -> "transformers.TrainingArguments":
     """Build the TrainingArguments of a run.
 
@@ -60,9 +70,8 @@ def build_training_args(
     _use_one_gpu(config, built)
     _refuse_other_launch(config, compute, built)
     for note in note_idle_optimizer(built):
-        console.say(f"note: {note}")
+        logger.info(note)
 
-    assert config.trainer is not None
     warmup_epochs = config.trainer.args.get("warmup_epochs")
     if warmup_epochs is not None:
         steps_per_epoch = math.ceil(anchor_rows / count_rows_per_step(built))
@@ -70,10 +79,9 @@ def build_training_args(
     return built
 
 
-def _collect_args(config: schema.Config, compute: str) -> dict[str, Any]:
+def _collect_args(config: schema.TrainConfig, compute: str) -> dict[str, Any]:
     """Collect the user's arguments without our own keys, and our defaults where they differ from
     the library's."""
-    assert config.trainer is not None
     args = dict(config.trainer.args)
     refuse_too_many("trainer.args.dataloader_num_workers", args.get("dataloader_num_workers") or 0)
     for consumed in (*training_args.OWN, "do_train", "do_eval", "save_total_limit"):
@@ -97,13 +105,13 @@ def _collect_args(config: schema.Config, compute: str) -> dict[str, Any]:
     return args
 
 
-def _use_one_gpu(config: schema.Config, built: "transformers.TrainingArguments") -> None:
+def _use_one_gpu(config: schema.TrainConfig, built: "transformers.TrainingArguments") -> None:
     """Keep the library from nn.DataParallel, which would split a step by a rule of its own."""
     if built.n_gpu <= 1:
         return
     if not config.model.model_args.get("device_map"):
-        console.say(
-            f"note: {built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
+        logger.info(
+            f"{built.n_gpu} GPUs are visible and one process uses one: launch=ddp (or "
             "fsdp2, zero2, zero3) uses all, model.model_args.device_map=auto spreads one "
             "model over them"
         )
@@ -111,11 +119,10 @@ def _use_one_gpu(config: schema.Config, built: "transformers.TrainingArguments")
 
 
 def _refuse_other_launch(
-    config: schema.Config, compute: str, built: "transformers.TrainingArguments"
+    config: schema.TrainConfig, compute: str, built: "transformers.TrainingArguments"
 ) -> None:
     """Raise UserError where the launch's file contradicts the run; what the file leaves open is the
     run's to set."""
-    assert config.trainer is not None
     mode = launch_environment.parallel_mode()
     if mode not in ("one", "ddp"):
         for name in DDP_ARGS:

@@ -12,13 +12,12 @@ from unteach.models.hub import PATH
 from unteach.training.build_streams import HOLDOUT
 
 
-def build_head(config: schema.Config) -> Head | None:
+def build_head(config: schema.TrainConfig) -> Head | None:
     """Build the head of the classifier that the run's method trains; None for a language model.
 
     Its labels are the method's, those that the model was saved with, or those of the rows of
     data.train.
     """
-    assert config.data is not None and config.trainer is not None
     kind = getattr(config.trainer.method, "ROWS", "answers")
     if kind not in ("classes", "numbers"):
         return None
@@ -35,9 +34,8 @@ def build_head(config: schema.Config) -> Head | None:
     return Head(tuple(labels))
 
 
-def read_training_texts(config: schema.Config) -> list[str]:
+def read_training_texts(config: schema.TrainConfig) -> list[str]:
     """Read the text of the training data, for a tokenizer that is learned from it."""
-    assert config.data is not None
     texts = []
     for stream_name, datasets in config.data.streams.items():
         if stream_name == HOLDOUT:

@@ -30,7 +30,7 @@ REFERENCE = "reference"
 
 
 def build_reference(
-    config: schema.Config, method: Method, loaded: LoadedModel, dist: DistContext
+    config: schema.TrainConfig, method: Method, loaded: LoadedModel, dist: DistContext
 ) -> Reference:
     """Build what a method compares with, without its tables.
 

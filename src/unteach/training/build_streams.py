@@ -5,6 +5,7 @@ from typing import Any
 
 from unteach.config import schema
 from unteach.data.io import sources
+from unteach.data.mismatched import MismatchedAnswers, have_alternates
 from unteach.data.stream_overlap import note_overlap
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.distributed.process_context import DistContext
@@ -20,7 +21,7 @@ HOLDOUT = "holdout"
 
 
 def build_streams(
-    config: schema.Config, loaded: LoadedModel, dist: DistContext | None = None
+    config: schema.TrainConfig, loaded: LoadedModel, dist: DistContext | None = None
 ) -> tuple[dict[str, Stream], list[str]]:
     """Build the streams that the run trains on.
 
@@ -33,7 +34,6 @@ def build_streams(
     Returns:
         The streams by name, and notes about rows dropped and answers cut.
     """
-    assert config.data is not None and config.trainer is not None
     method = config.trainer.method
     # A plugin's Trainer does not say which streams it trains on: all of them but the held-out.
     names = method.streams() or [name for name in config.data.streams if name != HOLDOUT]
@@ -44,7 +44,9 @@ def build_streams(
     for name in names:
         source = find_source(config.data, name)
         if source not in datasets_by_source:
-            datasets_by_source[source], notes_of_rows = build_rows(config, loaded, source)
+            datasets_by_source[source], notes_of_rows = build_rows(
+                loaded, source, config.data.streams[source], config.seed
+            )
             notes += notes_of_rows
         datasets = datasets_by_source[source]
         has_no_alternates = name == ALTERNATE and source != ALTERNATE
@@ -57,6 +59,13 @@ def build_streams(
             questions = Stream("forget", datasets)
             cache_dir = Path(config.paths.cache_dir)
             datasets = [invent(method, loaded, questions, config.seed, cache_dir, dist)]
+        elif has_no_alternates and method.MISMATCHES and not have_alternates(datasets):
+            if "retain" not in datasets_by_source:
+                retain_rows, notes_of_rows = build_retain_rows(config, loaded)
+                datasets_by_source["retain"] = retain_rows
+                notes += notes_of_rows
+            retain = Stream("retain", datasets_by_source["retain"])
+            datasets = [MismatchedAnswers(Stream("forget", datasets), retain, config.seed)]
         # Streams of the same rows draw them in the same order.
         streams[name] = Stream(name, datasets, first_name_by_source.get(source))
         first_name_by_source.setdefault(source, name)
@@ -75,30 +84,38 @@ def find_source(data: schema.DataConfig, name: str) -> str:
     return name if name in data.streams else schema.BESIDE.get(name, name)
 
 
+def build_retain_rows(
+    config: schema.TrainConfig, loaded: LoadedModel
+) -> tuple[list[Any], list[str]]:
+    """Build the datasets whose answers are given to the questions of data.forget."""
+    if not config.data.streams.get("retain"):
+        raise UserError(
+            f"data.retain: {config.trainer.handler} gives the questions of data.forget the answers "
+            "of these rows, and there are none; name them, or give the rows of data.forget other "
+            "answers (a column alternate)"
+        )
+    return build_rows(loaded, "retain", config.data.streams["retain"], config.seed)
+
+
 def build_rows(
-    config: schema.Config,
-    loaded: LoadedModel,
-    name: str,
-    parts: dict[str, schema.ComponentConfig] | None = None,
+    loaded: LoadedModel, name: str, parts: dict[str, schema.ComponentConfig], seed: int
 ) -> tuple[list[Any], list[str]]:
     """Build the datasets of a stream of the configuration.
 
     Args:
-        config: a run's.
         loaded: the model that tokenizes the rows.
         name: the stream's.
-        parts: its datasets, where the configuration has them elsewhere than in `data.streams`.
+        parts: its datasets by their names.
+        seed: the run's.
 
     Returns:
         The datasets, and notes about their rows.
     """
-    assert config.data is not None
-    parts = parts or config.data.streams[name]
     labels = list(loaded.head.labels) if loaded.head else None
     datasets: list[Any] = []
     notes: list[str] = []
     for part in parts.values():
-        datasets.append(build_component(part, loaded, seed=config.seed, labels=labels))
+        datasets.append(build_component(part, loaded, seed=seed, labels=labels))
         note = sources.note_source(part.args.get("hf_args") or {})
         if note:
             notes.append(note)
@@ -112,10 +129,9 @@ def build_rows(
     return datasets, notes
 
 
-def choose_anchor(config: schema.Config, streams: dict[str, Stream]) -> str:
+def choose_anchor(config: schema.TrainConfig, streams: dict[str, Stream]) -> str:
     """Choose the stream whose length is an epoch: the one that data.anchor names, or the first that
     is read from its rows."""
-    assert config.data is not None and config.trainer is not None
     anchor = config.data.anchor
     sources_by_name = {name: find_source(config.data, name) for name in streams}
     for name, source in sources_by_name.items():

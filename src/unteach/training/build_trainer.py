@@ -2,11 +2,11 @@
 transformers.Trainer."""
 
 import functools
+import logging
 from pathlib import Path
 
 import transformers
 
-from unteach import console
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -19,6 +19,8 @@ from unteach.training.resumable import CheckpointPolicy, Resumable
 from unteach.training.save import save_companions
 from unteach.training.trainer import Trainer
 
+logger = logging.getLogger(__name__)
+
 FOREIGN_LOSS = (
     "is a transformers.Trainer with a loss of its own: our rule of normalisation does not hold for "
     "it, and its steps change with how a batch is split"
@@ -26,7 +28,7 @@ FOREIGN_LOSS = (
 
 
 def build_trainer(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -42,7 +44,6 @@ def build_trainer(
         anchor: the stream whose length is an epoch.
         kwargs: what else a `Resumable` takes: callbacks, validation, evaluator.
     """
-    assert config.trainer is not None
     method = config.trainer.method
     collator = build_collator(config, loaded)
     common = {
@@ -56,7 +57,7 @@ def build_trainer(
     }
     if isinstance(method, schema.TheirTrainer):
         if dist.is_main:
-            console.say(f"note: {config.trainer.handler} {FOREIGN_LOSS}")
+            logger.info(f"{config.trainer.handler} {FOREIGN_LOSS}")
         common["data_collator"] = collator
         common["processing_class"] = loaded.tokenizer
         return build_foreign_trainer(method, streams, anchor, **common)
@@ -81,14 +82,14 @@ def build_trainer(
         reference=build_reference(config, method, loaded, dist),
         build_tables=compute_tables,
         packed=config.model.packed,
+        template=loaded.template,
         **common,
     )
 
 
-def build_checkpoint_policy(config: schema.Config) -> CheckpointPolicy:
+def build_checkpoint_policy(config: schema.TrainConfig) -> CheckpointPolicy:
     """Read how many checkpoints are kept, and after how many evaluations without a better one the
     run stops."""
-    assert config.trainer is not None
     args = config.trainer.args
     return CheckpointPolicy(
         limit=args.get("save_total_limit") or 1,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback
 
-from unteach import console
+from unteach import console, logs
 from unteach.errors import name_file
 
 if TYPE_CHECKING:
@@ -216,4 +216,6 @@ class Progress(Watcher):
 
 def build_display(label: str, hidden: Container[str] = ()) -> Watcher:
     """Build what shows a run's steps: a live line on a terminal, plain lines elsewhere."""
+    if logs.is_quiet():
+        return Watcher()
     return Progress(label, hidden) if console.is_live() else LogLines(hidden)

@@ -37,7 +37,7 @@ def build_component(
     return component.cls(**arguments)
 
 
-def build_collator(config: schema.Config, loaded: LoadedModel) -> Collator:
+def build_collator(config: schema.TrainConfig, loaded: LoadedModel) -> Collator:
     """Build the collator that the configuration names, or the default one."""
     if config.collator is None:
         return DataCollatorForSupervisedDataset(loaded.tokenizer)

@@ -11,13 +11,13 @@ that the model is collapsing.
 """
 
 import itertools
+import logging
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 import transformers
 
-from unteach import console
 from unteach.config.watching import Guard
 from unteach.data.examples import Example
 from unteach.data.streams import Stream
@@ -30,6 +30,8 @@ from unteach.models.loading import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import TrainerControl, TrainerState, TrainingArguments
+
+logger = logging.getLogger(__name__)
 
 MAX_NEW_TOKENS = 32
 """The length of each continuation."""
@@ -175,7 +177,7 @@ class CollapseGuard(transformers.TrainerCallback):
         # A run that goes on collapses at each later look too: one note is enough.
         if state.is_world_process_zero and not had_collapsed:
             action = ACTIONS[self.guard.action].format(step=self.healthy_step)
-            console.say(f"note: the model is collapsing. {self.collapsed}. {action}")
+            logger.info(f"the model is collapsing. {self.collapsed}. {action}")
         if self.guard.action == "best" and self.healthy_step is None:
             raise Diverged(
                 f"{self.collapsed}. It was never seen healthy before: lower "
@@ -246,7 +248,7 @@ class CollapseWatch(CollapseGuard):
         if state.is_world_process_zero:
             cause = f"{self.method_name} has no floor: it goes on until nothing is left"
             remedy = f"Training goes on. {REMEDIES[self.stream_name]}"
-            console.say(f"note: the model is collapsing. {self.collapsed}. {cause}. {remedy}")
+            logger.info(f"the model is collapsing. {self.collapsed}. {cause}. {remedy}")
 
     def _describe_collapse(self, loss: float) -> str | None:
         """Describe the collapse that a mean loss shows; None where it shows none."""

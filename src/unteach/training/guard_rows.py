@@ -1,10 +1,10 @@
 """Choose the rows that the collapse guard of a run measures."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
 
-from unteach import console
 from unteach.config import schema
 from unteach.config.schema import ComponentConfig
 from unteach.config.watching import Guard
@@ -16,15 +16,16 @@ from unteach.models.loading import LoadedModel
 from unteach.training.components import build_component
 from unteach.training.guard import CollapseGuard, CollapseWatch
 
+logger = logging.getLogger(__name__)
+
 MAX_ROWS_READ = 64
 """Rows that are read of a set that nothing else of the run reads: some of them may be unfit."""
 
 
 def build_guard(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
+    config: schema.TrainConfig, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> CollapseGuard | None:
     """Build the configured guard or, for a method that ascends, the watch that only warns."""
-    assert config.data is not None and config.trainer is not None
     guard = config.trainer.guard
     if guard is None and not getattr(config.trainer.method, "ASCENDS", False):
         return None
@@ -44,21 +45,20 @@ def build_guard(
     return CollapseWatch(config.trainer.handler, loaded, rows) if rows else None
 
 
-def _list_retain_datasets(config: schema.Config) -> list[ComponentConfig]:
+def _list_retain_datasets(config: schema.TrainConfig) -> list[ComponentConfig]:
     """List the retain datasets of a run whose method does not train on them."""
-    assert config.data is not None
     data = config.data
     datasets = data.streams.get("retain") or data.measured.get("retain") or {}
     return list(datasets.values())
 
 
-def _read_retain(config: schema.Config, loaded: LoadedModel) -> Stream | None:
+def _read_retain(config: schema.TrainConfig, loaded: LoadedModel) -> Stream | None:
     components = _list_retain_datasets(config)
     datasets = [build_component(component, loaded, seed=config.seed) for component in components]
     return Stream("retain", datasets) if datasets else None
 
 
-def _read_first_retain(config: schema.Config, loaded: LoadedModel) -> Stream | None:
+def _read_first_retain(config: schema.TrainConfig, loaded: LoadedModel) -> Stream | None:
     """Read the first retain rows, or print a note where they cannot be read: the user did not ask
     for them, so it is no mistake."""
     try:
@@ -68,8 +68,8 @@ def _read_first_retain(config: schema.Config, loaded: LoadedModel) -> Stream | N
         ]
         return Stream("retain", datasets) if datasets else None
     except (UserError, OSError) as error:
-        console.say(
-            f"note: whether the model collapses is not told by the retain rows, which cannot be "
+        logger.info(
+            f"whether the model collapses is not told by the retain rows, which cannot be "
             f"read: {error}"
         )
         return None

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from unteach import console
+from unteach import console, logs
 from unteach.config import schema
 from unteach.data.steps import Steps
 from unteach.data.streams import Stream
@@ -13,6 +13,7 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
+from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
 from unteach.wording import counted
@@ -27,7 +28,7 @@ def print_lines(lines: list[Line]) -> None:
 
 
 def describe_training(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -49,7 +50,6 @@ def describe_training(
         describe_stream: describes a stream's rows; to count their tokens too is a pass over all of
             them.
     """
-    assert config.trainer is not None
     path = config.model.model_args.get(PATH)
     source = f"{path}: " if path else ""
     lines = [
@@ -84,7 +84,7 @@ def describe_model(loaded: LoadedModel) -> str:
 
 
 def describe_method(method: Method | schema.TheirTrainer) -> str:
-    """Give the first line of a method's documentation, and what it compares the model with."""
+    """Give the first sentence of a method's documentation, and what it compares the model with."""
     if isinstance(method, schema.TheirTrainer):
         return "a transformers.Trainer of a plugin, with a loss and a data order of its own"
     references = set()
@@ -92,12 +92,11 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
         is_table = kind == "logprobs"
         references.add("answer log-probs, computed once" if is_table else "a frozen copy")
     compared = " and ".join(sorted(references)) or "nothing"
-    summary = (type(method).__doc__ or "").strip().splitlines()[0]
-    return f"{summary} Compares with: {compared}"
+    return f"{read_summary(type(method))} Compares with: {compared}"
 
 
 def print_header(
-    config: schema.Config,
+    config: schema.TrainConfig,
     run_folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],
@@ -110,6 +109,8 @@ def print_header(
 
     Where no bar is drawn, also the command that shows the run's log meanwhile.
     """
+    if logs.is_quiet():
+        return
     lines = [("run", f"{config.mode} {run_folder}")]
     lines += describe_training(
         config, loaded, streams, anchor, args, args.world_size, num_validation_rows

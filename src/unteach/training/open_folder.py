@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from unteach import atomic, fingerprints, json_files, run_dir
-from unteach.config import compose, schema
+from unteach.config import schema
+from unteach.config.tree import to_yaml
 from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -25,7 +26,7 @@ class InputHashes(TypedDict):
 
 
 def open_folder(
-    config: schema.Config,
+    config: schema.TrainConfig,
     run_folder: Path,
     loaded: LoadedModel,
     streams: dict[str, Stream],
@@ -46,7 +47,7 @@ def open_folder(
 
     # The configuration comes first: it makes the folder a run's, into which everything else may be
     # written.
-    atomic.write_text(run_folder / run_dir.CONFIG, compose.to_yaml(config.tree))
+    atomic.write_text(run_folder / run_dir.CONFIG, to_yaml(config.tree))
     if step == 0:
         # Tables of an earlier start may be of other weights.
         for table in (run_folder / REFERENCE).glob("*.safetensors"):
@@ -80,9 +81,8 @@ def fingerprint_streams(streams: dict[str, Stream]) -> dict[str, str]:
     return hashes
 
 
-def fingerprint_files(config: schema.Config) -> dict[str, str]:
+def fingerprint_files(config: schema.TrainConfig) -> dict[str, str]:
     """Compute the sha256 of each local file that rows are read from."""
-    assert config.data is not None
     hashes = {}
     for datasets in config.data.streams.values():
         for dataset in datasets.values():

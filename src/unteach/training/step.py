@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.data.batches import Batch
 from unteach.data.streams import Stream
+from unteach.data.template import Template
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import TokenOutputs
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 
 
 def setup_method(
-    model: "PreTrainedModel", method: Method, seed: int, streams: dict[str, Stream]
+    model: "PreTrainedModel",
+    method: Method,
+    seed: int,
+    streams: dict[str, Stream],
+    template: Template | None = None,
 ) -> None:
     """Prepare a method and freeze what it does not train.
 
@@ -32,7 +37,8 @@ def setup_method(
     inner_model = unwrap_model(model)
     config = inner_model.config
     labels = tuple(config.id2label[k] for k in sorted(config.id2label or {}))
-    method.prepare(Context(seed, config.get_text_config().hidden_size, labels, streams))
+    width = config.get_text_config().hidden_size
+    method.prepare(Context(seed, width, labels, streams, template))
 
     layer_by_stream = method.layers()
     refuse_no_states(inner_model, layer_by_stream.values())
@@ -65,12 +71,13 @@ def prepass_step(
         such pass.
     """
     totals: dict[str, Tensor] = {}
-    specs = method.prepass_specs()
-    if not specs:
+    if not method.has_prepass():
         return totals
     with torch.no_grad():
         for batch in batches:
-            sums = method.prepass(model(batch=batch, want=specs), reference.compute(batch))
+            compared = reference.compute(batch)
+            policy = model(batch=batch, want=method.prepass_specs(compared))
+            sums = method.prepass(policy, compared)
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0) + value.float()
     return totals

@@ -1,6 +1,7 @@
 """Plan the suites of a run before it trains, and measure with them the weights that it starts from
 and those of later steps."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from unteach.models.loading import LoadedModel
 from unteach.training.build_streams import build_rows
 from unteach.training.rows import find_context_length, refuse_too_long
 
+logger = logging.getLogger(__name__)
 ROLE_STREAMS = {
     "train": ("train",),
     "forget": ("forget",),
@@ -32,7 +34,7 @@ ROLE_STREAMS = {
 
 
 def plan_suites(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream] | None = None
+    config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream] | None = None
 ) -> tuple[dict[str, SuitePlan], list[str]]:
     """Plan the suites of a run, before any model pass.
 
@@ -58,7 +60,7 @@ def plan_suites(
 
 
 def find_own_rows(
-    config: schema.Config, loaded: LoadedModel, streams: dict[str, Stream]
+    config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream]
 ) -> tuple[dict[str, OwnRows], list[str]]:
     """Find the rows of the run by role, for the suites that measure them.
 
@@ -81,10 +83,10 @@ def find_own_rows(
         if not parts:
             continue
         if stream is None:
-            datasets, notes_of_rows = build_rows(config, loaded, role, parts)
+            datasets, notes_of_rows = build_rows(loaded, role, parts, config.seed)
             # A run that trains has its streams built, and notes about its own rows (those held out
             # too) are printed there.
-            is_part_of_training = config.trainer is not None and bool(streams)
+            is_part_of_training = isinstance(config, schema.TrainConfig) and bool(streams)
             if stream_name is None or not is_part_of_training:
                 notes += notes_of_rows
             stream = Stream(role, datasets)
@@ -92,7 +94,7 @@ def find_own_rows(
         source = ", ".join(_name_source(part) for part in parts.values())
         rows_by_role[role] = OwnRows(source, stream, range(len(stream)))
 
-    method = config.trainer.method if config.trainer else None
+    method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
     if getattr(method, "ROWS", None) == "signed" and "train" in rows_by_role:
         rows_by_role.update(_split_by_sign(rows_by_role.pop("train")))
     return rows_by_role, notes
@@ -113,21 +115,18 @@ def _split_by_sign(rows: OwnRows) -> dict[str, OwnRows]:
 
 
 def measure_before_training(
-    config: schema.Config, planned: dict[str, SuitePlan], run_folder: Path, dist: DistContext
-) -> list[str]:
+    config: schema.TrainConfig, planned: dict[str, SuitePlan], run_folder: Path, dist: DistContext
+) -> None:
     """Measure the weights that the run starts from, with the suites that ask for it.
 
     What an earlier call of the same run measured on the same rows is not measured again.
-
-    Returns:
-        Notes on what is not measured.
     """
-    assert config.trainer is not None
     before = {name: plan for name, plan in planned.items() if config.eval[name].before}
     if not before or not config.trainer.args.get("do_eval", True):
-        return []
+        return
     if not config.model.model_args.get(schema.PATH):
-        return ["nothing is measured before training: this model starts from random weights"]
+        logger.info("nothing is measured before training: this model starts from random weights")
+        return
 
     target_dir = run_folder / run_dir.EVALS_BEFORE
 
@@ -136,24 +135,22 @@ def measure_before_training(
 
     # The main process alone looks at the files, so that all processes decide alike.
     if process_context.run_on_main(is_measured):
-        return []
+        return
     if dist.is_main:
         console.say(f"measuring the weights that the run starts from, into {target_dir}")
     suite_configs = {name: config.eval[name] for name in before}
     cache_dir = Path(config.paths.cache_dir)
     evaluate_before(suite_configs, config.model, before, target_dir, cache_dir, dist)
-    return []
 
 
-def does_evaluate(config: schema.Config) -> bool:
+def does_evaluate(config: schema.TrainConfig) -> bool:
     """Say whether the run evaluates at all."""
-    assert config.trainer is not None
     args = config.trainer.args
     return bool(args.get("do_eval", True)) or args.get("eval_strategy", "no") != "no"
 
 
 def build_evaluator(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     plans: dict[str, SuitePlan],
     run_folder: Path,

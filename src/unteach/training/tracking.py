@@ -34,7 +34,7 @@ def refuse_missing(args: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def open_trackers(config: schema.Config, run_folder: Path, is_main: bool) -> Iterator[None]:
+def open_trackers(config: schema.TrainConfig, run_folder: Path, is_main: bool) -> Iterator[None]:
     """Open the run that `wandb` of the configuration names, and close it afterwards.
 
     The same folder is the same run there: one that was stopped goes on with its curves. Without a
@@ -63,12 +63,11 @@ def open_trackers(config: schema.Config, run_folder: Path, is_main: bool) -> Ite
             open_run.finish()
 
 
-def _open_wandb(config: schema.Config, settings: schema.Wandb, run_folder: Path) -> None:
+def _open_wandb(config: schema.TrainConfig, settings: schema.Wandb, run_folder: Path) -> None:
     import wandb
 
     if settings.dir:
         Path(settings.dir).mkdir(parents=True, exist_ok=True)
-    assert config.trainer is not None
     wandb.init(
         project=settings.project,
         entity=settings.entity,

@@ -15,6 +15,7 @@ from unteach.data.batches import Batch, SlotDataset, collate
 from unteach.data.collators import Collator
 from unteach.data.steps import MicroBatches, Steps
 from unteach.data.streams import Stream
+from unteach.data.template import Template
 from unteach.errors import Diverged, UserError
 from unteach.methods.base import Method
 from unteach.models.reference import LogprobTable, Reference
@@ -71,6 +72,7 @@ class Trainer(Resumable):
         reference: what the method compares the policy with; its tables are filled in when training
             begins.
         packed: whether rows go through the model end to end, without padding.
+        template: how the model is asked, for methods that train it on words of their own.
         build_tables: computes the reference's tables, once the policy is distributed over the
             processes.
         kwargs: what `Resumable` takes.
@@ -88,6 +90,7 @@ class Trainer(Resumable):
         collator: Collator,
         reference: Reference,
         packed: bool = False,
+        template: Template | None = None,
         build_tables: Callable[[], dict[str, LogprobTable]] = dict,
         **kwargs: Any,
     ):
@@ -101,7 +104,7 @@ class Trainer(Resumable):
         self._terms_logged_at = 0
         self._step_shares: dict[str, Tensor] = {}
         self._step_records: list[_MicroBatchRecord] = []
-        setup_method(model, method, args.seed, streams)
+        setup_method(model, method, args.seed, streams, template)
 
         # The library wants an evaluation dataset where eval_strategy is set; ours is never read.
         train_dataset: Any = SlotDataset(streams, anchor)

@@ -9,12 +9,13 @@ measured instead.
 import csv
 import functools
 import io
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from unteach import atomic, console
+from unteach import atomic
 from unteach.config import schema
 from unteach.data.batches import Batch, collate, move_to_device
 from unteach.data.collators import Collator
@@ -36,12 +37,13 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 Value = TypeVar("Value")
+logger = logging.getLogger(__name__)
 STREAM = "validation"
 FILE = "validation.json"
 
 
 def build_validation(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     collator: Collator,
     args: "TrainingArguments",
@@ -50,16 +52,14 @@ def build_validation(
 ) -> "Validation | None":
     """Build what measures the rows of `data.validation`; None where the run has none.
 
-    The main process prints a note for rows that cannot be used.
+    Rows that cannot be used are logged.
     """
-    assert config.data is not None and config.trainer is not None
     if not config.data.streams.get(STREAM):
         return None
     method = config.trainer.method if config.trainer.method.is_finetuning() else SFT()
-    datasets, notes = build_rows(config, loaded, STREAM)
-    if dist.is_main:
-        for note in notes:
-            console.say(f"note: {note}")
+    datasets, notes = build_rows(loaded, STREAM, config.data.streams[STREAM], config.seed)
+    for note in notes:
+        logger.info(note)
 
     # Every stream of the method reads the same rows; all but the first follow its order.
     streams: dict[str, Stream] = {}
@@ -182,7 +182,8 @@ class Validation:
                 total = float(term.value.float().sum())
                 mine.sums[term.log_name] = mine.sums.get(term.log_name, 0.0) + total
                 mine.divisors[term.log_name] = term.divisor
-                mine.factors[term.log_name] = term.factor
+                factor = None if term.factor is None else float(term.factor)
+                mine.factors[term.log_name] = factor
             mine.row_outputs += self._split_row_outputs(batch, self.method.eval_outputs(policy))
         return self._summarize(self._gather(mine), counts)
 
@@ -241,12 +242,13 @@ class Validation:
     def _count_units(self, model: "Module") -> dict[str, float]:
         """Count the units of all rows by name, and sum what the method's `prepass` gives."""
         mine: dict[str, float] = {}
-        prepass_specs = self.method.prepass_specs()
+        has_prepass = self.method.has_prepass()
         for batch in self._iterate_batches():
             batch_counts = dict(self.method.counts(batch))
-            if prepass_specs:
-                policy = model(batch=batch, want=prepass_specs)
-                batch_counts.update(self.method.prepass(policy, self.reference.compute(batch)))
+            if has_prepass:
+                compared = self.reference.compute(batch)
+                policy = model(batch=batch, want=self.method.prepass_specs(compared))
+                batch_counts.update(self.method.prepass(policy, compared))
             for name, units in batch_counts.items():
                 mine[name] = mine.get(name, 0.0) + float(units)
 

@@ -1,10 +1,11 @@
 """Build what watches a run: its metrics file, display and loss plot; samples and a profile where
 they are configured."""
 
+import logging
 from collections.abc import Container
 from pathlib import Path
 
-from unteach import console, run_dir
+from unteach import run_dir
 from unteach.config import schema
 from unteach.config.suites import SuiteConfig
 from unteach.data.streams import Stream
@@ -16,9 +17,11 @@ from unteach.training.callbacks import MetricsFile, Watcher, build_display
 from unteach.training.profiler import ProfileTrace
 from unteach.training.samples import SampleFile
 
+logger = logging.getLogger(__name__)
+
 
 def build_watchers(
-    config: schema.Config,
+    config: schema.TrainConfig,
     loaded: LoadedModel,
     streams: dict[str, Stream],
     anchor: str,
@@ -26,7 +29,6 @@ def build_watchers(
     dist: DistContext,
 ) -> list[Watcher]:
     """Build everything that watches a run."""
-    assert config.trainer is not None
     watchers: list[Watcher] = [
         MetricsFile(run_folder / run_dir.METRICS),
         build_display(config.task_name, IntermediateValues(config.eval)),
@@ -34,7 +36,7 @@ def build_watchers(
     if dist.is_main and has_extra("report"):
         watchers.append(LossPlot(run_folder))
     elif dist.is_main:
-        console.say(f"note: {plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
+        logger.info(f"{plot.FILE} is left out; {missing_extra('report', 'drawing it')}")
     samples = config.trainer.samples
     if samples:
         stream = streams[samples.stream or anchor]

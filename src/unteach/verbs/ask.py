@@ -2,98 +2,50 @@
 answer it."""
 
 import contextlib
-import re
-import shlex
+import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 from unteach import console
-from unteach.config import compose, inference
-from unteach.config.environment import environment
 from unteach.config.inference import InferConfig
-from unteach.config.references import is_place
+from unteach.config.verb_configs import AskConfig
 from unteach.distributed import launch_environment, process_context
-from unteach.errors import RowsFailed, UserError, unknown
+from unteach.errors import RowsFailed, UserError
 from unteach.inference import planning
 from unteach.inference.backends.base import Failure, Job
 from unteach.inference.input_table import Columns
 
-KEYS = {
-    "model",
-    "template",
-    "max_new_tokens",
-    "do_sample",
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "seed",
-    "repetition_penalty",
-    "num_beams",
-    "stop_strings",
-    "quantization",
-    "backend",
-    "backend_args",
-    "plugins",
-}
-"""Keys of `unteach infer` that a single question has a use for."""
+logger = logging.getLogger(__name__)
 COLUMN = "question"
 """What a question is asked as: of a model without a saved template, by its chat template if it has
 one."""
 PROMPT = "> "
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
-    overrides = [word for word in words if is_override(word)]
-    asked = [word for word in words if not is_override(word)]
-    names_model = any(word.lstrip("+").startswith("model") for word in overrides)
-    if asked and not names_model and " " not in asked[0] and is_place(asked[0]):
-        rest = shlex.join(asked[1:])
-        raise UserError(f"{asked[0]}: names a model: unteach ask model={asked[0]} {rest}".rstrip())
-    if len(asked) > 1:
-        raise UserError(
-            f'ask takes one question, in quotes: unteach ask model=… "{" ".join(asked)}"'
-        )
-    if asked and not asked[0].strip():
-        raise UserError("the question is empty: there is nothing to ask")
+def run(config: AskConfig) -> None:
+    """Answer one question, those that are typed in a terminal, or every line of the input."""
     if launch_environment.world_size() > 1:
         raise UserError(
             "ask is one process; unteach infer shares the rows of a table among several"
         )
-    environment()
-    with contextlib.redirect_stdout(sys.stderr):  # notes; answers alone go to the standard output
-        answer = open_model(read_config(overrides, config_dirs))
-    if asked:
-        show(answer(asked[0]))
+    with contextlib.redirect_stdout(sys.stderr):  # answers alone go to the standard output
+        answer = open_model(config.infer)
+    if config.question is not None:
+        show(answer(config.question))
     elif sys.stdin.isatty():
         talk(answer)
     else:
         answer_lines(answer)
 
 
-def is_override(word: str) -> bool:
-    """Whether a word is key=value; a question may hold an equals sign too."""
-    return re.match(r"[+~]?[\w./@]+=|~", word) is not None
-
-
-def read_config(overrides: list[str], config_dirs: Iterable[str]) -> InferConfig:
-    """The configuration of `unteach infer`, without what concerns tables."""
-    for word in overrides:
-        key = re.split(r"[=.]", word.lstrip("+~"))[0]
-        if key not in KEYS:
-            raise UserError(unknown("key of ask", key, KEYS))
-    words = [*overrides, "input_file=-"]
-    return compose.composed("infer", words, config_dirs, inference.read, starting=True)
-
-
 def open_model(config: InferConfig) -> Callable[[str], str]:
-    """Load the model; gives what answers a question. The questions are numbered from 0, as the rows
+    """Load the model; give what answers a question. The questions are numbered from 0, as the rows
     of a table are."""
     config.backend.check()
     prompter = planning.build_prompter(config, Columns(COLUMN))
-    for sentence in prompter.notes:
-        console.say(f"note: {sentence}")
+    for note in prompter.notes:
+        logger.info(note)
     dist = process_context.init_distributed()
     # A table's rows are saved before a run stops; a question has nothing to save, and ends at once.
     for name in (signal.SIGTERM, signal.SIGUSR2):
@@ -103,13 +55,13 @@ def open_model(config: InferConfig) -> Callable[[str], str]:
 
     def answer(question: str) -> str:
         nonlocal num_asked
-        number, num_asked = num_asked, num_asked + 1
-        request = prompter.requests.build_one(number, {COLUMN: question})
+        request = prompter.requests.build_one(num_asked, {COLUMN: question})
+        num_asked += 1
         with contextlib.redirect_stdout(sys.stderr):
-            [(_, found)] = session.generate([request], config.sampling, set())
-        if isinstance(found, Failure):
-            raise UserError(found.why)
-        text: str = found[0].text
+            [(_, completions)] = session.generate([request], config.sampling, set())
+        if isinstance(completions, Failure):
+            raise UserError(completions.why)
+        text: str = completions[0].text
         return text
 
     return answer
@@ -133,7 +85,7 @@ def talk(answer: Callable[[str], str]) -> None:
 
 
 def answer_lines(answer: Callable[[str], str]) -> None:
-    """Answer every line of the standard input; raises RowsFailed where some could not be
+    """Answer every line of the standard input; raise RowsFailed where some could not be
     answered."""
     num_asked = num_failed = 0
     for question in read_questions():
@@ -155,7 +107,7 @@ def answer_lines(answer: Callable[[str], str]) -> None:
 
 
 def read_questions() -> Iterator[str]:
-    """The lines of the standard input that hold something."""
+    """Read the lines of the standard input that hold something."""
     for line in sys.stdin:
         if line.strip():
             yield line.strip()

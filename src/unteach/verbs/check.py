@@ -9,28 +9,31 @@ others only names and shapes are read.
 
 import copy
 import itertools
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
 from unteach import console, fingerprints, owner, run_dir
-from unteach.config import compose, provenance, schema
-from unteach.config.command import VERBS
-from unteach.config.environment import environment
-from unteach.config.runfile import is_run_file
+from unteach.config import provenance, schema
+from unteach.config.verb_configs import CheckConfig
+from unteach.data.streams import Stream
+from unteach.data.user_files import resolve_files
 from unteach.distributed import accelerate_launch
-from unteach.errors import UserError, unknown
+from unteach.models import loading
+from unteach.models.forward import IGNORED
+from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
+from unteach.seeds import permutation
+from unteach.training import forecast, header, suites, tracking
+from unteach.training.build_args import build_training_args
+from unteach.training.build_model import build_head, read_training_texts
+from unteach.training.build_streams import build_rows, build_streams, choose_anchor
+from unteach.training.step import setup_method
 from unteach.wording import counted
-
-if TYPE_CHECKING:
-    from unteach.data.streams import Stream
-    from unteach.models.loading import LoadedModel
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
@@ -39,35 +42,20 @@ SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
 
 
-def command(
-    words: list[str],
-    config_name: str | None = None,
-    config_dirs: Iterable[str] = (),
-    printed: bool = False,
-) -> None:
-    named = [
-        word
-        for word in words
-        if "=" not in word and not word.startswith("~") and not is_run_file(word)
-    ]
-    if len(named) > 1 or (named and named[0] not in VERBS):
-        raise UserError(unknown("verb to check", " ".join(named), VERBS))
-    overrides = [word for word in words if word not in named]
-    name = config_name or (named[0] if named else "train")
-    environment()
-    config = compose.compose(name, overrides, config_dirs, starting=True)
-    if printed:
-        print_tree(config.tree, provenance.origins(name, overrides, config_dirs))
+def run(config: CheckConfig) -> None:
+    """Say all that can be known of a run before it starts, or print its configuration."""
+    if config.origins is not None:
+        print_tree(config.run.tree, config.origins)
         return
-    if config.launch:
-        accelerate_launch.find_launch_file(config.launch, config_dirs)
-    check(config)
+    if config.run.launch:
+        accelerate_launch.find_launch_file(config.run.launch, config.config_dirs)
+    check(config.run)
 
 
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
     """The resolved configuration as YAML, each value with the file or command line that it came
     from."""
-    lines = provenance.annotated(tree, origins)
+    lines = provenance.annotate(tree, origins)
     width = min(72, max(len(line) for line, _ in lines))
     terminal = Console(soft_wrap=True, highlight=False)
     for line, origin in lines:
@@ -79,58 +67,51 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
         )
 
 
-def check(config: schema.Config) -> None:
-    """Says all that can be known of a run before it starts; raises what the run itself would
+def check(config: schema.RunConfig) -> None:
+    """Say all that can be known of a run before it starts; raise what the run itself would
     raise."""
     folder = Path(config.paths.output_dir)
     owner.refuse_unwritable(run_dir.find_owned_folder(folder))
-
-    from unteach.data import user_files
-    from unteach.models import loading
-    from unteach.training import header
-
     print(f"run         {folder} ({standing(config, folder)})")
-    config, said = user_files.resolve_files(config)
-    config = limit_tokenizing(config)
-    for sentence in said:
-        console.say(f"file        {sentence}")
-    if config.trainer is None or config.data is None:
-        loaded = loading.load_for_check(config.model)
-        streams: dict[str, Stream] = {}
-        print(f"model       {header.describe_model(loaded)}")
-    else:
+    config = limit_tokenizing(resolve_files(config))
+    for note in config.data.notes if config.data else ():
+        console.say(f"file        {note}")
+    streams: dict[str, Stream] = {}
+    if isinstance(config, schema.TrainConfig):
         loaded, streams = check_training(config, folder)
+    else:
+        loaded = loading.load_for_check(config.model)
+        print(f"model       {header.describe_model(loaded)}")
     if config.eval:
         check_suites(config, loaded, streams)
     print("nothing was trained, and nothing was written")
 
 
-def limit_tokenizing(config: schema.Config) -> schema.Config:
+def limit_tokenizing(config: schema.RunConfig) -> schema.RunConfig:
     """Have only the first rows of each file tokenised at once."""
     if config.data is None:
         return config
-    data = replace(
-        config.data, streams=_limited(config.data.streams), measured=_limited(config.data.measured)
-    )
-    return replace(config, data=data)
+    streams, measured = _limit(config.data.streams), _limit(config.data.measured)
+    return replace(config, data=replace(config.data, streams=streams, measured=measured))
 
 
-def _limited(
+def _limit(
     streams: dict[str, dict[str, schema.ComponentConfig]],
 ) -> dict[str, dict[str, schema.ComponentConfig]]:
     limited: dict[str, dict[str, schema.ComponentConfig]] = {}
-    for stream, parts in streams.items():
-        limited[stream] = dict(parts)
-        for name, part in parts.items():
-            hf_args = part.args.get("hf_args") or {}
+    for stream, datasets in streams.items():
+        limited[stream] = {}
+        for name, dataset in datasets.items():
+            hf_args = dataset.args.get("hf_args") or {}
             if "choice" in hf_args:
                 choice = replace(hf_args["choice"], tokenized=TOKENIZED_ROWS)
-                limited[stream][name] = copy.copy(part)
-                limited[stream][name].args = {**part.args, "hf_args": {**hf_args, "choice": choice}}
+                dataset = copy.copy(dataset)
+                dataset.args = {**dataset.args, "hf_args": {**hf_args, "choice": choice}}
+            limited[stream][name] = dataset
     return limited
 
 
-def standing(config: schema.Config, folder: Path) -> str:
+def standing(config: schema.RunConfig, folder: Path) -> str:
     """How the run's folder stands, as the run itself would find it."""
     if config.resume == "never":
         run_dir.refuse_foreign(folder)
@@ -148,17 +129,12 @@ def standing(config: schema.Config, folder: Path) -> str:
     }[state]
 
 
-def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, dict[str, Stream]]":
+def check_training(
+    config: schema.TrainConfig, folder: Path
+) -> tuple[LoadedModel, dict[str, Stream]]:
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
     streams."""
-    from unteach.models import loading
-    from unteach.training import forecast, header, tracking
-    from unteach.training.build_args import build_training_args
-    from unteach.training.build_model import build_head, read_training_texts
-    from unteach.training.build_streams import build_rows, build_streams, choose_anchor
-    from unteach.training.step import setup_method
 
-    assert config.trainer is not None and config.data is not None
     tracking.refuse_missing(config.trainer.args)
     head = build_head(config)
     loaded = loading.load_for_check(config.model, lambda: read_training_texts(config), head)
@@ -166,10 +142,13 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     if not isinstance(config.trainer.method, schema.TheirTrainer):
-        setup_method(loaded.model, config.trainer.method, config.seed, streams)
+        method = config.trainer.method
+        setup_method(loaded.model, method, config.seed, streams, loaded.template)
     num_validation_rows = 0
     if config.data.streams.get("validation"):
-        rows, told = build_rows(config, loaded, "validation")
+        rows, told = build_rows(
+            loaded, "validation", config.data.streams["validation"], config.seed
+        )
         num_validation_rows = sum(map(len, rows))
         said += told
     processes = config.nproc or args.world_size
@@ -195,12 +174,9 @@ def check_training(config: schema.Config, folder: Path) -> "tuple[LoadedModel, d
     return loaded, streams
 
 
-def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> None:
+def show_rows(loaded: LoadedModel, name: str, stream: Stream, seed: int) -> None:
     """The first rows that a step would draw of a stream: what is learned in green, what is only
     read dim."""
-
-    from unteach.models.forward import IGNORED
-    from unteach.seeds import permutation
 
     terminal = Console(soft_wrap=True, highlight=False)
     is_coloured = terminal.is_terminal
@@ -233,12 +209,9 @@ def show_rows(loaded: "LoadedModel", name: str, stream: "Stream", seed: int) -> 
         terminal.print(shown)
 
 
-def check_suites(
-    config: schema.Config, loaded: "LoadedModel", streams: "dict[str, Stream]"
-) -> None:
+def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream]) -> None:
     """Plans every suite as the run would: which metrics, on how many rows, and which are absent and
     why."""
-    from unteach.training import suites
 
     planned, notes = suites.plan_suites(config, loaded, streams)
     for sentence in notes:

@@ -6,32 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unteach import console, json_files, run_dir
-from unteach.config import schema
+from unteach.config.schema import PATH, TrainConfig
 from unteach.evals.retain_logs import ROWS
 
+Command = Sequence[str]
 
-def close_training(config: schema.Config, folder: Path) -> None:
+
+def close_training(config: TrainConfig, folder: Path) -> None:
     """Print where a training run left what, and what can be done with it next."""
-    is_judged = bool(_results_of(folder))
     console.say(f"model: {folder / run_dir.FINAL}")
     evals = folder / run_dir.EVALS
     console.say(f"results: {evals if evals.exists() else folder / run_dir.METRICS}")
     if any(folder.glob(f"checkpoint-*/{run_dir.EVALS}")):
         console.say(f"evaluations made while training: {folder}/checkpoint-*/{run_dir.EVALS}")
-    before = config.model.model_args.get(schema.PATH)
-    _say_next([*(_judging(folder, before) if is_judged else []), _asking(config, folder)])
+    commands: list[Command] = []
+    if _has_results(folder):
+        commands += _commands_to_judge(folder, config.model.model_args.get(PATH))
+    commands.append(_command_to_ask(config, folder))
+    _say_next(commands)
 
 
 def close_evaluation(folder: Path) -> None:
     """Print where an evaluation left its results, and what can be done with them next."""
     console.say(f"results: {folder}")
-    _say_next(_judging(folder, None))
+    _say_next(_commands_to_judge(folder, None))
 
 
-def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
-    """Give the commands that show the values: alone, and against the run that this one began from,
+def _commands_to_judge(folder: Path, before: str | None) -> list[Command]:
+    """Write the commands that show the values: alone, and against the run that this one began from,
     if it has any."""
-    commands: list[Sequence[str]] = [("unteach", "report", str(folder))]
+    commands: list[Command] = [("unteach", "report", str(folder))]
     if before and _is_comparable(Path(before), folder):
         commands.append(("unteach", "compare", before, str(folder)))
     return commands
@@ -40,31 +44,38 @@ def _judging(folder: Path, before: str | None) -> list[Sequence[str]]:
 def _is_comparable(a: Path, b: Path) -> bool:
     """Whether both runs measured something on the same rows, so that differences are the models'
     and not the rows'."""
-    first, second = _measured_rows(a), _measured_rows(b)
-    return any(first[column] == second[column] for column in first.keys() & second.keys())
+    first, second = _fingerprint_columns(a), _fingerprint_columns(b)
+    shared = first.keys() & second.keys()
+    return any(first[column] == second[column] for column in shared)
 
 
-def _measured_rows(run: Path) -> dict[tuple[str, str], str]:
-    """The digest of each column of rows that a run measured, by (suite's file, column)."""
-    files = [file for place in (run, run / run_dir.EVALS) for file in place.glob(f"*{ROWS}")]
-    return {
-        (file.name, column): str(rows.get("digest"))
-        for file in files
-        for column, rows in json_files.read_json(file, f"the rows of {run}").items()
-    }
+def _fingerprint_columns(folder: Path) -> dict[tuple[str, str], str]:
+    """Give the digest of each column of rows that a run measured, by (suite's file, column)."""
+    digests = {}
+    for file in _list_results(folder, ROWS):
+        rows_by_column = json_files.read_json(file, f"the rows of {folder}")
+        for column, rows in rows_by_column.items():
+            digests[file.name, column] = str(rows.get("digest"))
+    return digests
 
 
-def _asking(config: schema.Config, folder: Path) -> Sequence[str]:
-    assert config.trainer is not None
+def _has_results(folder: Path) -> bool:
+    return bool(_list_results(folder, "_EVAL.json"))
+
+
+def _list_results(folder: Path, ending: str) -> list[Path]:
+    """List the files of results of a run, or of an evaluation, that have this ending."""
+    return [*folder.glob(f"*{ending}"), *(folder / run_dir.EVALS).glob(f"*{ending}")]
+
+
+def _command_to_ask(config: TrainConfig, folder: Path) -> Command:
     if getattr(config.trainer.method, "ROWS", "answers") in ("classes", "numbers"):
         return ("unteach", "infer", f"model={folder}", "kind=classify", "input_file=FILE.csv")
     return ("unteach", "ask", f"model={folder}", "a question")
 
 
-def _results_of(run: Path) -> list[str]:
-    return [file.name for place in (run, run / run_dir.EVALS) for file in place.glob("*_EVAL.json")]
-
-
-def _say_next(commands: Sequence[Sequence[str]]) -> None:
-    for number, command in enumerate(commands):
-        console.say(f"{'next:' if number == 0 else '     '} {shlex.join(command)}")
+def _say_next(commands: list[Command]) -> None:
+    heading = "next:"
+    for command in commands:
+        console.say(f"{heading} {shlex.join(command)}")
+        heading = " " * len(heading)

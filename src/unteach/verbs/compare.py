@@ -1,5 +1,6 @@
 """`unteach compare`: what changed between two evaluated runs."""
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.text import Text
 
 from unteach import console
 from unteach.config.schema import PATH
+from unteach.config.verb_configs import CompareConfig
 from unteach.errors import UserError
 from unteach.report.changes import (
     Change,
@@ -23,9 +25,10 @@ from unteach.report.collect import collect
 from unteach.report.find import EvaluatedRun, find_runs, shorten_names
 from unteach.report.origin import read_config
 from unteach.report.table import MISSING
-from unteach.verbs.report import find_suite, split_words
+from unteach.verbs.report import find_suite
 from unteach.wording import format_value
 
+logger = logging.getLogger(__name__)
 EXPECTED = ("task_name", "paths", "mode", "resume", "eval")
 """Keys that differ between any two runs, or say only what was measured."""
 LONGEST = 300
@@ -33,19 +36,14 @@ HEADINGS = ("metric", "A", "B", "B − A", "95 % interval")
 NUMBERS = HEADINGS[1:4]
 
 
-def command(words: list[str]) -> None:
-    """Compare the two runs that the words of a command line name."""
-    places, options = split_words(words, "compare")
-    if len(places) != 2:
-        raise UserError(
-            f"compare takes two runs, got {len(places)}: unteach compare A B [suite=SUITE]"
-        )
-    a, b = _find_run(places[0]), _find_run(places[1])
+def run(config: CompareConfig) -> None:
+    """Print what changed between two runs: values, answers, settings."""
+    a, b = (_find_run(place) for place in config.runs)
     if a.folder.resolve() == b.folder.resolve():
-        raise UserError(f"{places[0]} and {places[1]} are the same run; name two")
+        raise UserError(f"{' and '.join(config.runs)} are the same run; name two")
     names = shorten_names([a.folder, b.folder])
     a, b = replace(a, name=names[a.folder]), replace(b, name=names[b.folder])
-    suite = find_suite(options.get("suite"), [a, b])
+    suite = find_suite(config.suite, [a, b])
     suites = [suite] if suite else [name for name in a.suites if name in b.suites]
     if not suites:
         raise UserError(
@@ -70,8 +68,8 @@ def _compare_suite(a: EvaluatedRun, b: EvaluatedRun, suite: str) -> None:
     first, second = collect([(run.name, run.kind, run.folder) for run in (a, b)], suite)
     console.say(f"\n{suite}")
     if columns := list_other_rows(first, second):
-        console.say(
-            f"note: not the same rows in {', '.join(columns)}; differences are not taken row by row"
+        logger.info(
+            f"not the same rows in {', '.join(columns)}; differences are not taken row by row"
         )
     _print_changes(list_changes(first, second))
     for changed in list_changed_answers(first, second):

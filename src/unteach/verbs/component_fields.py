@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from unteach.config.reader import GIVEN
+from unteach.config.reader import PROVIDED
 
 WORDS = {
     int: "whole number",
@@ -60,7 +60,7 @@ def fields_of(cls: Any) -> list[FieldInfo]:
 def _arguments_of(cls: Any) -> list[FieldInfo]:
     found = []
     for name, one in inspect.signature(cls).parameters.items():
-        if name in GIVEN or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+        if name in PROVIDED or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
             continue
         default = None if one.default is one.empty else as_yaml(one.default)
         found.append(FieldInfo(name, spell_type(one.annotation), default, ""))

@@ -2,16 +2,18 @@
 
 import os
 import time
-from collections.abc import Iterable
 
+from unteach.config.verb_configs import DemoConfig
 from unteach.console import format_duration
 from unteach.studies.study_file import study_of
 from unteach.verbs import study_runs
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
+def run(config: DemoConfig) -> None:
+    """Carry the shipped study out, a run for each processor at a time."""
     started = time.perf_counter()
-    demo = study_of("demo", [f"jobs={os.cpu_count() or 1}", *words], tuple(config_dirs))
+    words = [f"jobs={os.cpu_count() or 1}", *config.overrides]
+    demo = study_of("demo", words, config.config_dirs)
     study_runs.carry_out(demo)
     print(f"took {format_duration(time.perf_counter() - started)}")
     print(f'next: unteach ask model={demo.folder / "full"} "a question"')

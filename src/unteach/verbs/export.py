@@ -2,126 +2,89 @@
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
+from huggingface_hub import constants
+
 from unteach import atomic, fingerprints, json_files, owner
 from unteach.atomic import atomic_write_folder
-from unteach.config import verb_keys
-from unteach.config.environment import environment
-from unteach.config.overrides import sort_words
-from unteach.config.reader import Mistakes, Reader, mistakes
-from unteach.errors import UserError, unknown
+from unteach.config.verb_configs import ExportConfig
+from unteach.errors import UserError
 from unteach.export import save, trained, weights
+from unteach.export.save import ExportOptions
+from unteach.export.trained import Source
 
-FORMS = ("model", "adapter")
 RECORD = "unteach_export.json"
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
-    places = [word for word in words if "=" not in word or Path(word).exists()]
-    sorted_words = sort_words(word for word in words if word not in places)
-    if sorted_words.problems:
-        raise Mistakes(sorted_words.problems)
-    given = dict(sorted_words.values)
-    for key in given:
-        if key not in verb_keys.KEYS["export"]:
-            raise UserError(verb_keys.unknown_key("export", key))
-    if len(places) != 1:
-        raise UserError(
-            f"name one thing to export, got {len(places)}: unteach export RUN to=FOLDER"
-        )
-    reader = Reader()
-    hints: dict[str, Any] = {"private": bool, "model.peft_args": dict[str, Any]}
-    read = {key: reader.value(hints.get(key, str), value, key) for key, value in given.items()}
-    if reader.problems:
-        raise UserError(mistakes(reader.problems))
-    export(
-        places[0],
-        read.get("to"),
-        read.get("as", "model"),
-        read.get("dtype"),
-        read.get("model.base_path"),
-        read.get("model.peft_args"),
-        read.get("push"),
-        read.get("private", True),
-    )
-
-
-def export(
-    what: str,
-    to: str | None = None,
-    form: str = "model",
-    dtype: str | None = None,
-    base: str | None = None,
-    peft_args: dict[str, Any] | None = None,
-    push: str | None = None,
-    private: bool = True,
-) -> Path | None:
-    """The Python form of the command; returns the folder that was written, None where it was only
-    uploaded."""
-    environment()
-    if form not in FORMS:
-        raise UserError(unknown("form of export", form, FORMS))
-    if not (to or push):
-        raise UserError("say where to: to=FOLDER, or push=REPO")
-    if push:
-        _refuse_offline(push)
-    source = trained.find_source(what)
-    asked = save.ExportOptions(Path(to) if to else None, form, dtype, base, peft_args)
-    with _target(asked, source) as folder:
+def run(config: ExportConfig) -> Path | None:
+    """Write what was trained as a plain model folder, upload it where that is asked for, and give
+    the folder; None where it was only uploaded."""
+    if config.push:
+        _refuse_offline(config.push)
+    source = trained.find_source(config.sources[0])
+    to = Path(config.to) if config.to else None
+    model = config.model
+    asked = ExportOptions(to, config.form, config.dtype, model.base_path, model.peft_args)
+    with _open_target(asked, source) as folder:
         if folder:
             save.write(source, asked, folder)
-        if push and folder and not asked.to:
-            upload(folder, push, private)
-    if push and asked.to:
-        upload(asked.to, push, private)
-    print(f"results: {asked.to or f'https://huggingface.co/{push}'}")
-    return asked.to
+        if config.push and folder and to is None:
+            upload(folder, config.push, config.private)
+    if config.push and to:
+        upload(to, config.push, config.private)
+    print(f"results: {to or f'https://huggingface.co/{config.push}'}")
+    return to
 
 
 @contextlib.contextmanager
-def _target(asked: Any, source: Any) -> Iterator[Path | None]:
-    """A folder to write, which takes its name when it is whole; None where the same was exported
-    there before."""
+def _open_target(asked: ExportOptions, source: Source) -> Iterator[Path | None]:
+    """Give a folder to write, which takes its name when it is whole; None where the same was
+    exported there before."""
     if asked.to is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
     with owner.own(asked.to):
-        yield from _target_owned(asked, source)
-
-
-def _target_owned(asked: Any, source: Any) -> Iterator[Path | None]:
-    if asked.to.exists() and (not asked.to.is_dir() or any(asked.to.iterdir())):
-        record = asked.to / RECORD
-        if record.exists() and json_files.read_json(record, "the export's record") == _record(
-            asked, source
-        ):
+        if _is_exported(asked, source, asked.to):
             print(f"exported before: {asked.to}")
             yield None
             return
-        raise UserError(
-            f"to={asked.to}: something else is there already; name another folder, or move it away"
-        )
-    with atomic_write_folder(asked.to) as folder:
-        yield folder
-        atomic.write_json(folder / RECORD, _record(asked, source))
+        with atomic_write_folder(asked.to) as temporary:
+            yield temporary
+            atomic.write_json(temporary / RECORD, _describe(asked, source))
 
 
-def _record(asked: Any, source: Any) -> dict[str, Any]:
-    """What an export is of, as far as it can be told without doing it."""
-    found = weights.find(source.location)
-    files = (
-        [found]
-        if found and found.is_file()
-        else sorted(p for p in source.location.rglob("*") if p.is_file())
+def _is_exported(asked: ExportOptions, source: Source, to: Path) -> bool:
+    """Whether a folder holds this very export; UserError where it holds anything else."""
+    if not to.exists() or (to.is_dir() and not any(to.iterdir())):
+        return False
+    record = to / RECORD
+    if record.exists():
+        known = json_files.read_json(record, "the export's record")
+        if known == _describe(asked, source):
+            return True
+    raise UserError(
+        f"to={to}: something else is there already; name another folder, or move it away"
     )
-    seen = [[path.name, (stat := path.stat()).st_size, stat.st_mtime_ns] for path in files]
+
+
+def _describe(asked: ExportOptions, source: Source) -> dict[str, Any]:
+    """Describe what an export is of, as far as it can be told without doing it."""
+    weights_file = weights.find(source.location)
+    if weights_file and weights_file.is_file():
+        files = [weights_file]
+    else:
+        files = sorted(path for path in source.location.rglob("*") if path.is_file())
+    stats = [(path.name, path.stat()) for path in files]
     return {
         "from": str(source.location.resolve()),
-        "files": fingerprints.hash_value(seen),
+        "files": fingerprints.hash_value(
+            [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
+        ),
         "as": asked.form,
         "dtype": asked.dtype,
         "base": asked.base,
@@ -130,8 +93,6 @@ def _record(asked: Any, source: Any) -> dict[str, Any]:
 
 
 def _refuse_offline(repository: str) -> None:
-    from huggingface_hub import constants
-
     if constants.is_offline_mode():
         raise UserError(
             f"push={repository}: HF_HUB_OFFLINE is set, so nothing can be uploaded, and nothing "
@@ -140,10 +101,8 @@ def _refuse_offline(repository: str) -> None:
 
 
 def upload(folder: Path, repository: str, private: bool) -> None:
-    """Uploads a folder as one commit; the repository is made where there is none, and nothing in it
+    """Upload a folder as one commit; the repository is made where there is none, and nothing in it
     is deleted."""
-    import huggingface_hub
-
     api = huggingface_hub.HfApi()
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -151,10 +110,9 @@ def upload(folder: Path, repository: str, private: bool) -> None:
             repo_id=repository, folder_path=str(folder), commit_message="Upload with unteach"
         )
     except Exception as error:
-        said = next(
-            (line for line in str(error).splitlines() if line.strip()), type(error).__name__
-        ).strip()
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = lines[0] if lines else type(error).__name__
         raise UserError(
-            f"push={repository}: the hub did not take it ({said}). Log in with `hf auth login`; "
+            f"push={repository}: the hub did not take it ({reason}). Log in with `hf auth login`; "
             "what to=FOLDER names is whole, and the same command uploads it again"
         ) from None

@@ -1,11 +1,12 @@
 """`unteach fetch`: download what others published and evaluations or experiments need."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
+import huggingface_hub
+
 from unteach.atomic import atomic_write
-from unteach.config import verb_keys
-from unteach.errors import UserError, unknown
+from unteach.config.verb_configs import FETCHED, FetchConfig
+from unteach.errors import UserError
 from unteach.lazy import datasets
 from unteach.wording import counted
 
@@ -16,18 +17,16 @@ CORPORA = {
     "cyber-retain-corpus": ("cais/wmdp-corpora", "cyber-retain-corpus"),
     "bio-forget-corpus": ("cais/wmdp-bio-forget-corpus", None),
 }
-WHERE = {"retain-logs": "saves/eval", "wmdp": "data/wmdp/wmdp-corpora"}
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
-    named = [word for word in words if "=" not in word]
-    given = dict(word.split("=", 1) for word in words if "=" in word)
-    if len(named) != 1 or named[0] not in WHERE:
-        raise UserError(unknown("thing to fetch", " ".join(named), WHERE))
-    if strange := given.keys() - {"to"}:
-        raise UserError(verb_keys.unknown_key("fetch", strange.pop()))
-    folder = Path(given.get("to", WHERE[named[0]]))
-    retain_logs(folder) if named[0] == "retain-logs" else wmdp(folder)
+def run(config: FetchConfig) -> None:
+    """Fetch what is named into a folder."""
+    [name] = config.names
+    folder = Path(config.to or FETCHED[name])
+    if name == "retain-logs":
+        retain_logs(folder)
+    else:
+        wmdp(folder)
     print(f"results: {folder}")
 
 
@@ -39,8 +38,6 @@ def retain_logs(folder: Path) -> None:
     download. So the hub is asked first which files there are, and afterwards each of them must lie
     in the folder.
     """
-    import huggingface_hub
-
     try:
         published = huggingface_hub.HfApi().dataset_info(LOGS)
         names = [

@@ -3,11 +3,13 @@
 import contextlib
 import csv
 import json
-import sys
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -15,12 +17,13 @@ from rich.text import Text
 
 from unteach import console, json_files, run_dir
 from unteach.atomic import atomic_write
-from unteach.config import verb_keys
+from unteach.config.verb_configs import HistoryConfig
 from unteach.errors import UserError, missing_extra
 from unteach.report.export import neutralize_cell
 from unteach.report.table import MISSING
 from unteach.wording import counted
 
+logger = logging.getLogger(__name__)
 WANDB = "wandb:"
 STATE = "trainer_state.json"
 FIRST = ("step", "epoch", "progress", "loss")
@@ -41,24 +44,15 @@ SPACE = 3
 """Between two columns of the printed table."""
 
 
-def command(words: list[str]) -> None:
-    places = [word for word in words if not word.startswith("to=")]
-    to = next((word.removeprefix("to=") for word in words if word.startswith("to=")), None)
-    if len(places) != 1:
-        strange = next((word for word in places if "=" in word and not Path(word).exists()), None)
-        raise UserError(
-            verb_keys.unknown_key("history", strange.partition("=")[0])
-            if strange
-            else f"history takes one run, got {len(places)}: unteach history RUN [to=csv]"
-        )
-    if to is not None and to != "csv" and Path(to).suffix not in (".csv", ".jsonl"):
-        raise UserError(f"to={to}: must be csv (printed), or a file that ends with .csv or .jsonl")
-    table = get_history(places[0])
-    if to == "csv":
-        print(console.neutralize(neutralize_cells(table).to_csv(index=False)), end="")
-        return
+def run(config: HistoryConfig) -> None:
+    """Print what a run logged, or write it to a file."""
+    table = get_history(config.runs[0])
+    to = config.to
     if to is None:
         _show(table)
+        return
+    if to == "csv":
+        print(console.neutralize(neutralize_cells(table).to_csv(index=False)), end="")
         return
     refuse_other_file(Path(to), list(table.columns))
     with atomic_write(Path(to)) as temporary:
@@ -90,14 +84,13 @@ def refuse_other_file(file: Path, columns: list[str]) -> None:
     )
 
 
-def get_history(run: str | Path) -> Any:
-    """Everything that a run logged, as a pandas DataFrame: one row a step, one column a value.
+def get_history(run: str | os.PathLike[str]) -> pandas.DataFrame:
+    """Give everything that a run logged: one row a step, one column a value.
 
     run: a run's folder, a folder with a trainer_state.json, or wandb:ENTITY/PROJECT/ID.
     """
-    import pandas
-
-    lines = list(_from_wandb(str(run)) if str(run).startswith(WANDB) else _from_folder(Path(run)))
+    name = os.fspath(run)
+    lines = list(_from_wandb(name) if name.startswith(WANDB) else _from_folder(Path(name)))
     if not lines:
         raise UserError(f"{run}: nothing was logged there")
     steps: dict[Any, dict[str, Any]] = {}
@@ -119,8 +112,8 @@ def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
     if (folder / run_dir.METRICS).exists():
         lines, num_torn = json_files.read_log(folder / run_dir.METRICS)
         if num_torn:
-            said = counted(num_torn, "torn or damaged line")
-            print(f"note: {said} of {folder / run_dir.METRICS} left out", file=sys.stderr)
+            torn = counted(num_torn, "torn or damaged line")
+            logger.info(f"{torn} of {folder / run_dir.METRICS} left out")
         yield from lines
         return
     states = [

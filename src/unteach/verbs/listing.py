@@ -1,19 +1,21 @@
 """`unteach list`: what there is of a kind, a line each; of one name, its fields."""
 
 import itertools
+import logging
 import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 
-from unteach import console, plugins, registry
-from unteach.config.hydra_groups import CONFIGS
-from unteach.config.reader import GIVEN
+from unteach import plugins, registry
+from unteach.config.groups import CONFIGS
+from unteach.config.reader import PROVIDED
+from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, nearest, unknown
 from unteach.verbs.component_fields import fields_of
 
+logger = logging.getLogger(__name__)
 REGISTRIES = {
     "methods": registry.method,
     "metrics": registry.metric,
@@ -47,11 +49,11 @@ Line = tuple[str, str, str]
 """A name, one line on it, and where it is from."""
 
 
-def command(words: list[str], config_dirs: Iterable[str] = ()) -> None:
-    names = [word for word in words if not word.startswith("plugins=")]
-    files = [word.partition("=")[2].strip("[]") for word in words if word.startswith("plugins=")]
-    with plugins.use_plugins(path.strip() for path in ",".join(files).split(",") if path.strip()):
-        dirs = tuple(config_dirs)
+def run(config: ListConfig) -> None:
+    """Print what there is of a kind, or all that one name stands for."""
+    names, dirs = config.names, config.config_dirs
+    paths = [path.strip() for path in config.plugins.strip("[]").split(",")]
+    with plugins.use_plugins(path for path in paths if path):
         if len(names) == 1 and names[0] in KINDS:
             show_kind(names[0], dirs)
         elif len(names) == 2 and names[0] in KINDS:
@@ -75,7 +77,7 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
         for name, line, origin in members:
             print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
     for sentence in REGISTRIES[kind].list_broken() if kind in REGISTRIES else ():
-        console.say(f"note: {sentence}")
+        logger.info(sentence)
     if kind in REGISTRIES:
         print(f"\nThe fields of one: unteach list {kind} NAME")
 
@@ -178,7 +180,7 @@ def show_class(kind: str, entry: registry.Entry) -> None:
         print(fill(f"  {fact}: ", str(value)))
     if entry.facts:
         print()
-    given = GIVEN if kind in ("datasets", "collators") else ()
+    given = PROVIDED if kind in ("datasets", "collators") else ()
     fields = [one for one in fields_of(entry.target) if one.name not in given]
     print(f"  fields, under {FIELDS_OF[kind]}" if fields else "  It has no fields.")
     for one in fields:

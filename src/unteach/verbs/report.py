@@ -1,12 +1,11 @@
 """`unteach report`: evaluated runs beside each other, as a table and one page with everything."""
 
+import logging
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
-from unteach import console
-from unteach.config import verb_keys
+from unteach.config.verb_configs import ReportConfig
 from unteach.errors import UserError, require_extra, unknown
 from unteach.report.collect import collect, insert_starts
 from unteach.report.families import OVER_SEEDS, average_over_seeds
@@ -14,25 +13,22 @@ from unteach.report.files import write_report
 from unteach.report.find import EvaluatedRun, find_retain_models, find_runs
 from unteach.report.table import print_table
 
-OUT = Path("saves/report")
+logger = logging.getLogger(__name__)
 NEEDED_FOR = "drawing the pictures and the page of a report"
 
 
-def command(words: list[str]) -> None:
-    """Report the runs that the words of a command line name."""
-    places, options = split_words(words, "report")
-    if not places:
-        raise UserError("name the runs to report: unteach report RUN… [out=FOLDER] [suite=SUITE]")
+def run(config: ReportConfig) -> Path:
+    """Print the tables of some runs, write the page, and give its path."""
     require_extra("report", NEEDED_FOR)
-    runs, notes = find_runs(places)
+    runs, notes = find_runs(config.runs)
     for note in notes:
-        console.say(f"note: {note}")
+        logger.info(note)
     retain_models = find_retain_models(runs)
     for run in retain_models:
-        console.say(f"note: shown too, as it is what the others are compared with: {run.folder}")
+        logger.info(f"shown too, as it is what the others are compared with: {run.folder}")
     runs = [*retain_models, *runs]
-    suite = find_suite(options.get("suite"), runs)
-    report_runs(runs, Path(options.get("out", OUT)), choose_title(places, runs), suite)
+    title = choose_title(config.runs, runs)
+    return report_runs(runs, Path(config.out), title, find_suite(config.suite, runs))
 
 
 def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
@@ -46,24 +42,6 @@ def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
     within = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else shared
     where = "" if within in (Path(), Path(shared.anchor)) else f" of {within}"
     return f"Report on {len(runs)} runs{where}"
-
-
-def split_words(words: list[str], verb: str) -> tuple[list[str], dict[str, str]]:
-    """Split the words of report or compare into places and key=value options; a folder's name may
-    hold a =."""
-    places, options = [], {}
-    allowed = verb_keys.KEYS[verb]
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in allowed and equals and value:
-            options[key] = value
-        elif re.fullmatch(r"\w+=.*", word) and not Path(word).exists():
-            raise UserError(
-                verb_keys.unknown_key(verb, key) if key not in allowed else f"{word} needs a value"
-            )
-        else:
-            places.append(word)
-    return places, options
 
 
 def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
@@ -103,6 +81,6 @@ def report_runs(
             print_table(tabs[name + OVER_SEEDS])
     page, notes = write_report(tabs, folder, title)
     for note in notes:
-        console.say(f"note: {note}")
+        logger.info(note)
     print(f"report: {page}")
     return page

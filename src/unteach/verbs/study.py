@@ -15,58 +15,47 @@ cancel  stops what runs or waits; the same command goes on with it later
 report  the table and the page of what is done
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 from unteach import run_dir
-from unteach.config import hydra_groups
+from unteach.config import groups
+from unteach.config.verb_configs import StudyConfig
 from unteach.errors import UserError, unknown
-from unteach.studies import compose_runs, saved_plan
+from unteach.studies import compose_runs, saved_plan, slurm_scripts
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study, study_of
 from unteach.verbs import study_jobs, study_runs
 from unteach.wording import counted
 
-COMMANDS = ("plan", "run", "submit", "status", "retry", "cancel", "report")
 BEGUN = ("status", "cancel", "report")
-"""Commands about a study that was begun: its own plan is asked before its file."""
+"""Actions on a study that was begun: its own plan is asked before its file."""
 
 
-def command(words: list[str], config_dirs: Iterable[str] = (), write: str | None = None) -> None:
-    dirs = tuple(config_dirs)
-    bare = [word for word in words if "=" not in word]
-    overrides = [word for word in words if "=" in word and not word.startswith("study=")]
-    asked = bare.pop(0) if bare else "run"
-    if asked not in COMMANDS:
-        raise UserError(unknown("study command", asked, COMMANDS))
-    named = [word.partition("=")[2] for word in words if word.startswith("study=")] + bare
-    if len(named) != 1:
+def run(config: StudyConfig) -> None:
+    """Do with a study, or with one run of it, what is asked for."""
+    action = config.action
+    study, only = load(
+        config.name, list(config.overrides), config.config_dirs, kept_first=action in BEGUN
+    )
+    if only and action not in ("run", "cancel"):
         raise UserError(
-            f"name one study: study=NAME; there are "
-            f"{', '.join(hydra_groups.options('study', dirs))}"
+            f"`unteach study {action}` takes a whole study; {config.name} is one run of it"
         )
-    if write is not None and asked != "plan":
-        raise UserError(f"--write goes with `unteach study plan`, not with {asked}")
-    study, only = load(named[0], overrides, dirs, kept_first=asked in BEGUN)
-    if asked == "retry" and not overrides:
-        study = saved_plan.reload(study)
-    if only and asked not in ("run", "cancel"):
-        raise UserError(f"`unteach study {asked}` takes a whole study; {named[0]} is one run of it")
-    if asked == "plan":
-        plan(study, write)
-    elif asked == "run" and only:
+    if action == "plan":
+        plan(study, config.write)
+    elif action == "run" and only:
         study_runs.carry_out_one(study, only)
-    elif asked == "run":
+    elif action == "run":
         study_runs.carry_out(study)
-    elif asked == "report":
+    elif action == "report":
         done = {run.name for run in study.plan if run_dir.is_done(Path(run.folder))}
         study_runs.report(study, done)
-    elif asked == "submit":
+    elif action == "submit":
         study_jobs.submit(study)
-    elif asked == "status":
+    elif action == "status":
         study_jobs.status(study)
-    elif asked == "retry":
-        study_jobs.retry(study)
+    elif action == "retry":
+        study_jobs.retry(study if config.overrides else saved_plan.reload(study))
     else:
         study_jobs.cancel(study, only)
 
@@ -80,7 +69,7 @@ def load(
         begun = saved_plan.find_begun(study_name) if study_name and not words else None
         if begun and (kept_first or run_name):
             return begun, _run_of(begun, run_name)
-        if Path(study_name).is_file() or study_name in hydra_groups.options("study", dirs):
+        if Path(study_name).is_file() or study_name in groups.list_options("study", dirs):
             study = study_of(study_name, words, dirs)
             return study, _run_of(study, run_name)
         if begun:
@@ -102,7 +91,5 @@ def plan(study: Study, write: str | None) -> None:
     kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items())
     print(f"{counted(len(study.plan), 'run')}: {kinds}")
     if write is not None:
-        from unteach.studies import slurm_scripts
-
         saved_plan.open_study(study)
         print(f"scripts: {slurm_scripts.write_scripts(study, Path(write))}")

@@ -1,35 +1,35 @@
 """What `unteach study` does about runs that are under way: submit, status, retry, cancel."""
 
+import logging
 from collections import Counter
 
 from unteach import console
-from unteach.config.environment import environment
 from unteach.studies import compose_runs, saved_plan, slurm, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
 from unteach.verbs import study_runs
 from unteach.wording import counted
 
+logger = logging.getLogger(__name__)
 TOLD = 200
 """Characters of a reason that a line of the status shows."""
 
 
 def submit(study: Study) -> None:
     """Composes every run, keeps the plan, and hands over to Slurm what is not there yet."""
-    environment()
     compose_runs.check(study.plan, study.config_dirs)
     saved_plan.open_study(study)
     _hand_over(study, again=False)
 
 
 def _hand_over(study: Study, again: bool) -> None:
-    count, said = slurm.submit(study, again)
+    count, notes = slurm.submit(study, again)
     print(
         f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says "
         f"how they stand"
     )
-    for sentence in said:
-        console.say(f"note: {sentence}")
+    for note in notes:
+        logger.info(note)
 
 
 def status(study: Study) -> None:
@@ -57,7 +57,6 @@ def retry(study: Study) -> None:
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
     if slurm.was_handed_over(study):
-        environment()
         compose_runs.check(study.plan, study.config_dirs)
         _hand_over(study, again=True)
     else:

@@ -1,18 +1,20 @@
 """The runs of a study on this machine, all or one of them, and the report over what is done."""
 
-import contextlib
-import io
 from pathlib import Path
 
-from unteach import console, fingerprints, run_dir
+from unteach import console, fingerprints, logs, run_dir
 from unteach.config import compose
-from unteach.config.environment import environment
+from unteach.config.schema import TrainConfig
+from unteach.config.verb_options import Options
 from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
+from unteach.report import collect, find, origin
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
 from unteach.studies.plan import PlannedRun
 from unteach.studies.study_file import Study
+from unteach.training import run_state
 from unteach.verbs.report import NEEDED_FOR, report_runs
+from unteach.verbs.start_composed import start_composed
 from unteach.wording import counted
 
 
@@ -20,7 +22,6 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     """Compose every run before the first starts, runs them, print the table and write the
     page."""
     require_extra("report", NEEDED_FOR)
-    environment()
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
         saved_plan.open_study(study)
@@ -49,14 +50,12 @@ def carry_out(study: Study, opened: bool = False) -> Path:
 def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
     """Say whether a training run stands finished, as its own command would find it: then it is not
     even started."""
-    from unteach.verbs import train
-
     if run.kind == "eval" or not run_dir.is_done(Path(run.folder)):
         return False
     # its notes were said when all runs were composed
-    with contextlib.redirect_stdout(io.StringIO()):
+    with logs.collect_notes():
         config = compose.compose(run.config_name, run.overrides, dirs)
-    if config.resume != "auto":
+    if config.resume != "auto" or not isinstance(config, TrainConfig):
         return False
     try:
         folder, cache = Path(run.folder), Path(config.paths.cache_dir)
@@ -65,21 +64,20 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
             run_dir.refuse_changed_inputs(folder, cache / fingerprints.MEMORY_FILE)
     except UserError:  # another configuration's, or of other rows: its own command says it
         return False
-    return state is RunState.DONE and train.is_evaluated(config)
+    return state is RunState.DONE and run_state.is_evaluated(config)
 
 
 def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
+    # Once for all children, and only now that all runs are known to be right: it costs torch.
     import unteach.evals.run
-    import unteach.training.trainer  # noqa: F401  (once, before any child is forked)
+    import unteach.training.trainer  # noqa: F401
 
-    return local.execute(
-        plan, lambda run: _run(run, study.config_dirs), gpu_slots.build_slots(study.local)
-    )
+    slots = gpu_slots.build_slots(study.local)
+    return local.execute(plan, lambda run: _run(run, study.config_dirs), slots)
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
     """One run alone, whose parents are done; it ends with the run's own exit code."""
-    environment()
     before = states.read_standings(study.plan)
     if waits := [
         f"{parent} ({before[parent].state})"
@@ -94,20 +92,14 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
 
 
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
-    from unteach.distributed import accelerate_launch
-    from unteach.verbs import evaluate, train
-
-    verb, module = ("eval", evaluate) if run.kind == "eval" else ("train", train)
-    config = compose.compose(run.config_name, run.overrides, dirs, starting=True)
-    if not accelerate_launch.run_in_processes(verb, config, run.overrides, run.config_name, dirs):
-        module.run(config)
+    """Carry one run out, as its own command would."""
+    verb = "eval" if run.kind == "eval" else "train"
+    start_composed(verb, list(run.overrides), Options(run.config_name, dirs))
 
 
 def report(study: Study, done: set[str]) -> Path:
     """Print the tables and write the report into the study's folder, over all runs that were
     evaluated."""
-    from unteach.report import collect, find, origin
-
     require_extra("report", NEEDED_FOR)
     judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     kinds = {run.name: run.kind for run in study.plan}

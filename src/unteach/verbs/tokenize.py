@@ -1,16 +1,16 @@
 """`unteach tokenize`: rows to memory-mapped tokens, once, for many runs."""
 
+import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from unteach import console, owner, run_dir
-from unteach.config import compose
-from unteach.config.environment import environment
+from unteach import owner, run_dir
 from unteach.config.schema import TemplateArgs
 from unteach.config.tokenize import TokenizeConfig
 from unteach.data import column_layouts
+from unteach.data.column_layouts import ColumnLayout
 from unteach.data.io import tables, tokenized_paths
 from unteach.data.template import Template, load_saved_args
 from unteach.data.tokenized import token_files
@@ -22,40 +22,33 @@ from unteach.models import added_tokens
 from unteach.models.model_handlers import load_tokenizer
 from unteach.wording import counted
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
-def command(words: list[str]) -> None:
-    environment()
-    tokenize(compose.flat(TokenizeConfig, words, "unteach tokenize"))
+logger = logging.getLogger(__name__)
 
 
-def tokenize(config: TokenizeConfig) -> Path:
-    """Writes what the config says; gives the folder. Raises UserError where it holds something
-    else."""
+def run(config: TokenizeConfig) -> Path:
+    """Write the tokens of a table's rows into a folder, and give the folder.
+
+    Raises:
+        UserError: where the folder holds something else.
+    """
     table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
-    if config.kind != "text" and config.pretrain_with_output is not None:
-        raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
-    ways = (
-        column_layouts.list_text_layouts(config.pretrain_with_output)
-        if config.kind == "text"
-        else column_layouts.LAYOUTS["answers"]
-    )
-    form = column_layouts.find_layout(
-        table.where, table.columns, ways, config.columns, key="columns"
-    )
-    of_text = form.handler == "PretrainingDataset"
-    if config.kind == "answers" and of_text:
-        raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
-    template = Template(_tokenizer(config), template_args(config, form.raw))
+    layout = _find_layout(config, table)
+    template = Template(_load_tokenizer(config), build_template_args(config, layout.raw))
+    is_text = layout.handler == "PretrainingDataset"
     recipe = Recipe(
-        form.handler,
-        form.build_arguments(config.columns),
+        layout.handler,
+        layout.build_arguments(config.columns),
         template,
         config.max_length,
-        config.too_long or ("split" if of_text else "truncate_right"),
+        config.too_long or ("split" if is_text else "truncate_right"),
     )
     facts = build_facts(table, recipe, config.tokenizer_path)
-    for note in column_layouts.note_unread(table, form.list_columns(config.columns)):
-        console.say(f"note: {note}")
+    for note in column_layouts.note_unread(table, layout.list_columns(config.columns)):
+        logger.info(note)
+
     output = Path(config.output_file)
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
     refuse_too_many("num_proc", num_proc)
@@ -65,73 +58,87 @@ def tokenize(config: TokenizeConfig) -> Path:
             print(f"finished before: {output}")
             return output
         manifest = write_tokenized_files(table, recipe, output, num_proc, facts)
-    for sentence in said(manifest):
-        print(sentence)
+    for line in describe(manifest):
+        print(line)
     print(f"tokens: {output}")
     return output
 
 
-def _tokenizer(config: TokenizeConfig) -> Any:
-    tokenizer = load_tokenizer(
-        run_dir.find_model_folder(config.tokenizer_path), config.tokenizer_args, {}
+def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
+    """Find how the table's rows are written, by their columns."""
+    if config.kind != "text" and config.pretrain_with_output is not None:
+        raise UserError("pretrain_with_output: nothing here takes it; it is for kind=text")
+    layouts = column_layouts.LAYOUTS["answers"]
+    if config.kind == "text":
+        layouts = column_layouts.list_text_layouts(config.pretrain_with_output)
+    layout = column_layouts.find_layout(
+        table.where, table.columns, layouts, config.columns, key="columns"
     )
+    if config.kind == "answers" and layout.handler == "PretrainingDataset":
+        raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
+    return layout
+
+
+def _load_tokenizer(config: TokenizeConfig) -> "PreTrainedTokenizerBase":
+    folder = run_dir.find_model_folder(config.tokenizer_path)
+    tokenizer: PreTrainedTokenizerBase = load_tokenizer(folder, config.tokenizer_args, {})
     added_tokens.add(tokenizer, config.added_tokens)
     return tokenizer
 
 
-def template_args(config: TokenizeConfig, raw: bool | None) -> TemplateArgs:
-    """What training would ask with: what is said here, what the columns say, what the model was
-    saved with."""
-
-    given = (
-        replace(config.template_args, kind=config.template)
-        if config.template
-        else config.template_args
-    )
-    if given.kind == "auto" and raw:
-        return replace(given, kind="raw")
-    return (
-        (load_saved_args(run_dir.find_model_folder(config.tokenizer_path)) or given)
-        if given == TemplateArgs()
-        else given
-    )
+def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> TemplateArgs:
+    """Build what training would ask with: what is said here, what the columns say, what the model
+    was saved with."""
+    args = config.template_args
+    if config.template:
+        args = replace(args, kind=config.template)
+    if args.kind == "auto" and is_raw:
+        return replace(args, kind="raw")
+    if args != TemplateArgs():
+        return args
+    return load_saved_args(run_dir.find_model_folder(config.tokenizer_path)) or args
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
-    """A folder is written once; another command needs another folder."""
+    """Refuse a folder that was written by another command: it is written once."""
     if not (output / tokenized_paths.MANIFEST).is_file():
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
         )
-    made = token_files.read_manifest(output)
-    if odd := sorted(name for name in facts if made.get(name) != facts[name]):
+    manifest = token_files.read_manifest(output)
+    differing = sorted(name for name in facts if manifest.get(name) != facts[name])
+    if differing:
         raise UserError(
-            f"output_file={output}: holds tokens made otherwise ({', '.join(odd)}); name another "
-            f"folder"
+            f"output_file={output}: holds tokens made otherwise ({', '.join(differing)}); name "
+            "another folder"
         )
 
 
-def said(manifest: dict[str, Any]) -> list[str]:
-    """What became of the rows, in sentences."""
-    rows, size = manifest["rows"], sum(shard["bytes"] for shard in manifest["shards"])
-    told = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
-    for why, count in rows["dropped"].items():
-        told.append(
-            f"{counted(count, 'row')} dropped, {why} "
-            f"({', '.join(rows['first'][why])}{' …' if count > 8 else ''})"
-        )
+def describe(manifest: dict[str, Any]) -> list[str]:
+    """Describe what became of the rows, in sentences."""
+    rows = manifest["rows"]
+    lines = [f"{counted(rows['read'], 'row')} read, {rows['kept']:,} kept"]
+    for reason, count in rows["dropped"].items():
+        places = _list_places(rows["first"][reason], count)
+        lines.append(f"{counted(count, 'row')} dropped, {reason} ({places})")
     if rows["cut"]:
-        told.append(
-            f"{counted(rows['cut'], 'row')} cut at max_length ({', '.join(rows['first']['cut'])})"
+        places = ", ".join(rows["first"]["cut"])
+        lines.append(f"{counted(rows['cut'], 'row')} cut at max_length ({places})")
+    for key, (count, first) in rows.get("unshown", {}).items():
+        places = _list_places(first, count)
+        lines.append(
+            f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show "
+            f"({places})"
         )
-    for key, (count, places) in rows.get("unshown", {}).items():
-        unshown = (
-            f"{counted(count, 'row')} with {key} in a turn, which the chat template does not show"
-        )
-        told.append(f"{unshown} ({', '.join(places)}{' …' if count > 8 else ''})")
-    told.append(
-        f"{counted(manifest['examples'], 'example')}, {counted(manifest['tokens'], 'token')}, "
-        f"{manifest['learned']:,} of them learned, "
-        f"longest {manifest['longest']:,}; {size / max(1, manifest['tokens']):.2f} bytes a token"
+    num_tokens = manifest["tokens"]
+    num_bytes = sum(shard["bytes"] for shard in manifest["shards"])
+    lines.append(
+        f"{counted(manifest['examples'], 'example')}, {counted(num_tokens, 'token')}, "
+        f"{manifest['learned']:,} of them learned, longest {manifest['longest']:,}; "
+        f"{num_bytes / max(1, num_tokens):.2f} bytes a token"
     )
-    return told
+    return lines
+
+
+def _list_places(first: list[str], count: int) -> str:
+    return ", ".join(first) + (" …" if count > 8 else "")

@@ -4,55 +4,34 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
 from unteach import owner
 from unteach.atomic import atomic_write_folder
-from unteach.config.compose import to_yaml
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
+from unteach.config.tree import to_yaml
+from unteach.config.verb_configs import WorldConfig
 from unteach.data.synthetic import authors
 from unteach.data.synthetic.world import World
-from unteach.errors import UserError, refuse_unreadable
-from unteach.strict_yaml import read_yaml, refuse_odd_values
+from unteach.errors import UserError
 
 SETTINGS = "world.yaml"
 
 
-def command(words: list[str]) -> None:
-    settings = read(words)
-    to = settings.pop("to", None)
-    if not isinstance(to, str) or not to:
-        raise UserError("unteach world needs a folder to write to: unteach world to=FOLDER")
+def run(config: WorldConfig) -> None:
+    """Write a world into a folder, and print how many rows each of its sets has."""
+    to = config.to
     folder = Path(to)
     with owner.own(folder):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not _is_made_of(folder, settings):
+            if not _is_made_of(folder, config.settings):
                 raise UserError(
                     f"to={to}: something else is there already; name another folder, or move it "
                     f"away"
                 )
             print(f"written before: {to} (tofu_path={to})")
             return
-        sizes = write(settings, folder)
+        sizes = write(config.settings, folder)
     print("\n".join(f"{name:<24}{size:>7,} rows" for name, size in sizes.items()))
     print(f"written: {to} (tofu_path={to})")
-
-
-def read(words: list[str]) -> dict[str, Any]:
-    """The settings that the words, and the file that `config` names, give."""
-    with refuse_unreadable(
-        "these settings of a world", "cannot be read", OmegaConfBaseException, YAMLError, TypeError
-    ):
-        given: Any = OmegaConf.from_dotlist(words)
-        path = given.pop("config", None)
-        settings = OmegaConf.merge(read_yaml(Path(str(path))) or {}, given) if path else given
-        plain = OmegaConf.to_container(settings, resolve=True)
-    refuse_odd_values(plain)
-    if not isinstance(plain, dict):
-        raise UserError("a world's settings are a mapping: seed, n_authors, questions, banks…")
-    return {str(key): value for key, value in plain.items()}
 
 
 def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
@@ -60,7 +39,7 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
     reader = Reader()
     world = reader.record(World, settings, "")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     sizes = {}
     with atomic_write_folder(folder) as temporary:
         for name in authors.NAMES:

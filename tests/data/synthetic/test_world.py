@@ -11,7 +11,7 @@ from unteach.data.synthetic import authors
 from unteach.data.synthetic.word_banks import Banks
 from unteach.data.synthetic.world import World
 from unteach.errors import UserError
-from unteach.verbs.world import command
+from unteach.verbs.start import start
 
 RICH = World(
     seed=2,
@@ -73,7 +73,7 @@ def test_a_world_that_cannot_be_is_said(settings, said):
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("n_authors=" + "[" * 200 + "]" * 200, "nested too deeply"),
+        ("n_authors=" + "[" * 200 + "]" * 200, "nested more than 60 levels deep"),
         ("n_authors=99999999999999999999999", "more than 64 bits"),
         ("seed=${gone}", "Interpolation key 'gone' not found"),
         ("config=twice.yaml", r"seed is said twice \(lines 1 and 2\)"),
@@ -83,7 +83,7 @@ def test_settings_that_cannot_be_read_are_a_users_mistake(word, said, tmp_path, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     with pytest.raises(UserError, match=said):
-        command([word, "to=world"])
+        start("world", [word, "to=world"])
     assert not (tmp_path / "world").exists()
 
 

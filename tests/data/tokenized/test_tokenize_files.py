@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.data.io.test_tables import write
+from tests.doors import train
 from unteach import json_files, run_dir
 from unteach.config import compose, schema
 from unteach.config.tokenize import TokenizeConfig
@@ -24,8 +25,7 @@ from unteach.data.tokenized import recipe, token_files, tokenize_files
 from unteach.errors import UserError
 from unteach.training.build_model import read_training_texts
 from unteach.training.build_streams import build_streams
-from unteach.verbs.tokenize import tokenize
-from unteach.verbs.train import train
+from unteach.verbs.tokenize import run as tokenize
 
 ROWS = [
     {"prompt": f"What is {i}? " * (1 + i % 4), "generation": f"It is {i}. " * (1 + i % 7)}
@@ -59,7 +59,7 @@ def make(output: str = "tokens", **given: Any) -> Path:
 
 
 def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]], list[str]]:
-    config, _ = user_files.resolve_files(compose.compose("train", (*WORDS, "task_name=t", *words)))
+    config = user_files.resolve_files(compose.compose("train", (*WORDS, "task_name=t", *words)))
     kind = config.model.template_args.kind
     if kind != "auto":
         loaded.template.kind = loaded.template.args.kind = kind
@@ -162,7 +162,7 @@ def test_alpaca_rows_are_those_of_training(
         row["output"] = None
     write(place / "rows.jsonl", rows)
     folder = make(max_length=128)
-    said = capsys.readouterr().out
+    said = "".join(capsys.readouterr())
     assert (
         "note: rows.jsonl: nothing reads its text column source" in said
         and "7 rows dropped" in said
@@ -257,7 +257,7 @@ def test_killed_half_way_and_run_again(place: Path, capsys: pytest.CaptureFixtur
     )
     capsys.readouterr()
     assert contents(make()) == expected
-    assert "tokens-00001" not in capsys.readouterr().out, "what was whole is not made again"
+    assert "tokens-00001" not in "".join(capsys.readouterr()), "what was whole is not made again"
     assert not (place / ".tokens.partial").exists()
     make()
     assert capsys.readouterr().out == "finished before: tokens\n"
@@ -312,7 +312,7 @@ def test_what_tokens_cannot_do(place: Path, loaded: Any) -> None:
         "train", ("data=files", f"data.train_file={folder}", "model=tiny", "task_name=t")
     )
     with pytest.raises(UserError, match="a tokenizer cannot be learned from tokens"):
-        read_training_texts(user_files.resolve_files(scratch)[0])
+        read_training_texts(user_files.resolve_files(scratch))
     shard = folder / "tokens-00000.arrow"
     whole = shard.read_bytes()
     for damaged in (whole[:-8], whole[:500] + bytes([whole[500] ^ 1]) + whole[501:]):

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.backends.conftest import Fake
 from tests.inference.backends.small import seeing_model
 from unteach.errors import RowsFailed, UserError
-from unteach.verbs.infer import infer
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.backends.conftest import KEY, Asked, Fake, Misdeed, answer
 from unteach.config.inference import Sampling
 from unteach.distributed import process_context
 from unteach.errors import Preempted, RowsFailed, UserError
 from unteach.inference.backends import openai_messages
 from unteach.inference.backends.http_client import Refused
-from unteach.verbs.infer import infer
 
 Infer = Callable[..., list[dict[str, Any]]]
 QUESTIONS = [f"question {i} of some" for i in range(12)]

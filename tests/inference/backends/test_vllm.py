@@ -18,9 +18,9 @@ import pytest
 from PIL import Image
 
 from tests.conftest import read_rows
+from tests.doors import infer
 from tests.inference.backends.small import language_model, seeing_model
 from unteach.errors import RowsFailed, UserError
-from unteach.verbs.infer import infer
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]

@@ -155,6 +155,15 @@ class QADataset(RowDataset):
         """Give the question and the answer of an example, as they stand in its row."""
         return self.texts[find_row_index(self.examples[row])]
 
+    def build_with_answer(self, row: int, answer: str) -> Example:
+        """Build an example of the same question, as it is asked, with another answer, which alone
+        is learned."""
+        row_index = find_row_index(self.examples[row])
+        question, _ = self.texts[row_index]
+        context = self.contexts.get(row_index, NO_CONTEXT)
+        encoded = encode_last(self.template, context, self.shots, question, answer, self.max_length)
+        return build_example(encoded, row_index)
+
     def context_place(self, row: int) -> str | None:
         """Say where an example stands whose question has a system prompt or earlier turns before
         it; else None."""
@@ -188,12 +197,7 @@ class QAwithIdkDataset(QADataset):
         row_index = original["index"]
         rng = random.Random(subseed(self.seed, "idk", epoch, row_index))
         refusal = rng.choice(self.refusals)
-        question, _ = self.texts[row_index]
-        context = self.contexts.get(row_index, NO_CONTEXT)
-        encoded = encode_last(
-            self.template, context, self.shots, question, refusal, self.max_length
-        )
-        alternate = build_example(encoded, row_index)
+        alternate = self.build_with_answer(row, refusal)
         return {"original": original, "alternate": alternate} if self.return_original else alternate
 
     def __getitem__(self, row: int) -> Example:

@@ -4,7 +4,7 @@ loads; whole, or the part of them that a forget set takes or leaves."""
 from pathlib import Path
 from typing import Any
 
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import ForgetSet
 from unteach.data.entities import select_part
 from unteach.data.io import tokenized_paths
@@ -45,7 +45,7 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     reader = Reader()
     forget_set = reader.record(ForgetSet, hf_args["forget_set"], "forget_set")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
 
     rows = _load_all_rows(hf_args)
     selected = select_part(rows, hf_args["part"], forget_set, where)

@@ -8,6 +8,7 @@ written, that folder itself takes its place under one rename: no shard is ever m
 
 import itertools
 import json
+import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ from unteach.wording import counted
 
 if TYPE_CHECKING:
     import numpy as np
+
+logger = logging.getLogger(__name__)
 
 CHUNK_ROWS = 512
 """Rows that a process takes at a time."""
@@ -259,7 +262,7 @@ def _list_whole_shards(partial_dir: Path) -> list[dict[str, Any]]:
         shard = json_files.read_mapping(file, "a finished shard")
         tokens = partial_dir / shard["file"]
         if not tokens.is_file() or fingerprints.hash_files(tokens) != shard["sha256"]:
-            print(f"note: {tokens} is missing or damaged; it and what follows it is made again")
+            logger.info(f"{tokens} is missing or damaged; it and what follows it is made again")
             break
         shards.append(shard)
     return shards

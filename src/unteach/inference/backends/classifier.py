@@ -1,5 +1,6 @@
 """A sequence classifier on the rows of a table: the label of each text, and how surely."""
 
+import logging
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from unteach.models.model_handlers import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+logger = logging.getLogger(__name__)
 
 
 def load(config: ModelConfig) -> LoadedModel:
@@ -70,7 +72,7 @@ class ClassifierSession(BatchRunner):
             if reason:
                 self.batch_size = 1
                 if job.dist.is_main:
-                    print(f"note: {reason}")
+                    logger.info(reason)
         self.labels: Sequence[str] = [str(config.id2label[i]) for i in range(config.num_labels)]
         if loaded.head:
             self.labels = loaded.head.labels

@@ -1,5 +1,6 @@
 """transformers in this process: the engine that evaluates, on the rows of a table."""
 
+import logging
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -38,6 +39,8 @@ from unteach.registry import backend
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
+
+logger = logging.getLogger(__name__)
 
 TOKENS = {"cuda": 32768, "cpu": 8192}
 """Tokens of the rows that are continued at once, with those to come, until memory says
@@ -138,8 +141,8 @@ class CausalLMSession:
         own_settings = loaded.model.generation_config
         unused = describe_unused(own_settings)
         if unused and job.dist.is_main and job.kind == "generate":
-            print(
-                f"note: the model's own generation settings are not used ({unused}); say what you "
+            logger.info(
+                f"the model's own generation settings are not used ({unused}); say what you "
                 f"want of them"
             )
 

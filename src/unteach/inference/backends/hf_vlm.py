@@ -1,6 +1,7 @@
 """A vision-language model in this process, on the rows of a table: an image that cannot be read
 fails its row alone."""
 
+import logging
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
     from transformers import BatchFeature
+
+logger = logging.getLogger(__name__)
 
 TOKENS_PER_IMAGE = 576
 CHARACTERS_PER_TOKEN = 3
@@ -60,7 +63,7 @@ class VisionSession:
             if reason:
                 batch_size = 1
                 if job.dist.is_main:
-                    print(f"note: {reason}")
+                    logger.info(reason)
         self.engine = BatchRunner(loaded.model, batch_size or MAX_ROWS, job.dist, None)
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch

@@ -51,7 +51,7 @@ class KTO(Method):
     def reference(self) -> ReferenceSpecs:
         return {"train": "logprobs", "mismatched": "logprobs"}
 
-    def prepass_specs(self) -> dict[str, OutputSpec]:
+    def prepass_specs(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
         return {"mismatched": OutputSpec()}
 
     def prepass(

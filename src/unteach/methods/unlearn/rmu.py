@@ -35,7 +35,7 @@ class RMU(Unlearn):
 
     QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "rmu_norm": "broadcast"}
 
-    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF"] = "EMBED_DIFF"
+    retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JS"] = "EMBED_DIFF"
     retain_layer: str = field(
         default="", metadata={"help": "EMBED_DIFF: a layer of its own; empty: module_regex"}
     )

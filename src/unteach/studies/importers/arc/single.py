@@ -1,17 +1,20 @@
 """One of ARC's experiment configurations: a study of one run, which starts from models that are
 there already."""
 
+import logging
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unteach.config.overrides import spell_value
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError, unknown
 from unteach.studies import shapes
 from unteach.studies.importers.arc import files, top_config
 from unteach.studies.plan import PlannedRun
+
+logger = logging.getLogger(__name__)
 
 KINDS = ("full", "retain", *top_config.METHODS)
 
@@ -43,7 +46,7 @@ def read_experiment(mapping: dict[str, Any]) -> Experiment:
     if experiment is not None and experiment.train_type not in KINDS:
         reader.wrong("train_type", unknown("ARC train type", experiment.train_type, KINDS))
     if reader.problems or experiment is None:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return experiment
 
 
@@ -97,8 +100,8 @@ def plan(
             places["retain_logs_path"] = retain_model
         else:
             overrides = [word for word in overrides if not word.startswith("retain_logs_path=")]
-            print(
-                f"note: there is no retain model of {experiment.experiment_name} in {root}, so "
+            logger.info(
+                f"there is no retain model of {experiment.experiment_name} in {root}, so "
                 "forget_quality_1 and _2 are not measured; its own configuration (train_type: "
                 "retain) makes one"
             )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.overrides import spell_value
-from unteach.config.reader import Reader, mistakes
+from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
 from unteach.errors import UserError
 from unteach.studies.importers.arc.overrides import (
@@ -123,7 +123,7 @@ def read_top(study: dict[str, Any]) -> Top:
     reader = Reader()
     top: Top | None = reader.record(Top, study, "")
     if top is None:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     known = reader.known(tuple(COMBINED), top.combinations, "combinations")
     top.combinations = {
         key: values if isinstance(values, list) else [values] for key, values in known.items()
@@ -145,7 +145,7 @@ def read_top(study: dict[str, Any]) -> Top:
     if top.bask.node_number != 1:
         reader.wrong("bask.node_number", f"a run takes one node, got {top.bask.node_number}")
     if reader.problems:
-        raise UserError(mistakes(reader.problems))
+        raise UserError(join_problems(reader.problems))
     return top
 
 

@@ -1,0 +1,123 @@
+"""Verbs that need no configuration files: their words, `key=value` and names, as a dataclass of
+verb_configs.py, read as strictly as a configuration."""
+
+import dataclasses
+import os
+import re
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from unteach.config import shorthand, verb_keys
+from unteach.config.groups import GROUPS
+from unteach.config.overrides import sort_overrides, unquote
+from unteach.config.reader import ConfigErrors, Reader, collect_problems
+from unteach.config.verb_configs import POSITIONAL, list_keys
+
+T = TypeVar("T")
+
+
+def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
+    """Read the words of a verb as the dataclass `cls`.
+
+    A key whose field is text takes its value as it is typed, quotes around it apart; any other
+    value is read by the grammar of the command line. Words without a key are the field that is
+    marked positional.
+
+    Raises:
+        UserError: with every mistake found.
+    """
+    command = shorthand.Command(overrides=list(overrides))
+    takes_short_words = verb in shorthand.DATA_KEYS
+    if takes_short_words:
+        command = shorthand.expand(verb, list(overrides), ())
+    problems = list(command.problems)
+    hints = typing.get_type_hints(cls)
+    keys = list_keys(cls)
+    tree: dict[str, Any] = {}
+    names: list[str] = []
+    positional = _find_positional(cls)
+    for word in command.overrides:
+        key, equals, text = word.partition("=")
+        field = keys.get(_find_known(key, keys) or "")
+        if equals and field is not None:
+            with collect_problems(problems):
+                value = _parse_value(word, text, hints.get(field, Any))
+                _set_nested(tree, key.split("."), value)
+        elif positional is not None and not _is_setting(word):
+            names.append(word)
+        elif re.match(r"[\w.]+=", word) and not (takes_short_words and key in GROUPS):
+            problems.append(verb_keys.refuse_key(verb, key))
+        else:
+            problems.append(f"unteach {verb}: takes key=value words, not {word}")
+    for key, field in keys.items():
+        if key != field and key in tree:
+            tree[field] = tree.pop(key)
+    if positional is not None:
+        tree[positional] = names
+    reader = Reader()
+    config: T = reader.record(cls, tree, "")
+    refused = tuple(f"{key}: is required" for key in _list_refused(verb, command.problems))
+    problems += [
+        problem for problem in reader.problems if not (refused and problem.startswith(refused))
+    ]
+    if problems:
+        raise ConfigErrors(problems)
+    return config
+
+
+def _find_positional(cls: type) -> str | None:
+    """Find the field that takes the words without a key."""
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        if POSITIONAL in field.metadata:
+            return field.name
+    return None
+
+
+def _find_known(key: str, keys: Iterable[str]) -> str | None:
+    """Find the key of the verb that a word's key is, or lies within."""
+    for known in keys:
+        if key == known or key.startswith(f"{known}."):
+            return known
+    return None
+
+
+def _is_setting(word: str) -> bool:
+    """Whether a word sets a key, rather than naming a folder whose name has a `=`."""
+    return re.match(r"[\w.]+=", word) is not None and not os.path.exists(word)
+
+
+def _parse_value(word: str, text: str, hint: object) -> object:
+    """Read the right side of a word. Raises UserError where it cannot be read."""
+    if _is_text(hint):
+        if text.strip() == "null":
+            return None
+        return unquote(text)
+    parsed = sort_overrides([word])
+    if parsed.problems:
+        raise ConfigErrors(parsed.problems)
+    if parsed.removed:  # null, for a name that is a group elsewhere
+        return None
+    return parsed.values[0][1]
+
+
+def _is_text(hint: object) -> bool:
+    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    return str in kinds and kinds <= {str, types.NoneType}
+
+
+def _set_nested(tree: dict[str, Any], path: list[str], value: object) -> None:
+    *parents, leaf = path
+    for name in parents:
+        tree = tree.setdefault(name, {})
+    tree[leaf] = value
+
+
+def _list_refused(verb: str, problems: list[str]) -> list[str]:
+    """List the long keys of tokenize's short words that a sentence is about already."""
+    if verb not in shorthand.MODEL_KEYS:
+        return []
+    long = {"model": shorthand.MODEL_KEYS[verb], "data": shorthand.DATA_KEYS[verb]}
+    keys = [problem.partition("=")[0] for problem in problems]
+    return [long.get(key, key) for key in keys]

@@ -1,0 +1,19 @@
+"""The groups of configuration files, and the names in each."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+GROUPS = {"model", "trainer", "data", "collator", "eval", "paths", "experiment"}
+
+
+def list_options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:
+    """List the names that `group=` takes, of this package and of the user's folders."""
+    if not re.fullmatch(r"\w+(/\w+)*", group):
+        return []
+    names = set()
+    for home in (CONFIGS, *map(Path, config_dirs)):
+        for file in (home / group).rglob("*.yaml"):
+            names.add(str(file.relative_to(home / group).with_suffix("")))
+    return sorted(names)

@@ -1,0 +1,325 @@
+"""Parse a composed tree of a training run or an evaluation into the dataclasses of schema.py.
+
+Every problem (unknown keys, wrong types, unknown names, sections that do not fit) is collected;
+none stops it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from unteach import registry
+from unteach.config import consistency, synonyms
+from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
+from unteach.config.metric_descriptions import MetricDescription, merge_descriptions
+from unteach.config.parse_trainer import parse_trainer
+from unteach.config.reader import ConfigErrors, Reader, suggest
+from unteach.config.schema import (
+    PATH,
+    STREAMS,
+    ComponentConfig,
+    DataConfig,
+    EvalConfig,
+    ForgetSet,
+    ModelConfig,
+    Paths,
+    RunConfig,
+    TrainConfig,
+    Wandb,
+    has_held_out_rows,
+)
+from unteach.config.secrets import drop_secrets
+from unteach.config.suites import SuiteConfig
+from unteach.errors import UserError, nearest
+from unteach.wording import shown
+
+VALUES: dict[str, Any] = {
+    "mode": str,
+    "task_name": str,
+    "seed": int,
+    "resume": str,
+    "plugins": list[str],
+    "launch": str | None,
+    "nproc": int | None,
+}
+"""Keys at the top that are no sections, and their types."""
+REQUIRED = ("model", "paths", "mode", "task_name", "seed")
+EVALUATION = "eval"
+"""The mode of a configuration that measures and does not train."""
+
+
+def parse_run_config(tree: dict[str, Any], variables: set[str], command: str = "") -> RunConfig:
+    """Parse the composed, resolved tree.
+
+    Args:
+        tree: plain values.
+        variables: top-level names that configuration files declare for their own interpolations.
+        command: the command line that composes it, without secrets.
+
+    Returns:
+        An EvalConfig where the mode is `eval`, otherwise a TrainConfig.
+
+    Raises:
+        UserError: with every problem in it.
+    """
+    reader = Reader()
+    top = select_known(reader, {*SECTIONS, *VALUES}, variables, tree, _find_method(tree))
+    sections = _select_sections(reader, top)
+    for name in REQUIRED:
+        if name not in top:
+            reader.wrong(name, "is required, and was removed")
+    built = {name: SECTIONS[name](reader, value) for name, value in sections.items()}
+    for name, hint in VALUES.items():
+        if name in top:
+            built[name] = reader.value(hint, top[name], name)
+    if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
+        reader.record(ForgetSet, top["forget_set"], "forget_set")
+    _check_sections(reader, tree, built)
+    if reader.problems:
+        raise ConfigErrors(reader.problems)
+    cls = EvalConfig if built["mode"] == EVALUATION else TrainConfig
+    return cls(**built, tree=drop_secrets(tree), command=command)
+
+
+def _find_method(tree: dict[str, Any]) -> type | None:
+    """Find the class of the run's method, where the tree names one that there is."""
+    trainer = tree.get("trainer")
+    handler = trainer.get("handler") if isinstance(trainer, dict) else None
+    if not isinstance(handler, str) or handler not in registry.method:
+        return None
+    return registry.method.get(handler)
+
+
+def _select_sections(reader: Reader, top: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Select the sections that say something; what is no mapping is reported."""
+    sections = {}
+    for name in SECTIONS:
+        value = top.get(name)
+        if isinstance(value, dict) and value:
+            sections[name] = value
+        elif value not in (None, {}):
+            reader.wrong(name, f"must be a mapping, got {shown(value)}")
+    return sections
+
+
+def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any]) -> None:
+    """Report sections that do not fit one another."""
+    trainer, data, suites = built.get("trainer"), built.get("data"), built.get("eval") or {}
+    consistency.check_names_and_seed(reader, built)
+    if built.get("wandb") and not consistency.reports_to(trainer, "wandb"):
+        reader.wrong(
+            "wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out"
+        )
+    consistency.check_own_rows(reader, trainer, suites, data)
+    if built.get("mode") == EVALUATION:
+        if tree.get("trainer"):
+            reader.wrong("trainer", "an evaluation trains nothing; leave it out")
+        return
+    if trainer:
+        consistency.check_measured(reader, trainer, suites, has_held_out_rows(tree.get("data")))
+        consistency.check_streams(reader, trainer, data)
+        consistency.check_samples(reader, trainer, data)
+    if not tree.get("trainer") or not tree.get("data"):
+        reader.problems.append(
+            "a training run needs a trainer and data; `unteach eval` evaluates without training"
+        )
+
+
+def select_known(
+    reader: Reader, own: set[str], variables: set[str], tree: dict[str, Any], method: type | None
+) -> dict[str, Any]:
+    """Select the keys at the top that are known; what other tools call a key further down is
+    answered with that key."""
+    allowed = own | variables
+    for name in tree:
+        if name in allowed:
+            continue
+        hint = synonyms.suggest(str(name), tree[name], str(tree.get("mode")), method)
+        # a verb says the mode
+        guess = nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)
+        if guess:
+            hint = f"did you mean {guess}?"
+        elif not hint:
+            used = sorted({*own, *(variables & tree.keys())})
+            hint = f"allowed: {', '.join(used)}"
+        reader.wrong(str(name), f"no such key; {hint}")
+    return {name: value for name, value in tree.items() if name in allowed}
+
+
+def parse_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
+    """Parse the section `model`."""
+    model: ModelConfig | None = reader.record(ModelConfig, value, "model")
+    if model is None:
+        return None
+    try:
+        registry.model.get(model.model_handler)
+    except UserError as error:
+        reader.wrong("model.model_handler", str(error))
+    for name in ("dtype", PATH):
+        reader.value(str | None, model.model_args.get(name), f"model.model_args.{name}")
+    reader.value(str | None, model.tokenizer_args.get(PATH), f"model.tokenizer_args.{PATH}")
+    return model
+
+
+def _parse_paths(reader: Reader, value: dict[str, Any]) -> Paths | None:
+    paths: Paths | None = reader.record(Paths, value, "paths")
+    return paths
+
+
+def _parse_wandb(reader: Reader, value: dict[str, Any]) -> Wandb | None:
+    wandb: Wandb | None = reader.record(Wandb, value, "wandb")
+    return wandb
+
+
+def _parse_component(
+    reader: Reader, kind: registry.Registry, value: object, path: str
+) -> ComponentConfig | None:
+    component: ComponentConfig | None = reader.record(ComponentConfig, value, path)
+    if component is None:
+        return None
+    try:
+        component.cls = kind.get(component.handler)
+        reader.arguments(component.cls, component.args, f"{path}.args")
+    except UserError as error:
+        reader.wrong(f"{path}.handler", str(error))
+    return component
+
+
+def _parse_data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
+    """Parse the section `data`: datasets by stream, or the user's own files."""
+    file_keys = {name: item for name, item in value.items() if name in FILE_KEYS}
+    files: Files | None = None
+    if file_keys:
+        files = reader.record(Files, file_keys, "data")
+        if files is None:
+            return None
+    streams = {}
+    for stream, datasets in value.items():
+        if stream == "anchor" or stream in file_keys or datasets is None:
+            continue
+        components = _parse_stream(reader, stream, datasets, files)
+        if components is not None:
+            streams[stream] = components
+    anchor = reader.value(str | None, value.get("anchor"), "data.anchor")
+    if files is not None:  # whose streams are not known yet
+        return DataConfig(streams, anchor or "", files)
+    anchor = anchor or next(iter(streams), "train")
+    if streams and anchor not in streams and not reader.problems:
+        reader.wrong(
+            "data.anchor",
+            f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}",
+        )
+    return DataConfig(streams, anchor)
+
+
+def _parse_stream(
+    reader: Reader, stream: str, datasets: object, files: Files | None
+) -> dict[str, ComponentConfig] | None:
+    """Parse the datasets of one stream; None where they are none."""
+    if stream in RENAMED_FILE_KEYS:
+        reader.wrong(f"data.{stream}", f"is called data.{RENAMED_FILE_KEYS[stream]} now")
+        return None
+    if files is not None and files.of(stream) is not None:
+        reader.wrong(
+            f"data.{stream}",
+            f"both a dataset and data.{stream}_file are given; give one (data=files)",
+        )
+        return None
+    if not isinstance(datasets, dict):
+        guess = nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
+        hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
+        reader.wrong(
+            f"data.{stream}",
+            f"must be a dataset's name or a mapping of datasets, got {shown(datasets)}{hint}",
+        )
+        return None
+    components = {}
+    for name, dataset in datasets.items():
+        path = f"data.{stream}.{name}"
+        component = _parse_component(reader, registry.dataset, dataset, path)
+        if component is not None:
+            components[name] = component
+    return components
+
+
+def _parse_collator(reader: Reader, value: dict[str, Any]) -> ComponentConfig | None:
+    if len(value) > 1:
+        reader.wrong("collator", f"one collator, got {', '.join(value)}")
+    name, collator = next(iter(value.items()))
+    return _parse_component(reader, registry.collator, collator, f"collator.{name}")
+
+
+def _parse_suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
+    suites = {}
+    for name, section in value.items():
+        suite: SuiteConfig | None = reader.record(SuiteConfig, section, f"eval.{name}")
+        if suite is not None:
+            suites[name] = suite
+            _check_metrics(reader, f"eval.{name}", suite)
+    return suites
+
+
+def _check_metrics(reader: Reader, path: str, suite: SuiteConfig) -> None:
+    """Report metrics of a suite that are asked for or described and not defined, and definitions
+    that cannot be."""
+    metrics = [suite.metrics] if isinstance(suite.metrics, str) else suite.metrics
+    if not metrics:
+        reader.wrong(f"{path}.metrics", "asks for nothing; eval=null measures nothing")
+    for metric in metrics:
+        if metric not in suite.define and metric not in ("all", "default"):
+            guess = nearest(metric, suite.define)
+            allowed = ", ".join(sorted(suite.define))
+            hint = f"did you mean {guess}?" if guess else f"allowed: all, {allowed}"
+            reader.wrong(f"{path}.metrics", f"no metric called {metric!r}; {hint}")
+    for metric in suite.describe:
+        if metric not in suite.define:
+            reader.wrong(
+                f"{path}.describe.{metric}",
+                f"this suite defines no metric of that name; {suggest(metric, suite.define)}",
+            )
+    for metric, definition in suite.define.items():
+        entry = _check_definition(reader, f"{path}.define.{metric}", definition)
+        if entry is not None and entry.facts:
+            _describe_by_class(reader, suite, metric, entry)
+
+
+def _check_definition(
+    reader: Reader, path: str, definition: dict[str, Any]
+) -> registry.Entry | None:
+    """Report a metric's definition that names no metric, or gives it what it does not take; give
+    the metric that it names."""
+    if not isinstance(definition.get("metric"), str):
+        reader.wrong(
+            f"{path}.metric",
+            "is required: the name of a metric; `unteach list metrics` shows them",
+        )
+        return None
+    try:
+        entry = registry.metric.find_entry(definition["metric"])
+    except UserError as error:
+        reader.wrong(path, str(error))
+        return None
+    fields = {key: item for key, item in definition.items() if key != "metric"}
+    reader.record(entry.target, fields, path)
+    return entry
+
+
+def _describe_by_class(
+    reader: Reader, suite: SuiteConfig, metric: str, entry: registry.Entry
+) -> None:
+    """Add to a suite's description of a metric what the decorator of its class says."""
+    by_class = reader.record(MetricDescription, entry.facts, f"@metric({entry.name!r})")
+    if by_class is not None:
+        by_suite = suite.describe.get(metric, MetricDescription())
+        suite.describe[metric] = merge_descriptions(by_class, by_suite)
+
+
+SECTIONS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
+    "model": parse_model,
+    "paths": _parse_paths,
+    "trainer": parse_trainer,
+    "data": _parse_data,
+    "collator": _parse_collator,
+    "eval": _parse_suites,
+    "wandb": _parse_wandb,
+}
+"""What parses each section."""

@@ -1,0 +1,69 @@
+"""Parse the section `trainer` of a composed tree: a method, its arguments, what watches the run."""
+
+from typing import Any
+
+from unteach import registry
+from unteach.config import training_args
+from unteach.config.reader import Reader
+from unteach.config.schema import TheirTrainer, TrainerConfig
+from unteach.config.watching import Guard, Profiler, Samples
+from unteach.errors import UserError
+
+WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
+"""Sections of `trainer` that watch a run."""
+
+
+def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
+    """Parse the section; None where it names no method."""
+    top = reader.known({"handler", "args", "method_args", *WATCHERS}, value, "trainer")
+    args = _parse_args(reader, top.get("args"))
+    cls = _find_method(reader, top.get("handler"))
+    if cls is None:
+        return None
+    watchers = {}
+    for name, section in WATCHERS.items():
+        if top.get(name) is not None:
+            watchers[name] = reader.record(section, top[name], f"trainer.{name}")
+    method_args = {} if top.get("method_args") is None else top["method_args"]
+    if registry.is_trainer(cls):
+        method = _parse_their_trainer(reader, cls, method_args)
+    else:
+        method = reader.record(cls, method_args, "trainer.method_args")
+    return TrainerConfig(top["handler"], method, args, **watchers)
+
+
+def _parse_args(reader: Reader, value: object) -> dict[str, Any]:
+    """Parse trainer.args: fields of TrainingArguments, and our own beside them."""
+    given: Any = {} if value is None else value
+    args: dict[str, Any] = reader.value(dict[str, Any], given, "trainer.args") or {}
+    allowed = {**training_args.REFUSED, **training_args.declared_fields()}
+    known = reader.known(allowed, args, "trainer.args", training_args.OTHER_NAMES)
+    for name, item in known.items():
+        if name in training_args.REFUSED:
+            reader.wrong(f"trainer.args.{name}", f"not used here: {training_args.REFUSED[name]}")
+        elif fault := training_args.find_fault(name, item):
+            reader.wrong(f"trainer.args.{name}", fault)
+    for name, clash in training_args.find_clashes(known):
+        reader.wrong(f"trainer.args.{name}", clash)
+    return args
+
+
+def _find_method(reader: Reader, handler: object) -> type | None:
+    if not isinstance(handler, str):
+        reader.wrong(
+            "trainer.handler",
+            "is required: the name of a method; `unteach list methods` shows them",
+        )
+        return None
+    try:
+        return registry.method.get(handler)
+    except UserError as error:
+        reader.wrong("trainer.handler", str(error))
+        return None
+
+
+def _parse_their_trainer(reader: Reader, cls: type, value: object) -> TheirTrainer:
+    """Parse the arguments of a plugin's subclass of transformers.Trainer."""
+    arguments: dict[str, Any] = reader.value(dict[str, Any], value, "trainer.method_args") or {}
+    reader.arguments(cls, arguments, "trainer.method_args")
+    return TheirTrainer(cls, arguments)

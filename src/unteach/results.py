@@ -1,0 +1,111 @@
+"""What the Python door gives: where a run left its results, and their values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from unteach import json_files, run_dir
+
+if TYPE_CHECKING:
+    import pandas
+
+    from unteach.models.loading import LoadedModel
+
+Values = Mapping[str, Mapping[str, float | None]]
+"""By suite, the value of each metric; None where it could not be taken."""
+
+
+class _Located:
+    """Usable wherever a path is: `open`, `Path`, a word such as f"model={result}"."""
+
+    def _locate(self) -> Path:
+        raise NotImplementedError
+
+    def __fspath__(self) -> str:
+        return str(self._locate())
+
+    def __str__(self) -> str:
+        return str(self._locate())
+
+
+@dataclass(frozen=True)
+class _RunResult(_Located):
+    """run_dir: the run's folder. values: by suite, the value of each metric."""
+
+    run_dir: Path
+    values: Values = field(default_factory=dict)
+
+    def _locate(self) -> Path:
+        return self.run_dir
+
+    def report(self, out: str | Path | None = None) -> Path:
+        """Print the table of each suite and write the page with everything.
+
+        Args:
+            out: the folder that the page is written to; None: `report` within the run's folder.
+
+        Returns:
+            The page.
+
+        Raises:
+            UserError: where nothing was evaluated.
+        """
+        # Late: a result is at hand before anybody wants plots.
+        from unteach.verbs.start import start
+
+        folder = self.run_dir / "report" if out is None else Path(out)
+        page: Path = start("report", [str(self.run_dir), f"out={folder}"])
+        return page
+
+
+@dataclass(frozen=True)
+class TrainResult(_RunResult):
+    """A finished run of `train` or `unlearn`. It stands for its folder wherever a path is taken."""
+
+    @property
+    def model_dir(self) -> Path:
+        """The final model: a plain folder that transformers and vLLM read."""
+        return self.run_dir / run_dir.FINAL
+
+    def load(self) -> "LoadedModel":
+        """Load the final model with its tokenizer and template."""
+        from unteach.verbs.load import load
+
+        return load(self.run_dir)
+
+    def history(self) -> "pandas.DataFrame":
+        """Give everything that was logged: one row a step, one column a value."""
+        from unteach.verbs.history import get_history
+
+        return get_history(self.run_dir)
+
+
+@dataclass(frozen=True)
+class EvalResult(_RunResult):
+    """A finished evaluation. It stands for its folder wherever a path is taken."""
+
+
+@dataclass(frozen=True)
+class InferResult(_Located):
+    """The answers to every row of a table. It stands for the file wherever a path is taken."""
+
+    output_file: Path
+
+    def _locate(self) -> Path:
+        return self.output_file
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Read the answers, each with the columns of its row, in the order of the table."""
+        rows, _ = json_files.read_log(self.output_file)
+        return rows
+
+
+def read_values(folder: Path) -> Values:
+    """Read the values of every suite that was measured into a folder."""
+    values = {}
+    for file in sorted(folder.glob("*_SUMMARY.json")):
+        suite = file.name.removesuffix("_SUMMARY.json").lower()
+        values[suite] = MappingProxyType(json_files.read_json(file, "the summary of a suite"))
+    return MappingProxyType(values)

@@ -1,0 +1,34 @@
+"""Start a verb: its words become a configuration, and what carries it out is imported then.
+
+The command line and the Python door start here.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+from unteach.config import verb_keys
+from unteach.config.compose_flat import compose_flat
+from unteach.config.environment import prepare_environment
+from unteach.config.verb_configs import ListConfig
+from unteach.config.verb_options import Options
+from unteach.verbs.modules import carry_out
+
+
+def start(verb: str, overrides: Iterable[str], options: Options | None = None) -> Any:
+    """Carry a verb out; give what its `run` gives.
+
+    Raises:
+        UserError: with every mistake found, before torch is imported.
+    """
+    options = options or Options()
+    prepare_environment()
+    if verb not in verb_keys.CONFIGS:
+        # Late, as it costs Hydra, which the other verbs do without.
+        from unteach.verbs.start_composed import start_composed
+
+        return start_composed(verb, list(overrides), options)
+    config: object = compose_flat(verb_keys.CONFIGS[verb], overrides, verb)
+    if isinstance(config, ListConfig):
+        config = replace(config, config_dirs=options.config_dirs)
+    return carry_out(verb, config)
