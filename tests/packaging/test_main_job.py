@@ -32,7 +32,9 @@ import unteach
 for module in pkgutil.walk_packages(unteach.__path__, "unteach."):
     if module.name not in not_ours:
         importlib.import_module(module.name)
+from unteach import logs
 from unteach.verbs.start import start
+logs.set_verbosity("info")
 start("check", [word for word in command if not word.startswith("task_name")])
 start("train", command)
 """
@@ -87,7 +89,7 @@ def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
     assert (folder / "final_checkpoint" / "model.safetensors").exists()
     # What is left out for want of a package is said, with the command that mends it.
     assert not (folder / "loss.png").exists()
-    assert "loss.png is left out; drawing it needs" in done.stdout
+    assert "loss.png is left out; drawing it needs" in done.stderr
     assert 'pip install ".[report]"' in done.stdout
 
 
