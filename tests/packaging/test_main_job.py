@@ -87,8 +87,8 @@ def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
     assert (folder / "final_checkpoint" / "model.safetensors").exists()
     # What is left out for want of a package is said, with the command that mends it.
     assert not (folder / "loss.png").exists()
-    assert "loss.png is left out; drawing it needs" in done.stdout
-    assert 'pip install ".[report]"' in done.stdout
+    assert "loss.png is left out; drawing it needs" in done.stderr
+    assert 'pip install ".[report]"' in done.stderr
 
 
 @pytest.mark.parametrize("extra", sorted(errors.EXTRA_MODULES))
