@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
+from rich.progress import BarColumn, Progress, TextColumn
+
 from unteach import console, logs
 from unteach.wording import format_count
 
@@ -40,8 +42,6 @@ class RowProgress:
         if not self.is_shown:
             return self
         if console.is_live():
-            from rich.progress import BarColumn, Progress, TextColumn
-
             self.bar = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
             self.bar.start()
             self.task = self.bar.add_task("", total=self.total, completed=self.num_before)

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+from rich.progress import Progress
+
 from unteach import console, json_files, logs
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
@@ -129,8 +132,6 @@ class PassProgress:
 
     def __enter__(self) -> "PassProgress":
         if self.shown and console.is_live():
-            from rich.progress import Progress
-
             self.bars = Progress(transient=True, speed_estimate_period=console.EARLIEST_SPEED)
             self.bars.start()
         return self
@@ -141,8 +142,6 @@ class PassProgress:
         bars = self.bars
         if bars is None:
             return PassLines(what, total)
-        from rich.markup import escape
-
         # A suite's name is no markup, though it may look like some.
         task = bars.add_task(escape(console.neutralize(what)), total=total)
         return lambda num_done: bars.advance(task, num_done)

@@ -13,9 +13,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from unteach import fingerprints, json_files, run_dir
@@ -32,9 +32,6 @@ from unteach.lazy import np, torch
 from unteach.models import loading
 from unteach.models.placement import place_model
 from unteach.wording import format_value
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -120,8 +117,6 @@ def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
 
 def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
     """Build the table of one suite from the files of its two evaluations."""
-    from rich.table import Table
-
     suite = config.suite.upper()
     old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
     new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
