@@ -27,8 +27,18 @@ if TYPE_CHECKING:
 
 FILE_DPI = 100
 POINTS_PER_INCH = 72
-MARKERS = {"circle": "o", "ring": "o", "diamond": "D", "square": "s"}
-LINES = {"solid": "-", "dashed": "--", "dotted": (0, (1, 3)), "dashdot": "-."}
+MARKERS = {
+    "circle": "o",
+    "ring": "o",
+    "diamond": "D",
+    "square": "s",
+}
+LINES = {
+    "solid": "-",
+    "dashed": "--",
+    "dotted": (0, (1, 3)),
+    "dashdot": "-.",
+}
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -52,8 +62,18 @@ class Format:
 WIDE_FILE = Format((12.0, 7.0), font_size=13, marker_size=9.7)
 PANEL_FILE = Format((6.0, 4.2), font_size=11, marker_size=4)
 WIDE_PAGE = Format((11.4, 5.4), font_size=9.4, marker_size=8)
-LINES_PAGE = Format((11.4, 4.4), font_size=9.4, marker_size=5, legend_columns=6)
-HALF_PAGE = Format((5.5, 4.6), font_size=9.4, marker_size=5, legend_columns=2)
+LINES_PAGE = Format(
+    (11.4, 4.4),
+    font_size=9.4,
+    marker_size=5,
+    legend_columns=6,
+)
+HALF_PAGE = Format(
+    (5.5, 4.6),
+    font_size=9.4,
+    marker_size=5,
+    legend_columns=2,
+)
 
 
 class Hovers:
@@ -83,7 +103,12 @@ def draw_svg(picture: Picture, size: Format, name: str) -> str:
         _draw(axes, picture, size, hovers, POINTS_PER_INCH)
         content = io.StringIO()
         dates = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(content, format="svg", transparent=True, metadata=dates)
+        figure.savefig(
+            content,
+            format="svg",
+            transparent=True,
+            metadata=dates,
+        )
     return rewrite_svg(content.getvalue(), hovers.texts, clean(picture.title))
 
 
@@ -122,7 +147,10 @@ def write_panels(pictures: list[Picture], file: Path, size: Format = PANEL_FILE)
 
 @contextmanager
 def _open_figure(
-    size: Format, name: str, layout: Literal["constrained"] | None = None, dpi: int = FILE_DPI
+    size: Format,
+    name: str,
+    layout: Literal["constrained"] | None = None,
+    dpi: int = FILE_DPI,
 ) -> Iterator[Figure]:
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -140,7 +168,12 @@ def _open_figure(
     with rc_context(settings), warnings.catch_warnings():
         # The page's own fonts have the letters that the library's lacks.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure = Figure(figsize=size.inches, dpi=dpi, facecolor="white", layout=layout)
+        figure = Figure(
+            figsize=size.inches,
+            dpi=dpi,
+            facecolor="white",
+            layout=layout,
+        )
         FigureCanvasAgg(figure)
         yield figure
 
@@ -169,12 +202,22 @@ def _count_legend_rows(picture: Picture, size: Format) -> int:
     return math.ceil(num_names / size.legend_columns)
 
 
-def _draw(axes: Axes, picture: Picture, size: Format, hovers: Hovers, dpi: int) -> None:
+def _draw(
+    axes: Axes,
+    picture: Picture,
+    size: Format,
+    hovers: Hovers,
+    dpi: int,
+) -> None:
     _draw_frame(axes, picture)
     _draw_guides(axes, picture, size)
     _draw_series(axes, picture, size, hovers)
     draw_labels(
-        axes, picture, size.font_size * dpi / POINTS_PER_INCH, PALETTE["ink"], PALETTE["soft"]
+        axes,
+        picture,
+        size.font_size * dpi / POINTS_PER_INCH,
+        PALETTE["ink"],
+        PALETTE["soft"],
     )
     _draw_legend(axes, picture, size)
 
@@ -266,7 +309,15 @@ def _draw_series(axes: Axes, picture: Picture, size: Format, hovers: Hovers) -> 
         y = [point.y for point in series.points]
         if any(point.spread for point in series.points):
             spreads = [point.spread or 0 for point in series.points]
-            axes.errorbar(x, y, spreads, fmt="none", ecolor=colour, elinewidth=1.2, capsize=4)
+            axes.errorbar(
+                x,
+                y,
+                spreads,
+                fmt="none",
+                ecolor=colour,
+                elinewidth=1.2,
+                capsize=4,
+            )
         [line] = axes.plot(
             x,
             y,

@@ -37,7 +37,9 @@ def refuse_other_reports(folder: Path) -> None:
 
 
 def write_report(
-    suites: dict[str, list[RunResult]], folder: Path, title: str
+    suites: dict[str, list[RunResult]],
+    folder: Path,
+    title: str,
 ) -> tuple[Path, list[str]]:
     """Write report.md, .csv, .json, .html and pictures.
 
@@ -63,7 +65,9 @@ def write_report(
 
 
 def write_trade_offs(
-    tabs: dict[str, list[RunResult]], sections: dict[str, Sections], folder: Path
+    tabs: dict[str, list[RunResult]],
+    sections: dict[str, Sections],
+    folder: Path,
 ) -> list[str]:
     """Draw the default trade-off of each tab; note the tabs of unlearned models that have none."""
     notes = []

@@ -89,7 +89,10 @@ class TabPage:
 
 
 def write_page(
-    tabs: Tabs, path: Path, title: str, sections: dict[str, Sections] | None = None
+    tabs: Tabs,
+    path: Path,
+    title: str,
+    sections: dict[str, Sections] | None = None,
 ) -> Path:
     """Write the report of each tab's runs to `path`, whole or not at all, and give `path` back.
 
@@ -241,7 +244,14 @@ def _build_data(tab: str, runs: list[RunResult], tints: Tints) -> dict[str, Any]
     alike = runs if are_comparable(runs) else []
     return {
         "name": tab,
-        "runs": [{"name": run.name, "kind": run.kind, "tint": tints.get(run.name)} for run in runs],
+        "runs": [
+            {
+                "name": run.name,
+                "kind": run.kind,
+                "tint": tints.get(run.name),
+            }
+            for run in runs
+        ],
         "heat": token_heat.to_data(token_heat.collect_token_answers(alike)),
         "sets": answers.to_data(answers.collect_question_sets(alike)),
     }

@@ -122,18 +122,34 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         width=name_width + sum(widths) + gap * len(widths),
     )
     # Text, not str: a name is no markup, though it may look like some.
-    printed.add_column("run", overflow="fold", width=name_width, vertical="bottom")
+    printed.add_column(
+        "run",
+        overflow="fold",
+        width=name_width,
+        vertical="bottom",
+    )
     for column, width in zip(table.columns, widths, strict=True):
         head = Text("\n".join([*neutralize(column.label).split(), ""]))
         head.append("\n".join(column.better.split()), "not bold dim")
-        printed.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
+        printed.add_column(
+            head,
+            justify="right",
+            width=width,
+            no_wrap=True,
+            vertical="bottom",
+        )
     for row in table.rows:
         name = Text(neutralize(row.run.name))
         if row.is_gone:
             name.append(f"\n{UTILITY_GONE}", "dim")
         cells = [Text(cell.text, style=_choose_style(cell)) for cell in row.cells]
         printed.add_row(name, *cells, style="yellow" if row.run.kind == "retain" else None)
-    console.print(printed, crop=False, no_wrap=True, overflow="ignore")
+    console.print(
+        printed,
+        crop=False,
+        no_wrap=True,
+        overflow="ignore",
+    )
     if table.has_gone:
         console.print(Text(UTILITY_GONE_MEANS, "dim"))
 

@@ -119,7 +119,8 @@ def standing(config: schema.RunConfig, folder: Path) -> str:
     state = run_dir.open_run(folder, config.tree, config.resume)
     if state is RunState.DONE:
         run_dir.refuse_changed_inputs(
-            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+            folder,
+            Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE,
         )
     return {
         RunState.NEW: "new",
@@ -130,7 +131,8 @@ def standing(config: schema.RunConfig, folder: Path) -> str:
 
 
 def check_training(
-    config: schema.TrainConfig, folder: Path
+    config: schema.TrainConfig,
+    folder: Path,
 ) -> tuple[LoadedModel, dict[str, Stream]]:
     """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
     streams."""
@@ -147,7 +149,10 @@ def check_training(
     num_validation_rows = 0
     if config.data.streams.get("validation"):
         rows, told = build_rows(
-            loaded, "validation", config.data.streams["validation"], config.seed
+            loaded,
+            "validation",
+            config.data.streams["validation"],
+            config.seed,
         )
         num_validation_rows = sum(map(len, rows))
         said += told
@@ -200,7 +205,8 @@ def show_rows(loaded: LoadedModel, name: str, stream: Stream, seed: int) -> None
         tokens = zip(example["input_ids"], example["labels"], strict=True)
         for is_learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
             text = console.neutralize(loaded.tokenizer.decode([token for token, _ in run])).replace(
-                "\n", "⏎\n    "
+                "\n",
+                "⏎\n    ",
             )
             if is_learned:
                 shown.append(f"{open_mark}{text}{close_mark}", "black on green")

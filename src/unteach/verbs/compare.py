@@ -78,7 +78,11 @@ def _compare_suite(a: EvaluatedRun, b: EvaluatedRun, suite: str) -> None:
 
 def _print_changes(changes: list[Change]) -> None:
     table = Table(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        border_style="dim",
     )
     for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=True)
@@ -88,7 +92,12 @@ def _print_changes(changes: list[Change]) -> None:
         table.add_row(*map(Text, cells), style="bold" if change.is_significant else None)
     # A number cut short is a wrong number: lines run over instead.
     width = max(Console().width, Console(width=1000).measure(table).maximum)
-    Console(width=width).print(table, crop=False, no_wrap=True, overflow="ignore")
+    Console(width=width).print(
+        table,
+        crop=False,
+        no_wrap=True,
+        overflow="ignore",
+    )
     methods = sorted({change.method for change in changes if change.method}, reverse=True)
     if methods:
         print(f"* zero lies outside the interval, which was taken {' or '.join(methods)}")
@@ -108,7 +117,11 @@ def _format_interval(change: Change) -> str:
 def _print_answer(changed: ChangedAnswer) -> None:
     scores = f"{changed.a.score:.2f} -> {changed.b.score:.2f}"
     console.say(f"\n{changed.title}: {_shorten(changed.question.text)}  ({scores})")
-    texts = {"true": changed.question.truth, "A": changed.a.text, "B": changed.b.text}
+    texts = {
+        "true": changed.question.truth,
+        "A": changed.a.text,
+        "B": changed.b.text,
+    }
     for name, text in texts.items():
         console.say(f"  {name:<4}  {_shorten(text) or '(nothing)'}")
 

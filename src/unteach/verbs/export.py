@@ -107,7 +107,9 @@ def upload(folder: Path, repository: str, private: bool) -> None:
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, folder_path=str(folder), commit_message="Upload with unteach"
+            repo_id=repository,
+            folder_path=str(folder),
+            commit_message="Upload with unteach",
         )
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]

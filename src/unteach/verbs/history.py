@@ -190,7 +190,11 @@ def _show(table: Any) -> None:
         ]
     }
     drawn = Table(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        border_style="dim",
     )
     shown: list[str] = []
     room = terminal.width + SPACE
@@ -203,7 +207,12 @@ def _show(table: Any) -> None:
         drawn.add_column(Text(name), justify="right", no_wrap=True)
     for row in zip(*(cells[name] for name in shown), strict=True):
         drawn.add_row(*map(Text, row))
-    terminal.print(drawn, crop=False, no_wrap=True, overflow="ignore")
+    terminal.print(
+        drawn,
+        crop=False,
+        no_wrap=True,
+        overflow="ignore",
+    )
     if left := [name for name in cells if name not in shown]:
         print(f"{format_count(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
 

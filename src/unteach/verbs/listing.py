@@ -22,8 +22,17 @@ REGISTRIES = {
     "collators": registry.collator,
 }
 REGISTRIES |= {"datasets": registry.dataset}
-GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "studies": "study"}
-GROUPS |= {"methods": "trainer", "datasets": "data/datasets", "launch": "launch"}
+GROUPS = {
+    "models": "model",
+    "suites": "eval",
+    "experiments": "experiment",
+    "studies": "study",
+}
+GROUPS |= {
+    "methods": "trainer",
+    "datasets": "data/datasets",
+    "launch": "launch",
+}
 KINDS = sorted({*REGISTRIES, *GROUPS})
 USES = {
     "methods": "trainer=NAME",
@@ -43,7 +52,11 @@ CLASS_USES |= {"collators": "handler: NAME in a file collator/<name>.yaml"}
 FIELDS_OF = {"methods": "trainer.method_args.", "collators": "collator.<name>.args."}
 FIELDS_OF |= {"metrics": "eval.<suite>.define.<name>.", "datasets": "data.<stream>.<name>.args."}
 """Where the fields of a class of each kind stand in a configuration."""
-METHOD_KINDS = {"unlearn": "unlearning", "finetune": "fine-tuning", "preference": "preferences"}
+METHOD_KINDS = {
+    "unlearn": "unlearning",
+    "finetune": "fine-tuning",
+    "preference": "preferences",
+}
 OTHERS = "others"
 Line = tuple[str, str, str]
 """A name, one line on it, and where it is from."""
@@ -107,7 +120,9 @@ def fill(head: str, text: str) -> str:
 
 
 def _by_heading(
-    kind: str, lines: list[Line], dirs: tuple[str, ...]
+    kind: str,
+    lines: list[Line],
+    dirs: tuple[str, ...],
 ) -> list[tuple[str, list[Line]]]:
     if kind != "methods":
         return [("", lines)]
@@ -204,7 +219,9 @@ def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
 
 
 def _files(
-    group: str, config_dirs: tuple[str, ...], only: str | None = None
+    group: str,
+    config_dirs: tuple[str, ...],
+    only: str | None = None,
 ) -> list[tuple[str, str, Path]]:
     """(name, where it is, the file) of a group's YAML files, or of those of one name."""
     found = []

@@ -56,7 +56,10 @@ def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
 
 
 def report_runs(
-    runs: list[EvaluatedRun], folder: Path, title: str, suite: str | None = None
+    runs: list[EvaluatedRun],
+    folder: Path,
+    title: str,
+    suite: str | None = None,
 ) -> Path:
     """Print the table of each suite, write the report's files, and give the page's path.
 

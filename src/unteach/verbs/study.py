@@ -35,7 +35,10 @@ def run(config: StudyConfig) -> None:
     """Do with a study, or with one run of it, what is asked for."""
     action = config.action
     study, only = load(
-        config.name, list(config.overrides), config.config_dirs, kept_first=action in BEGUN
+        config.name,
+        list(config.overrides),
+        config.config_dirs,
+        kept_first=action in BEGUN,
     )
     if only and action not in ("run", "cancel"):
         raise UserError(
@@ -61,7 +64,10 @@ def run(config: StudyConfig) -> None:
 
 
 def load(
-    name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool
+    name: str,
+    words: list[str],
+    dirs: tuple[str, ...],
+    kept_first: bool,
 ) -> tuple[Study, PlannedRun | None]:
     """The study that a word names, and the one run of it where it names that too."""
     head, _, tail = name.rpartition("/")

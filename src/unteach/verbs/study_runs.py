@@ -36,7 +36,8 @@ def carry_out(study: Study, opened: bool = False) -> Path:
         print(f"finished before: {which} in {study.folder}; nothing of that is done again")
     outcomes = _execute(study, todo) if todo else []
     page = report(
-        study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")}
+        study,
+        {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")},
     )
     for outcome in outcomes:
         if outcome.state != "done":

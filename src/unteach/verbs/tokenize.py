@@ -72,7 +72,11 @@ def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
     if config.kind == "text":
         layouts = column_layouts.list_text_layouts(config.pretrain_with_output)
     layout = column_layouts.find_layout(
-        table.where, table.columns, layouts, config.columns, key="columns"
+        table.where,
+        table.columns,
+        layouts,
+        config.columns,
+        key="columns",
     )
     if config.kind == "answers" and layout.handler == "PretrainingDataset":
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
