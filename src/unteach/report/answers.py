@@ -100,7 +100,12 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
 
 
 def get_bare_question(row: dict[str, Any], prompt_key: str) -> str:
-    """Get the question as the data has it; of a log without it, what its prompt asks."""
+    """Get the question as the data has it; of a log without it, what its prompt asks.
+
+    Args:
+        row: an example of a log, or an answer of a token file.
+        prompt_key: where it has the prompt.
+    """
     question = row.get("question")
     if isinstance(question, str):
         return question.strip()
@@ -120,15 +125,20 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
         for number in choose_shown(question_set.questions):
             question = question_set.questions[number]
             answers = [_to_data(answer) for answer in question.answers]
-            questions.append([question.text, question.truth, answers, number])
-        data.append(
-            {
-                "title": question_set.title,
-                "score": question_set.score,
-                "count": len(question_set.questions),
-                "questions": questions,
-            }
-        )
+            row = [
+                question.text,
+                question.truth,
+                answers,
+                number,
+            ]
+            questions.append(row)
+        set_data = {
+            "title": question_set.title,
+            "score": question_set.score,
+            "count": len(question_set.questions),
+            "questions": questions,
+        }
+        data.append(set_data)
     return data
 
 

@@ -119,7 +119,12 @@ def list_other_rows(a: RunResult, b: RunResult) -> list[str]:
     return others
 
 
-def _compare_metric(metric: str, a: RunResult, b: RunResult, on_same_rows: bool) -> Change:
+def _compare_metric(
+    metric: str,
+    a: RunResult,
+    b: RunResult,
+    on_same_rows: bool,
+) -> Change:
     a_value = a.value(metric)
     b_value = b.value(metric)
     change = Change(metric, a_value, b_value)
@@ -128,18 +133,32 @@ def _compare_metric(metric: str, a: RunResult, b: RunResult, on_same_rows: bool)
 
     # Pairs of rows give the narrower interval: what is hard for both takes no part in it.
     if on_same_rows:
-        replicates = resample_difference(metric, a.results.get(metric), b.results.get(metric))
+        replicates = resample_difference(
+            metric,
+            a.results.get(metric),
+            b.results.get(metric),
+        )
         bounds = bootstrap.compute_interval(replicates)
         if bounds is not None:
             low, high = bounds
-            return replace(change, low=low, high=high, method="row by row")
+            return replace(
+                change,
+                low=low,
+                high=high,
+                method="row by row",
+            )
 
     a_interval = a.interval(metric)
     b_interval = b.interval(metric)
     if a_interval is None or b_interval is None:
         return change
     low, high = combine_intervals(a_value, a_interval, b_value, b_interval)
-    return replace(change, low=low, high=high, method="from both intervals")
+    return replace(
+        change,
+        low=low,
+        high=high,
+        method="from both intervals",
+    )
 
 
 def resample_difference(metric: str, a: object, b: object) -> np.ndarray | None:
@@ -270,7 +289,12 @@ def _is_mean(aggregate: object, values: np.ndarray) -> bool:
     )
 
 
-def combine_intervals(a: float, a_interval: Interval, b: float, b_interval: Interval) -> Interval:
+def combine_intervals(
+    a: float,
+    a_interval: Interval,
+    b: float,
+    b_interval: Interval,
+) -> Interval:
     """Find the interval of b - a from those of two independent values.
 
     Source: Zou and Donner 2008, the MOVER.
@@ -282,7 +306,11 @@ def combine_intervals(a: float, a_interval: Interval, b: float, b_interval: Inte
     return b - a - below, b - a + above
 
 
-def list_changed_settings(a: object, b: object, path: str = "") -> Iterator[ChangedSetting]:
+def list_changed_settings(
+    a: object,
+    b: object,
+    path: str = "",
+) -> Iterator[ChangedSetting]:
     """List the dotted keys at which two configurations differ, with both values; what only one of
     them has, as a whole."""
     if not isinstance(a, dict) or not isinstance(b, dict):

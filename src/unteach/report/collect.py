@@ -98,7 +98,10 @@ class RunResult:
         return len(rows) if isinstance(rows, dict) else None
 
 
-def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
+def collect(
+    folders: list[tuple[str, str, Path]],
+    suite: str = "TOFU",
+) -> list[RunResult]:
     """Read the results of (name, kind, folder) runs.
 
     Training runs keep them under `evals/`, evaluation runs on top. All but `<SUITE>_EVAL.json` may
@@ -150,22 +153,40 @@ def _started_from(run: RunResult, start: RunResult) -> bool:
     return run.before is not None and run.before.results == start.results
 
 
-def _read_run(name: str, kind: str, folder: Path, suite: str) -> RunResult:
+def _read_run(
+    name: str,
+    kind: str,
+    folder: Path,
+    suite: str,
+) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
     forgets = origin.describe_forget_set(origin.read_config(folder))
     home = _find_results_folder(name, folder, suite)
     run = _read_results(name, folder, home, suite)
-    run = replace(run, kind=kind, forgets=forgets)
+    run = replace(
+        run,
+        kind=kind,
+        forgets=forgets,
+    )
 
     start_dir = folder / EVALS_BEFORE
     if not (start_dir / f"{suite}{EVAL}").exists():
         return run
     start = _read_results(f"{name}, before", start_dir, start_dir, suite)
-    start = replace(start, kind="start", forgets=forgets)
+    start = replace(
+        start,
+        kind="start",
+        forgets=forgets,
+    )
     return replace(run, before=start)
 
 
-def _read_results(name: str, folder: Path, home: Path, suite: str) -> RunResult:
+def _read_results(
+    name: str,
+    folder: Path,
+    home: Path,
+    suite: str,
+) -> RunResult:
     """Read the files that one evaluation wrote into `home`."""
     results = _read_mapping(name, home / f"{suite}{EVAL}")
     metrics_file = home / f"{suite}{METRICS}"
@@ -180,12 +201,14 @@ def _read_results(name: str, folder: Path, home: Path, suite: str) -> RunResult:
     # Older results hold counts of rows among the reasons; newer ones have a file of notes.
     absent = {}
     notes = {}
-    for key, reason in _read_optional_mapping(name, home / f"{suite}{ABSENT}").items():
+    reasons = _read_optional_mapping(name, home / f"{suite}{ABSENT}")
+    for key, reason in reasons.items():
         if COUNT_OF_ROWS.match(key):
             notes[key] = str(reason)
         else:
             absent[key] = str(reason)
-    for sentence, detail in _read_optional_mapping(name, home / f"{suite}{NOTES}").items():
+    details = _read_optional_mapping(name, home / f"{suite}{NOTES}")
+    for sentence, detail in details.items():
         absent.pop(sentence, None)
         notes[sentence] = str(detail)
 
@@ -227,8 +250,10 @@ def _is_token_row(row: object) -> bool:
     """Whether a row of a token file has what is read of it."""
     if not isinstance(row, dict):
         return False
-    has_lists = isinstance(row.get("tokens"), list) and isinstance(row.get("logprob"), list)
-    return has_lists and isinstance(row.get("length"), int)
+    for key in ("tokens", "logprob"):
+        if not isinstance(row.get(key), list):
+            return False
+    return isinstance(row.get("length"), int)
 
 
 def _find_results_folder(name: str, folder: Path, suite: str) -> Path:

@@ -59,8 +59,11 @@ def collect_truth_ratios(runs: list[RunResult]) -> Curves | None:
     They are those of the first metric that is described so and that some run has examples of.
     """
     for column in _list_columns(runs, "truth_ratios"):
-        scores = [_read_array(run.results.get(column.metric)) for run in runs]
-        if any(len(values) for values in scores):
+        scores = []
+        for run in runs:
+            entry = run.results.get(column.metric)
+            scores.append(_read_array(entry))
+        if any(map(len, scores)):
             return _build_truth_ratios(runs, scores)
     return None
 
@@ -83,8 +86,13 @@ def _build_truth_ratios(runs: list[RunResult], scores: list[np.ndarray]) -> Curv
             curves.left_out.append(run.name)
             continue
         x, y = build_cdf(values)
-        distance = measure_distance(values, gold)
-        curves.curves.append(Curve(run_index, x, y, distance))
+        curve = Curve(
+            run_index=run_index,
+            x=x,
+            y=y,
+            figure=measure_distance(values, gold),
+        )
+        curves.curves.append(curve)
     return curves
 
 
@@ -154,13 +162,19 @@ def _build_attack(runs: list[RunResult], column: Column) -> Curves:
         left_out=[],
     )
     for run_index, run in enumerate(runs):
-        forget, holdout = read_halves(run.results.get(column.metric))
+        entry = run.results.get(column.metric)
+        forget, holdout = read_halves(entry)
         if not len(forget) or not len(holdout):
             attack.left_out.append(run.name)
             continue
         x, y = build_roc(forget, holdout)
-        auc = bootstrap.auc(forget, holdout)
-        attack.curves.append(Curve(run_index, x, y, auc))
+        curve = Curve(
+            run_index=run_index,
+            x=x,
+            y=y,
+            figure=bootstrap.auc(forget, holdout),
+        )
+        attack.curves.append(curve)
     return attack
 
 
@@ -169,10 +183,15 @@ def read_halves(entry: object) -> tuple[np.ndarray, np.ndarray]:
     none."""
     if not isinstance(entry, dict):
         return np.array([]), np.array([])
-    return _read_array(entry.get("forget")), _read_array(entry.get("holdout"))
+    forget = _read_array(entry.get("forget"))
+    holdout = _read_array(entry.get("holdout"))
+    return forget, holdout
 
 
-def build_roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], list[float]]:
+def build_roc(
+    forget: np.ndarray,
+    holdout: np.ndarray,
+) -> tuple[list[float], list[float]]:
     """Build (holdout rows taken for members, members recognised) at each threshold: a low score
     says member.
 
@@ -188,7 +207,9 @@ def build_roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], lis
     # A corner is where a step goes another way than the one before it.
     x_steps = np.diff(x)
     y_steps = np.diff(y)
-    is_turn = x_steps[1:] * y_steps[:-1] != x_steps[:-1] * y_steps[1:]
+    left_turn = x_steps[:-1] * y_steps[1:]
+    right_turn = x_steps[1:] * y_steps[:-1]
+    is_turn = left_turn != right_turn
     is_corner = np.concatenate([[True], is_turn, [True]])
     return x[is_corner].tolist(), y[is_corner].tolist()
 
@@ -224,7 +245,11 @@ def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> 
     )
 
 
-def build_attack_picture(attack: Curves, runs: list[RunResult], tints: Tints) -> Picture:
+def build_attack_picture(
+    attack: Curves,
+    runs: list[RunResult],
+    tints: Tints,
+) -> Picture:
     """Describe the picture of one attack."""
     chance = [Point(0.0, 0.0), Point(1.0, 1.0)]
     guess = Series(
@@ -259,8 +284,9 @@ def _build_series(
         run = runs[curve.run_index]
         name = hover = run.name
         if curve.figure is not None:
-            name = f"{run.name}  {format_value(curve.figure)}"
-            hover = f"{run.name}\n{curves.figure} {format_value(curve.figure)}"
+            figure = format_value(curve.figure)
+            name = f"{run.name}  {figure}"
+            hover = f"{run.name}\n{curves.figure} {figure}"
         series.append(
             Series(
                 name=name,

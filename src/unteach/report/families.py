@@ -26,6 +26,8 @@ hyperparameters."""
 
 Member = tuple[RunResult, ConfigTree]
 """A run and its configuration."""
+FamilyKey = tuple[str, str, str]
+"""A kind, what is forgotten, and what the runs of a family have in common beside."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Family:
     Attributes:
         method: how it is called, without its seed and without what is forgotten.
         data: what is forgotten, "" where nothing is.
+        kind: the part of its runs in a study.
     """
 
     method: str
@@ -124,13 +127,14 @@ class Family:
 
 def group_families(runs: list[RunResult]) -> list[Family]:
     """Group runs by family, in the order in which the first of each comes."""
-    groups: dict[tuple[str, str, str], list[Member]] = {}
+    groups: dict[FamilyKey, list[Member]] = {}
     for run in runs:
         if run.kind == "start":  # it belongs to the run that started from it
             continue
         config = read_config(run.folder)
         key = (run.kind, run.forgets, _identify(run, config))
-        groups.setdefault(key, []).append((run, config))
+        members = groups.setdefault(key, [])
+        members.append((run, config))
 
     families: list[tuple[Family, ConfigTree]] = []
     for (kind, data, _), members in groups.items():
@@ -144,7 +148,8 @@ def group_families(runs: list[RunResult]) -> list[Family]:
 def average_over_seeds(runs: list[RunResult]) -> list[RunResult]:
     """Make one run of each family; none where no family has two."""
     families = group_families(runs)
-    if not any(len(family.runs) > 1 for family in families):
+    most_seeds = max((len(family.runs) for family in families), default=0)
+    if most_seeds < 2:
         return []
     return [family.merge() for family in families]
 
@@ -244,21 +249,25 @@ def _tell_apart(families: list[tuple[Family, ConfigTree]]) -> list[Family]:
         for other_family, other_config in families:
             if other_family.name == family.name:
                 other = other_config.get("trainer") or {}
-                odd_keys.update(dict.fromkeys(run_dir.list_differences(trainer, other)))
+                differences = run_dir.list_differences(trainer, other)
+                odd_keys.update(dict.fromkeys(differences))
         settings = []
         for key in odd_keys:
-            value = get_nested(trainer, *key.split("."))
-            settings.append(f"{key.rpartition('.')[2]}={value}")
+            parts = key.split(".")
+            value = get_nested(trainer, *parts)
+            settings.append(f"{parts[-1]}={value}")
         if settings:
-            method = f"{family.method} ({', '.join(settings)})"
-            family = replace(family, method=method)
+            how = ", ".join(settings)
+            family = replace(family, method=f"{family.method} ({how})")
         renamed.append(family)
     return renamed
 
 
 def _remove_seed(name: str, config: ConfigTree) -> str:
     """Take out of a run's name its seed and what it forgets, as a study's plan writes them."""
-    parts = [f"seed{config.get('seed')}", str(config.get("forget_split"))]
+    seed = config.get("seed")
+    split = config.get("forget_split")
+    parts = [f"seed{seed}", str(split)]
     forget_set = config.get("forget_set")
     if isinstance(forget_set, dict):
         values = [str(value) for value in forget_set.values() if value is not None]

@@ -63,8 +63,13 @@ def find_runs(words: Iterable[str]) -> tuple[list[EvaluatedRun], list[str]]:
     names = shorten_names(list(search.suites))
     runs = []
     for folder, suites in search.suites.items():
-        kind = infer_kind(folder)
-        runs.append(EvaluatedRun(names[folder], kind, folder, suites))
+        run = EvaluatedRun(
+            name=names[folder],
+            kind=infer_kind(folder),
+            folder=folder,
+            suites=suites,
+        )
+        runs.append(run)
     runs.sort(key=lambda run: KINDS.index(run.kind))
 
     notes = []
@@ -91,7 +96,13 @@ def find_retain_models(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
     names = shorten_names(list(search.suites))
     retain_models = []
     for folder, suites in search.suites.items():
-        retain_models.append(EvaluatedRun(names[folder], "retain", folder, suites))
+        run = EvaluatedRun(
+            name=names[folder],
+            kind="retain",
+            folder=folder,
+            suites=suites,
+        )
+        retain_models.append(run)
     return retain_models
 
 

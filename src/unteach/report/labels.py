@@ -25,9 +25,16 @@ NUM_NEAR = 4
 """Places right beside a point, which need no leader to it."""
 LEADER_STEPS = np.arange(0.2, 0.85, 0.1)
 """Where along a leader it is looked at, its ends left out."""
-PRICE_RANK, PRICE_FAR, PRICE_OUTSIDE, PRICE_COVERED, PRICE_CROSSED = 2, 1.8, 1080, 1300, 40
-"""Of a place's rank, its distance and what is outside and covered in ems, a step of a leader over
-another thing."""
+PRICE_RANK = 2
+"""Of a place for each that is better by itself."""
+PRICE_FAR = 1.8
+"""Of an em between a label and its point."""
+PRICE_OUTSIDE = 1080
+"""Of an em beyond the axes."""
+PRICE_COVERED = 1300
+"""Of a square em of what is taken."""
+PRICE_CROSSED = 40
+"""Of a step of a leader over another thing."""
 
 
 def draw_labels(
@@ -52,13 +59,20 @@ def draw_labels(
     labelled.sort(key=lambda series: not series.must_label)
     if not labelled:
         return
-    labeller = _Labeller(axes, em, ink, soft, np.empty((0, 4)))
+    labeller = _Labeller(
+        axes=axes,
+        em=em,
+        ink=ink,
+        soft=soft,
+        taken=np.empty((0, 4)),
+    )
     labeller.cover_points(labelled)
     labeller.cover_guides(picture)
     labeller.cover_lines(picture)
     is_crowd = len(labelled) > CROWD
     for series in labelled:
-        labeller.draw(series, may_go=is_crowd and not series.must_label)
+        may_go = is_crowd and not series.must_label
+        labeller.draw(series, may_go)
 
 
 @dataclass
@@ -79,7 +93,9 @@ class _Labeller:
 
     def find_places(self, points: list[Point]) -> np.ndarray:
         """Find where points are drawn: [points, 2]."""
-        values = np.array([(point.x, point.y) for point in points]).reshape(-1, 2)
+        values = np.empty((len(points), 2))
+        for point_index, point in enumerate(points):
+            values[point_index] = point.x, point.y
         return np.asarray(self.axes.transData.transform(values))
 
     def take(self, boxes: np.ndarray) -> None:
@@ -116,7 +132,8 @@ class _Labeller:
                 continue
             places = self.find_places(series.points)
             for start, end in itertools.pairwise(places):
-                num_steps = math.ceil(math.dist(start, end) / (2 * half))
+                length = math.dist(start, end)
+                num_steps = math.ceil(length / (2 * half))
                 shares = np.arange(num_steps)[:, None] / max(1, num_steps)
                 along = start + shares * (end - start)  # [num_steps, 2]
                 self.take(build_boxes(along, half, half))
@@ -179,14 +196,17 @@ class _Labeller:
             boxes: the label at each place, [places, 4].
             covered: how much of each box is taken already, [places].
         """
-        price = PRICE_RANK * np.arange(len(shifts)).astype(float)
-        price += PRICE_FAR * np.hypot(shifts[:, 0], shifts[:, 1]) / self.em
-        price += PRICE_COVERED * covered / self.em**2
+        rank = np.arange(len(shifts)).astype(float)
+        far = np.hypot(shifts[:, 0], shifts[:, 1])
         frame = self.axes.get_window_extent().extents
         below = frame[:2] - boxes[:, :2]  # [places, 2]
         above = boxes[:, 2:] - frame[2:]
         beyond = np.concatenate([below, above], axis=1)
-        price += PRICE_OUTSIDE * np.maximum(0, beyond).sum(1) / self.em
+        outside = np.maximum(0, beyond).sum(1)
+        price = PRICE_RANK * rank
+        price += PRICE_FAR * far / self.em
+        price += PRICE_COVERED * covered / self.em**2
+        price += PRICE_OUTSIDE * outside / self.em
 
         # A leader may leave what lies under its own point; all else it should not cross.
         holds_point = find_holders(self.taken, start[None])[:, 0]
@@ -257,20 +277,26 @@ def measure_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
     sides = np.maximum(0, high - low)  # [boxes, others, 2]
-    return (sides[..., 0] * sides[..., 1]).sum(1)
+    areas = sides[..., 0] * sides[..., 1]
+    return areas.sum(1)
 
 
 def find_holders(boxes: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Find which boxes hold which places: [boxes, places]."""
     low = boxes[:, None, :2]
     high = boxes[:, None, 2:]
-    inside = (places[None] > low) & (places[None] < high)  # [boxes, places, 2]
+    is_above_low = places[None] > low  # [boxes, places, 2]
+    is_below_high = places[None] < high
+    inside = is_above_low & is_below_high
     return np.asarray(inside.all(-1))
 
 
 def clean(text: str) -> str:
     """Give a text in which nothing is invisible, broken, or not to be drawn."""
-    lines = [" ".join(line.split()) for line in neutralize(text).split("\n")]
+    lines = []
+    for line in neutralize(text).split("\n"):
+        words = line.split()
+        lines.append(" ".join(words))
     flat = "\n".join(lines)
     return flat.encode("utf-8", "replace").decode("utf-8")
 

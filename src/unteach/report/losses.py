@@ -17,10 +17,14 @@ MOST_POINTS = 200
 NOTE = "What each run logged while it was trained."
 
 
-def collect_losses(runs: list[RunResult]) -> dict[str, list[Line]]:
+LinesByLoss = dict[str, list[Line]]
+"""By a loss's name, a line for each run that logged it."""
+
+
+def collect_losses(runs: list[RunResult]) -> LinesByLoss:
     """Collect every loss that the runs logged, by its name: the whole loss first, then its
     terms."""
-    losses: dict[str, list[Line]] = {}
+    losses: LinesByLoss = {}
     for run_index, run in enumerate(runs):
         if run.kind == "start":  # its folder is another run's
             continue
@@ -56,7 +60,10 @@ def _read_losses(run_index: int, folder: Path) -> dict[str, Line]:
 
 
 def _thin(line: Line) -> Line:
-    """Keep at most MOST_POINTS points of a line, evenly, and its last."""
+    """Keep at most MOST_POINTS points of a line, evenly, and its last.
+
+    What lies between is left out, not averaged: a point is a value that was logged.
+    """
     count = len(line.steps)
     stride = math.ceil(count / MOST_POINTS)
     kept = {*range(0, count, stride), count - 1}
@@ -72,13 +79,15 @@ def build_pictures(runs: list[RunResult], tints: Tints) -> list[Picture]:
     pictures = []
     for name, lines in collect_losses(runs).items():
         label = name.replace("_", " ")
-        series = [build_line(line, runs, tints, has_markers=False) for line in lines]
         picture = Picture(
             choices=(label,),
             x=Axis(STEPS),
             y=Axis(label),
-            series=series,
+            series=[],
             note=NOTE,
         )
+        for line in lines:
+            series = build_line(line, runs, tints, has_markers=False)
+            picture.series.append(series)
         pictures.append(picture)
     return pictures

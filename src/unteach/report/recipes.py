@@ -51,6 +51,8 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
     if folder != run.folder:
         config = read_config(folder)
     manifest = _read_manifest(folder)
+    run_folder = os.path.relpath(run.folder, beside)
+    versions = _format_pairs(manifest.get("versions"), " ")
     facts = [
         ("model", _describe_model(config)),
         ("parameters", _count_parameters(folder)),
@@ -59,15 +61,17 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
         ("seed", _format(config.get("seed"))),
         *_list_data_facts(config),
         ("made on", _find_date(folder, manifest)),
-        ("versions", _format_pairs(manifest.get("versions"), " ")),
+        ("versions", versions),
         ("git commit", _format(manifest.get("git"))),
         ("command", _format(manifest.get("command"))),
-        ("folder", os.path.relpath(run.folder, beside)),
+        ("folder", run_folder),
     ]
     if folder != run.folder:
-        facts.append(("trained in", os.path.relpath(folder, beside)))
+        trained_in = os.path.relpath(folder, beside)
+        facts.append(("trained in", trained_in))
     known = [(what, value) for what, value in facts if value]
-    return Recipe(_summarize(dict(known)), known)
+    summary = _summarize(dict(known))
+    return Recipe(summary, known)
 
 
 def find_training_folder(folder: Path, config: ConfigTree) -> Path:
@@ -94,7 +98,10 @@ def _describe_model(config: ConfigTree) -> str:
     path = args.get(PATH)
     if path:
         return str(path)
-    numbers = {key: value for key, value in args.items() if isinstance(value, int)}
+    numbers = {}
+    for key, value in args.items():
+        if isinstance(value, int):
+            numbers[key] = value
     sizes = _format_pairs(numbers, "=")
     return f"a new one ({sizes})" if sizes else ""
 
@@ -218,7 +225,8 @@ def _list_data_facts(config: ConfigTree) -> list[Fact]:
             if words:
                 sources.append(" ".join(words))
         if sources:
-            facts.append((f"{stream} rows", ", ".join(sources)))
+            rows = ", ".join(sources)
+            facts.append((f"{stream} rows", rows))
     return facts
 
 
@@ -239,11 +247,14 @@ def _find_date(folder: Path, manifest: Manifest) -> str:
 def _summarize(facts: dict[str, str]) -> str:
     """Sum a recipe up in a line: its method, and how that was run."""
     words = []
-    for what in ("method", "its settings", "learning rate", "length"):
-        if what not in facts:
-            continue
-        is_rate = what == "learning rate"
-        words.append(f"{what} {facts[what]}" if is_rate else facts[what])
+    if "method" in facts:
+        words.append(facts["method"])
+    if "its settings" in facts:
+        words.append(facts["its settings"])
+    if "learning rate" in facts:
+        words.append(f"learning rate {facts['learning rate']}")
+    if "length" in facts:
+        words.append(facts["length"])
     if not words:
         model = facts.get("model", "as it came")
         return f"{model}, not trained"

@@ -21,7 +21,11 @@ def are_comparable(runs: list[RunResult]) -> bool:
     return len(list_forget_sets(runs)) < 2
 
 
-def split_by_forget_set(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
+RunsByTab = dict[str, list[RunResult]]
+"""By what they are shown under: a suite, or a suite and a forget set."""
+
+
+def split_by_forget_set(suites: RunsByTab) -> RunsByTab:
     """Add to the suites, after one whose runs forget several sets, the runs of each set with what
     belongs to none."""
     tabs = {}

@@ -36,6 +36,7 @@ def rewrite_svg(text: str, hovers: dict[str, list[str]], title: str) -> str:
     referenced = _list_references(root)
     for element in root.iter():
         _shrink(element, referenced)
+    # The page says how wide a picture is.
     root.attrib.pop("width", None)
     root.attrib.pop("height", None)
     root.set("role", "img")

@@ -133,7 +133,11 @@ def _limit_dataset(dataset: schema.ComponentConfig) -> schema.ComponentConfig:
 
 
 def standing(config: schema.RunConfig, folder: Path) -> str:
-    """Say how the run's folder stands, as the run itself would find it."""
+    """Say how the run's folder stands, as the run itself would find it.
+
+    Raises:
+        UserError: the run would refuse the folder.
+    """
     if config.resume == "never":
         run_dir.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
@@ -153,7 +157,11 @@ def check_training(
     # Model, streams and method, as the run itself builds them.
     tracking.refuse_missing(config.trainer.args)
     head = build_head(config)
-    loaded = loading.load_for_check(config.model, lambda: read_training_texts(config), head)
+    loaded = loading.load_for_check(
+        config.model,
+        lambda: read_training_texts(config),
+        head,
+    )
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
@@ -178,7 +186,7 @@ def check_training(
         num_validation_rows,
         forecast.describe_stream,
     )
-    if any(len(stream.list_tokenized_rows()) < len(stream) for stream in streams.values()):
+    if not all(map(_is_tokenized, streams.values())):
         notes.append(
             f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others "
             "are too long, cut, or refused by the template is said when the run starts"
@@ -192,9 +200,24 @@ def check_training(
     return loaded, streams
 
 
-def show_rows(loaded: LoadedModel, name: str, stream: Stream, seed: int) -> None:
+def _is_tokenized(stream: Stream) -> bool:
+    """Whether all rows of a stream were tokenised, or only the first of each file."""
+    return len(stream.list_tokenized_rows()) >= len(stream)
+
+
+def show_rows(
+    loaded: LoadedModel,
+    name: str,
+    stream: Stream,
+    seed: int,
+) -> None:
     """Print the first rows that a step would draw of a stream: what is learned in green, what is
-    only read dim."""
+    only read dim.
+
+    Args:
+        name: the stream's, which its order is drawn by.
+        seed: the run's.
+    """
     terminal = Console(soft_wrap=True, highlight=False)
     marks = ("", "") if terminal.is_terminal else ("⟦", "⟧")
     where = "green" if terminal.is_terminal else f"between {''.join(marks)}"
@@ -246,7 +269,11 @@ def _append_tokens(
             line.append(text, "dim")
 
 
-def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream]) -> None:
+def check_suites(
+    config: schema.RunConfig,
+    loaded: LoadedModel,
+    streams: dict[str, Stream],
+) -> None:
     """Plan every suite as the run would, and print which metrics it has, on how many rows, and
     which are absent and why."""
     planned, notes = suites.plan_suites(config, loaded, streams)
@@ -256,8 +283,9 @@ def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[st
         metrics = [metric for metric in plan.metric_names if metric in plan.metrics]
         print(f"suite       {name}: {', '.join(metrics)}")
         for role, rows in plan.rows.own.items():
-            count = len(rows.row_numbers)
-            num_measured, count = plan.rows.subset_sizes.get(role, (count, count))
+            num_measured = count = len(rows.row_numbers)
+            if role in plan.rows.subset_sizes:
+                num_measured, count = plan.rows.subset_sizes[role]
             num_rows = format_count(count, "row")
             if num_measured < count:
                 num_rows = f"{num_measured:,} of {num_rows}"

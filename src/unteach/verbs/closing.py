@@ -13,7 +13,11 @@ Command = Sequence[str]
 
 
 def close_training(config: TrainConfig, folder: Path) -> None:
-    """Print where a training run left what, and what can be done with it next."""
+    """Print where a training run left what, and what can be done with it next.
+
+    Args:
+        folder: the run's.
+    """
     console.say(f"model: {folder / run_dir.FINAL}")
     results = folder / run_dir.EVALS
     if not results.exists():
@@ -38,17 +42,23 @@ def close_evaluation(folder: Path) -> None:
 
 
 def _commands_to_judge(folder: Path, before: str | None) -> list[Command]:
-    """Write the commands that show the values: alone, and against the run that this one began from,
-    if it has any."""
-    commands: list[Command] = [("unteach", "report", str(folder))]
-    if before and _is_comparable(Path(before), folder):
-        commands.append(("unteach", "compare", before, str(folder)))
-    return commands
+    """Write the commands that show the values: alone, and against the run that this one began from.
+
+    Args:
+        before: the weights that it began from; None where there are none.
+    """
+    show: Command = ("unteach", "report", str(folder))
+    if before is None or not _is_comparable(Path(before), folder):
+        return [show]
+    compare: Command = ("unteach", "compare", before, str(folder))
+    return [show, compare]
 
 
 def _is_comparable(a: Path, b: Path) -> bool:
-    """Whether both runs measured something on the same rows, so that differences are the models'
-    and not the rows'."""
+    """Whether both runs measured something on the same rows.
+
+    Elsewhere a difference would be that of the rows, not that of the models.
+    """
     a_digests = _fingerprint_columns(a)
     b_digests = _fingerprint_columns(b)
     # A pair is in both where the column and its digest are the same.
@@ -61,7 +71,8 @@ def _fingerprint_columns(folder: Path) -> dict[tuple[str, str], str]:
     for file in _list_results(folder, ROWS):
         rows_by_column = json_files.read_json(file, f"the rows of {folder}")
         for column, rows in rows_by_column.items():
-            digests[file.name, column] = str(rows.get("digest"))
+            key = (file.name, column)
+            digests[key] = str(rows.get("digest"))
     return digests
 
 

@@ -44,14 +44,20 @@ def run(config: CompareConfig) -> None:
     a = replace(a, name=names[a.folder])
     b = replace(b, name=names[b.folder])
 
-    suites = _list_shared_suites(a, b, find_suite(config.suite, [a, b]))
-    print(f"A: {a.folder}\nB: {b.folder}")
+    chosen = find_suite(config.suite, [a, b])
+    suites = _list_shared_suites(a, b, chosen)
+    print(f"A: {a.folder}")
+    print(f"B: {b.folder}")
     for name in suites:
         _compare_suite(a, b, name)
     _print_settings(read_config(a.folder), read_config(b.folder))
 
 
-def _list_shared_suites(a: EvaluatedRun, b: EvaluatedRun, chosen: str | None) -> list[str]:
+def _list_shared_suites(
+    a: EvaluatedRun,
+    b: EvaluatedRun,
+    chosen: str | None,
+) -> list[str]:
     """List the suites that are compared: the chosen one, else all that both have results of."""
     if chosen:
         return [chosen]
@@ -87,6 +93,7 @@ def _compare_suite(a: EvaluatedRun, b: EvaluatedRun, suite: str) -> None:
 
 
 def _print_changes(changes: list[Change]) -> None:
+    """Print a row for each metric, those in bold that neither chance nor rounding explains."""
     table = Table(
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -133,23 +140,28 @@ def _format(value: float | None) -> str:
 
 
 def _format_interval(change: Change) -> str:
+    """Write the interval of a difference, with a star where it does not hold zero."""
     if change.low is None or change.high is None:
         return MISSING
-    interval = f"{format_value(change.low)} to {format_value(change.high)}"
-    return f"{interval} *" if change.is_significant else interval
+    low = format_value(change.low)
+    high = format_value(change.high)
+    mark = " *" if change.is_significant else ""
+    return f"{low} to {high}{mark}"
 
 
 def _print_answer(changed: ChangedAnswer) -> None:
+    """Print a question, the true answer and both runs' answers."""
     scores = f"{changed.a.score:.2f} -> {changed.b.score:.2f}"
-    console.say(f"\n{changed.title}: {_shorten(changed.question.text)}  ({scores})")
+    question = _shorten(changed.question.text)
+    console.say(f"\n{changed.title}: {question}  ({scores})")
     texts = {
         "true": changed.question.truth,
         "A": changed.a.text,
         "B": changed.b.text,
     }
-    for name, text in texts.items():
+    for whose, text in texts.items():
         short = _shorten(text) or "(nothing)"
-        console.say(f"  {name:<4}  {short}")
+        console.say(f"  {whose:<4}  {short}")
 
 
 def _shorten(text: str) -> str:
@@ -165,12 +177,15 @@ def _drop_random_weights(config: ConfigTree) -> ConfigTree:
     """Leave out how random weights would be made where the weights of a folder were taken
     instead."""
     model = config.get("model")
-    if not isinstance(model, dict) or model.get("model_handler") != "scratch":
+    if not isinstance(model, dict):
+        return config
+    if model.get("model_handler") != "scratch":
         return config
     args = model.get("model_args")
-    if not isinstance(args, dict) or not args.get(PATH):
+    path = args.get(PATH) if isinstance(args, dict) else None
+    if not path:
         return config
-    model = {**model, "model_args": {PATH: args[PATH]}}
+    model = {**model, "model_args": {PATH: path}}
     del model["model_handler"]
     return {**config, "model": model}
 
@@ -190,4 +205,6 @@ def _print_settings(a: ConfigTree, b: ConfigTree) -> None:
             odd.append(setting)
     print("\nsettings that differ:" if odd else "\nno setting differs")
     for key, a_value, b_value in odd:
-        console.say(f"  {key}: {_shorten(str(a_value))} -> {_shorten(str(b_value))}")
+        before = _shorten(str(a_value))
+        after = _shorten(str(b_value))
+        console.say(f"  {key}: {before} -> {after}")

@@ -172,7 +172,11 @@ def as_yaml(value: object) -> str:
             return f"{value.splitlines()[0]} …"
         return value or '""'
     try:
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+        text = yaml.safe_dump(
+            value,
+            default_flow_style=True,
+            width=10_000,
+        )
     except yaml.YAMLError:
         return str(value)
     return text.strip().removesuffix("...").strip()

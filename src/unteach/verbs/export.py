@@ -28,7 +28,13 @@ def run(config: ExportConfig) -> Path | None:
     source = trained.find_source(config.sources[0])
     to = Path(config.to) if config.to else None
     model = config.model
-    options = ExportOptions(to, config.form, config.dtype, model.base_path, model.peft_args)
+    options = ExportOptions(
+        to,
+        config.form,
+        config.dtype,
+        model.base_path,
+        model.peft_args,
+    )
     with _open_target(options, source) as folder:
         if folder:
             save.write(source, options, folder)
@@ -111,7 +117,11 @@ def upload(folder: Path, repository: str, private: bool) -> None:
     is deleted."""
     api = huggingface_hub.HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(
+            repository,
+            private=private,
+            exist_ok=True,
+        )
         api.upload_folder(
             repo_id=repository,
             folder_path=str(folder),

@@ -82,7 +82,11 @@ def wmdp(folder: Path) -> None:
             print(f"not fetched: {_describe_failure(repository, error)}")
             continue
         with atomic_write(target) as temporary:
-            rows.to_json(temporary, lines=True, force_ascii=False)
+            rows.to_json(
+                temporary,
+                lines=True,
+                force_ascii=False,
+            )
         num_landed += 1
         num_rows = format_count(len(rows), "row")
         print(f"fetched: {target} ({num_rows})")

@@ -62,7 +62,11 @@ def run(config: HistoryConfig) -> None:
         if to.endswith(".csv"):
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
-            table.to_json(temporary, orient="records", lines=True)
+            table.to_json(
+                temporary,
+                orient="records",
+                lines=True,
+            )
     print(f"results: {to} ({format_count(len(table), 'row')})")
 
 
@@ -226,7 +230,11 @@ def _print_table(table: pandas.DataFrame) -> None:
             continue
         room -= width
         columns.append(column)
-        printed.add_column(Text(name), justify="right", no_wrap=True)
+        printed.add_column(
+            Text(name),
+            justify="right",
+            no_wrap=True,
+        )
     for row in zip(*columns, strict=True):
         printed.add_row(*map(Text, row))
     terminal.print(

@@ -12,7 +12,7 @@ from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.verbs.component_fields import fields_of
+from unteach.verbs.component_fields import FieldInfo, fields_of
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
@@ -77,7 +77,9 @@ def run(config: ListConfig) -> None:
     """Print what there is of a kind, or all that one name stands for."""
     names = config.names
     dirs = config.config_dirs
-    paths = [path.strip() for path in config.plugins.strip("[]").split(",")]
+    # plugins= is a list as YAML has it, or one path.
+    plugin_words = config.plugins.strip("[]").split(",")
+    paths = [path.strip() for path in plugin_words]
     with plugins.use_plugins(filter(None, paths)):
         is_kind = bool(names) and names[0] in KINDS
         if is_kind and len(names) == 1:
@@ -94,7 +96,11 @@ def run(config: ListConfig) -> None:
 
 
 def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
-    """Print everything of a kind: methods by what they are for, each other kind in one list."""
+    """Print everything of a kind: methods by what they are for, each other kind in one list.
+
+    Args:
+        dirs: the user's homes of configurations (--config-dir).
+    """
     lines = listed(kind, dirs)
     longest = max((len(name) for name, _, _ in lines), default=0)
     width = min(32, longest)
@@ -103,7 +109,8 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
         if heading:
             print(f"\n{heading}")
         for name, line, origin in members:
-            print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
+            head = f"  {name:<{width}}  "
+            print(fill(head, f"{line}  [{origin}]"))
     if kind in REGISTRIES:
         for sentence in REGISTRIES[kind].list_broken():
             logger.info(sentence)
@@ -118,19 +125,22 @@ def line_width() -> int | None:
 
 
 def fill(head: str, text: str) -> str:
-    """Join `head` and `text`, broken between words at the terminal's width; one line where the
-    output is no terminal."""
+    """Join `head` and `text`, broken between words at the terminal's width.
+
+    One line where the output is no terminal, so that other programs can read it.
+    """
     width = line_width()
     if width is None:
         return f"{head}{text}"
-    indent = min(len(head), width // 2)
-    if len(head) > indent:  # a long name has a line of its own
-        return f"{head.rstrip()}\n{fill(' ' * indent, text)}"
+    indent = " " * min(len(head), width // 2)
+    if len(head) > len(indent):  # a long name has a line of its own
+        below = fill(indent, text)
+        return f"{head.rstrip()}\n{below}"
     return textwrap.fill(
         text,
         width,
         initial_indent=head,
-        subsequent_indent=" " * indent,
+        subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
@@ -156,8 +166,10 @@ def _group_by_heading(
 
 
 def _find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
-    """Find what a method, or a file of one, is for: by where it lives, or of a plugin's by what it
-    derives from."""
+    """Find what a method, or a file of one, is for.
+
+    Ours are told by where they live, a plugin's by what it derives from.
+    """
     if name not in registry.method:
         _, _, file = _list_files("trainer", dirs, name)[0]
         name = _read_handler(file)
@@ -168,8 +180,10 @@ def _find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
         match = METHOD_MODULE.match(base.__module__)
         if match and match[1] in METHOD_KINDS:
             return METHOD_KINDS[match[1]]
-    unlearns = any(base.__name__ == "Unlearn" for base in bases)
-    return METHOD_KINDS["unlearn"] if unlearns else OTHERS
+    base_names = [base.__name__ for base in bases]
+    if "Unlearn" in base_names:
+        return METHOD_KINDS["unlearn"]
+    return OTHERS
 
 
 def _read_handler(file: Path) -> str:
@@ -180,7 +194,15 @@ def _read_handler(file: Path) -> str:
 
 def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
     """Print all that a name stands for: a class with its fields, and what a file of that name
-    says."""
+    says.
+
+    Args:
+        kinds: where it is looked for.
+        dirs: the user's homes of configurations (--config-dir).
+
+    Raises:
+        UserError: none of these kinds has it.
+    """
     is_known = False
     for kind in kinds:
         if kind in REGISTRIES and name in REGISTRIES[kind]:
@@ -235,11 +257,19 @@ def show_class(kind: str, entry: registry.Entry) -> None:
     fields = [field for field in fields_of(entry.target) if field.name not in provided]
     print(f"  fields, under {FIELDS_OF[kind]}" if fields else "  It has no fields.")
     for field in fields:
-        default = "required" if field.default is None else f"[{field.default}]"
-        print(fill(f"    {field.name}= ", f"{field.takes} {default}"))
-        if field.meaning:
-            print(fill("        ", field.meaning))
+        show_field(field)
     print()
+
+
+def show_field(field: FieldInfo) -> None:
+    """Print one field of a class, and below it what it means."""
+    default = "required"
+    if field.default is not None:
+        default = f"[{field.default}]"
+    head = f"    {field.name}= "
+    print(fill(head, f"{field.takes} {default}"))
+    if field.meaning:
+        print(fill("        ", field.meaning))
 
 
 def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
@@ -262,17 +292,27 @@ def _list_files(
     config_dirs: tuple[str, ...],
     only: str | None = None,
 ) -> list[GroupFile]:
-    """List a group's YAML files, or those of one name: ours, plugins', the user's."""
+    """List a group's YAML files, or those of one name: ours, plugins', the user's.
+
+    Args:
+        group: a configuration group, which is a folder below each home of configurations.
+        config_dirs: the user's homes (--config-dir).
+        only: the one name that is wanted.
+    """
+    homes = [CONFIGS, *plugins.config_folders()]
+    homes += [Path(config_dir) for config_dir in config_dirs]
     files = []
-    for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
+    for home in homes:
         group_dir = home / group
         for file in sorted(group_dir.rglob("*.yaml")):
             name = str(file.relative_to(group_dir).with_suffix(""))
+            if only not in (None, name):
+                continue
+            origin = str(file)
             # accelerate and torchrun want the whole path
-            is_short = home == CONFIGS and group != "launch"
-            origin = f"unteach/configs/{file.relative_to(home)}" if is_short else str(file)
-            if only in (None, name):
-                files.append((name, origin, file))
+            if home == CONFIGS and group != "launch":
+                origin = f"unteach/configs/{file.relative_to(home)}"
+            files.append((name, origin, file))
     return files
 
 

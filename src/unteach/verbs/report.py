@@ -27,13 +27,22 @@ def run(config: ReportConfig) -> Path:
     for run in retain_models:
         logger.info(f"shown too, as it is what the others are compared with: {run.folder}")
     runs = [*retain_models, *runs]
-    title = choose_title(config.runs, runs)
-    return report_runs(runs, Path(config.out), title, find_suite(config.suite, runs))
+    return report_runs(
+        runs,
+        folder=Path(config.out),
+        title=choose_title(config.runs, runs),
+        suite=find_suite(config.suite, runs),
+    )
 
 
 def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
-    """Name a report after what was found: one folder by its name, several runs by the folder that
-    they share."""
+    """Name a report after what it is of: one folder by its name, several runs by the folder that
+    they share.
+
+    Args:
+        places: what the user named.
+        runs: the runs that this means.
+    """
     if len(places) == 1:
         folder = Path(places[0])
         if folder.exists():
@@ -54,7 +63,11 @@ def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
 
 def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
     """Find the suite as its files are called, however the user spelled it; None where none was
-    named."""
+    named.
+
+    Raises:
+        UserError: no run has results of it.
+    """
     if name is None:
         return None
     spellings: dict[str, str] = {}
@@ -83,7 +96,12 @@ def report_runs(
     """Print the table of each suite, write the report's files, and give the page's path.
 
     Args:
+        folder: where the report is written.
+        title: what the page is headed by.
         suite: the only one that is shown; None shows all, those that most runs have first.
+
+    Raises:
+        UserError: `suite` is given, and a run has no results of it.
     """
     suites = [suite] if suite else _list_suites(runs)
     tabs = {}
@@ -93,9 +111,10 @@ def report_runs(
         places = [(run.name, run.kind, run.folder) for run in measured]
         results = collect(places, name)
         if len(suites) > 1:
+            num_measured = len(measured)
             heading = f"\n{name}"
-            if len(measured) < len(runs):
-                heading += f" ({len(measured)} of {len(runs)} runs have it)"
+            if num_measured < len(runs):
+                heading += f" ({num_measured} of {len(runs)} runs have it)"
             print(heading)
         tabs[name] = insert_starts(results)
         print_table(tabs[name])

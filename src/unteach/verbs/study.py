@@ -95,7 +95,8 @@ def _find_run(study: Study, name: str) -> PlannedRun | None:
     """Find a run of a study by its name; None where no name is given."""
     by_name = {run.name: run for run in study.plan}
     if name and name not in by_name:
-        raise UserError(f"study {study.name}: {describe_unknown('run', name, by_name)}")
+        problem = describe_unknown("run", name, by_name)
+        raise UserError(f"study {study.name}: {problem}")
     return by_name.get(name)
 
 

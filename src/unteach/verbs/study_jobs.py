@@ -23,10 +23,16 @@ def submit(study: Study) -> None:
 
 
 def _hand_over(study: Study, again: bool) -> None:
+    """Submit runs to Slurm and say how many.
+
+    Args:
+        again: hand over once more what failed.
+    """
     count, notes = slurm.submit(study, again)
+    num_runs = len(study.plan)
     print(
-        f"submitted {count} of {len(study.plan)} runs; `unteach study status {study.name}` says "
-        f"how they stand"
+        f"submitted {count} of {num_runs} runs; `unteach study status {study.name}` says how they "
+        "stand"
     )
     for note in notes:
         logger.info(note)
@@ -59,8 +65,10 @@ def status(study: Study) -> None:
 
 
 def retry(study: Study) -> None:
-    """Do what failed once more, where the study was carried out; after a change of its file, what
-    that does not touch."""
+    """Do what failed once more, where the study was carried out.
+
+    After a change of its file, runs that the change touches are left out.
+    """
     study, left_out = saved_plan.drop_changed_runs(study)
     for name, why in left_out.items():
         print(f"left out: {name}: {why}")
@@ -72,7 +80,11 @@ def retry(study: Study) -> None:
 
 
 def cancel(study: Study, only: PlannedRun | None) -> None:
-    """Stop what runs or waits, here and in the queue."""
+    """Stop what runs or waits, here and in the queue.
+
+    Args:
+        only: the one run that is meant; None means all.
+    """
     plan = [only] if only else study.plan
     cancelled = slurm.cancel(study, plan) + states.stop(plan)
     if cancelled:

@@ -40,9 +40,12 @@ def carry_out(study: Study, opened: bool = False) -> Path:
             count = f"{len(done)} of {count}"
         print(f"finished before: {count} in {study.folder}; nothing of that is done again")
 
-    outcomes = _execute(study, todo) if todo else []
-    unfinished = [outcome for outcome in outcomes if outcome.state != "done"]
-    done.update(outcome.run.name for outcome in outcomes if outcome.state == "done")
+    unfinished: list[local.Outcome] = []
+    for outcome in _execute(study, todo) if todo else []:
+        if outcome.state == "done":
+            done.add(outcome.run.name)
+        else:
+            unfinished.append(outcome)
     page = report(study, done)
     for outcome in unfinished:
         console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
@@ -75,6 +78,7 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
 
 
 def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
+    """Carry runs out beside each other, in children of this process."""
     # Once for all children, and only now that all runs are known to be right: it costs torch.
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401
@@ -102,12 +106,20 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
     """Carry one run out, as its own command would."""
     verb = "eval" if run.kind == "eval" else "train"
-    start_composed(verb, list(run.overrides), Options(run.config_name, dirs))
+    options = Options(run.config_name, dirs)
+    start_composed(verb, list(run.overrides), options)
 
 
 def report(study: Study, done: set[str]) -> Path:
     """Print the tables and write the report into the study's folder, over all runs that were
-    evaluated."""
+    evaluated.
+
+    Args:
+        done: the names of the runs that are finished.
+
+    Returns:
+        The page's path; the study's folder where there is nothing to report.
+    """
     require_extra("report", NEEDED_FOR)
     kinds = {run.name: run.kind for run in study.plan}
     evaluated = []
@@ -117,10 +129,17 @@ def report(study: Study, done: set[str]) -> Path:
         folder = Path(run.folder)
         kind = run.kind
         # of the run that it waits for first, or of a model that this study does not make
-        if kind == "eval":
-            kind = kinds[run.after[0]] if run.after else origin.infer_kind(folder)
-        suites = collect.list_suites(folder)
-        evaluated.append(find.EvaluatedRun(run.name, kind, folder, suites))
+        if kind == "eval" and run.after:
+            kind = kinds[run.after[0]]
+        elif kind == "eval":
+            kind = origin.infer_kind(folder)
+        evaluated_run = find.EvaluatedRun(
+            name=run.name,
+            kind=kind,
+            folder=folder,
+            suites=collect.list_suites(folder),
+        )
+        evaluated.append(evaluated_run)
     if not evaluated:
         print("no run of it is finished and evaluated yet, so there is nothing to report")
         return study.folder

@@ -34,7 +34,11 @@ def run(config: TokenizeConfig) -> Path:
     Raises:
         UserError: where the folder holds something else.
     """
-    table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
+    table = tables.open_table(
+        config.input_file,
+        by_line=config.txt == "line",
+        whole=True,
+    )
     layout = _find_layout(config, table)
     recipe = _build_recipe(config, layout)
     facts = build_facts(table, recipe, config.tokenizer_path)
@@ -78,7 +82,8 @@ def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
 
 def _build_recipe(config: TokenizeConfig, layout: ColumnLayout) -> Recipe:
     """Build how rows of a layout become tokens."""
-    template = Template(_load_tokenizer(config), build_template_args(config, layout.raw))
+    template_args = build_template_args(config, layout.raw)
+    template = Template(_load_tokenizer(config), template_args)
     too_long = config.too_long
     if not too_long:
         is_text = layout.handler == "PretrainingDataset"
@@ -101,7 +106,11 @@ def _load_tokenizer(config: TokenizeConfig) -> "PreTrainedTokenizerBase":
 
 def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> TemplateArgs:
     """Build what training would ask with: what is said here, what the columns say, what the model
-    was saved with."""
+    was saved with.
+
+    Args:
+        is_raw: whether the columns hold texts that no template goes around.
+    """
     args = config.template_args
     if config.template:
         args = replace(args, kind=config.template)
@@ -113,7 +122,14 @@ def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> Template
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
-    """Refuse a folder that was written by another command: it is written once."""
+    """Refuse a folder that was written by another command: it is written once.
+
+    Args:
+        facts: what this command's tokens are made of.
+
+    Raises:
+        UserError: it holds other tokens, or none.
+    """
     if not (output / tokenized_paths.MANIFEST).is_file():
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
