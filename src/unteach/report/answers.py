@@ -30,7 +30,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Question:
-    """One question; `answers` has one entry for each run, None where that run was not asked."""
+    """One question.
+
+    Attributes:
+        answers: one entry for each run, None where that run was not asked.
+    """
 
     text: str
     truth: str
@@ -39,7 +43,11 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """The questions behind one metric; `score` names the ROUGE that is shown."""
+    """The questions behind one metric.
+
+    Attributes:
+        score: the name of the ROUGE that is shown.
+    """
 
     metric: str
     title: str
@@ -53,7 +61,9 @@ def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
     metrics: set[str] = set()
     described: dict[str, None] = {}
     for run in runs:
-        metrics.update(metric for metric in run.results if _list_rows(run, metric))
+        for metric in run.results:
+            if _list_rows(run, metric):
+                metrics.add(metric)
         described.update(dict.fromkeys(run.described))
     described.update(dict.fromkeys(load_known_columns()))
     ordered = [metric for metric in described if metric in metrics]
@@ -62,6 +72,7 @@ def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
 
 
 def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
+    """Collect the questions behind one metric, with the answer of each run."""
     column = get_column(runs, metric)
     examples = column.examples or ExamplesDescription("answers")
     questions: dict[tuple[str, int], Question] = {}
@@ -71,19 +82,30 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
             truth = _join_texts(row.get("ground_truth"))
             # Not by index or prompt: other splits number the same questions otherwise, other
             # templates word them so.
-            key = truth, num_seen[truth]
+            key = (truth, num_seen[truth])
             num_seen[truth] += 1
             if key not in questions:
+                text = get_bare_question(row, "input")
                 unanswered: list[Answer | None] = [None] * len(runs)
-                questions[key] = Question(get_bare_question(row, "input"), truth, unanswered)
+                questions[key] = Question(text, truth, unanswered)
+            generation = _join_texts(row.get("generation"))
             score = to_finite(row.get(examples.score))
-            questions[key].answers[run_index] = Answer(_join_texts(row.get("generation")), score)
-    title = examples.title or column.label
-    return QuestionSet(metric, title, SCORE_NAMES[examples.score], list(questions.values()))
+            questions[key].answers[run_index] = Answer(generation, score)
+    return QuestionSet(
+        metric=metric,
+        title=examples.title or column.label,
+        score=SCORE_NAMES[examples.score],
+        questions=list(questions.values()),
+    )
 
 
 def get_bare_question(row: dict[str, Any], prompt_key: str) -> str:
-    """Get the question as the data has it; of a log without it, what its prompt asks."""
+    """Get the question as the data has it; of a log without it, what its prompt asks.
+
+    Args:
+        row: an example of a log, or an answer of a token file.
+        prompt_key: where it has the prompt.
+    """
     question = row.get("question")
     if isinstance(question, str):
         return question.strip()
@@ -103,15 +125,20 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
         for number in choose_shown(question_set.questions):
             question = question_set.questions[number]
             answers = [_to_data(answer) for answer in question.answers]
-            questions.append([question.text, question.truth, answers, number])
-        data.append(
-            {
-                "title": question_set.title,
-                "score": question_set.score,
-                "count": len(question_set.questions),
-                "questions": questions,
-            }
-        )
+            row = [
+                question.text,
+                question.truth,
+                answers,
+                number,
+            ]
+            questions.append(row)
+        set_data = {
+            "title": question_set.title,
+            "score": question_set.score,
+            "count": len(question_set.questions),
+            "questions": questions,
+        }
+        data.append(set_data)
     return data
 
 
@@ -120,31 +147,36 @@ def choose_shown(questions: list[Question]) -> list[int]:
 
     All; or half of them those on which the models differ most, and the others spread evenly.
     """
-    if len(questions) <= MOST_QUESTIONS:
-        return list(range(len(questions)))
     numbers = range(len(questions))
-    by_difference = sorted(numbers, key=lambda number: -_measure_difference(questions[number]))
+    if len(questions) <= MOST_QUESTIONS:
+        return list(numbers)
+    differences = [_measure_difference(question) for question in questions]
+    by_difference = sorted(numbers, key=lambda number: -differences[number])
     chosen = set(by_difference[: MOST_QUESTIONS // 2])
+
     others = [number for number in numbers if number not in chosen]
     num_others = MOST_QUESTIONS - len(chosen)
-    chosen |= {others[step * len(others) // num_others] for step in range(num_others)}
+    for step in range(num_others):
+        chosen.add(others[step * len(others) // num_others])
     return sorted(chosen)
 
 
 def _measure_difference(question: Question) -> float:
     """Measure how far the models' scores of a question lie apart."""
-    scores = [
-        answer.score
-        for answer in question.answers
-        if answer is not None and answer.score is not None
-    ]
-    return max(scores) - min(scores) if scores else 0.0
+    scores = []
+    for answer in question.answers:
+        if answer is not None and answer.score is not None:
+            scores.append(answer.score)
+    if not scores:
+        return 0.0
+    return max(scores) - min(scores)
 
 
 def _to_data(answer: Answer | None) -> list[str | float | None] | None:
     if answer is None:
         return None
-    return [answer.text, None if answer.score is None else round(answer.score, 4)]
+    score = None if answer.score is None else round(answer.score, 4)
+    return [answer.text, score]
 
 
 def _list_rows(run: RunResult, metric: str) -> list[dict[str, Any]]:
@@ -153,10 +185,17 @@ def _list_rows(run: RunResult, metric: str) -> list[dict[str, Any]]:
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
     if not isinstance(rows, dict):
         return []
-    return [row for row in rows.values() if isinstance(row, dict) and "generation" in row]
+    generated = []
+    for row in rows.values():
+        if isinstance(row, dict) and "generation" in row:
+            generated.append(row)
+    return generated
 
 
 def _join_texts(value: object) -> str:
+    """Write a text, several of them with strokes between, "" of null."""
+    if value is None:
+        return ""
     if isinstance(value, list | tuple):
-        return " / ".join(_join_texts(item) for item in value)
-    return "" if value is None else str(value)
+        return " / ".join(map(_join_texts, value))
+    return str(value)

@@ -3,7 +3,7 @@ single answers."""
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ MOST_ANSWERS = 5
 Log = dict[str, Any]
 """A metric's entry in an evaluation's log."""
 Interval = tuple[float, float]
+ChangedSetting = tuple[str, Any, Any]
+"""A dotted key, and its value in either run."""
 
 
 def _keep(values: np.ndarray) -> np.ndarray:
@@ -63,7 +65,10 @@ class Change:
 
     @property
     def difference(self) -> float | None:
-        return None if self.a is None or self.b is None else self.b - self.a
+        """By how much b is more than a; None where one of them has no value."""
+        if self.a is None or self.b is None:
+            return None
+        return self.b - self.a
 
     @property
     def is_significant(self) -> bool:
@@ -71,12 +76,19 @@ class Change:
         difference."""
         if self.difference is None or self.low is None or self.high is None:
             return False
-        return abs(self.difference) > ROUNDING and not self.low <= 0 <= self.high
+        is_rounding = abs(self.difference) <= ROUNDING
+        holds_zero = self.low <= 0 <= self.high
+        return not is_rounding and not holds_zero
 
 
 @dataclass(frozen=True)
 class ChangedAnswer:
-    """One question that both were asked, what they said, and by how much the ROUGE changed."""
+    """One question that both were asked, what they said, and by how much the ROUGE changed.
+
+    Attributes:
+        title: the set of questions that it is one of.
+        difference: the ROUGE of b less that of a.
+    """
 
     title: str
     question: Question
@@ -92,38 +104,69 @@ def list_changes(a: RunResult, b: RunResult) -> list[Change]:
     from the intervals of both, taken as independent.
     """
     on_same_rows = not list_other_rows(a, b)
-    metrics = sorted({*a.metrics(), *b.metrics()})
-    return [_compare_metric(metric, a, b, on_same_rows) for metric in metrics]
+    metrics = {*a.metrics(), *b.metrics()}
+    return [_compare_metric(metric, a, b, on_same_rows) for metric in sorted(metrics)]
 
 
 def list_other_rows(a: RunResult, b: RunResult) -> list[str]:
     """List the columns that both logs say they measured, and on other rows."""
-    columns = sorted(a.rows.keys() & b.rows.keys())
-    return [
-        column for column in columns if a.rows[column].get("digest") != b.rows[column].get("digest")
-    ]
+    others = []
+    for column in sorted(a.rows.keys() & b.rows.keys()):
+        a_digest = a.rows[column].get("digest")
+        b_digest = b.rows[column].get("digest")
+        if a_digest != b_digest:
+            others.append(column)
+    return others
 
 
-def _compare_metric(metric: str, a: RunResult, b: RunResult, on_same_rows: bool) -> Change:
-    a_value, b_value = a.value(metric), b.value(metric)
+def _compare_metric(
+    metric: str,
+    a: RunResult,
+    b: RunResult,
+    on_same_rows: bool,
+) -> Change:
+    a_value = a.value(metric)
+    b_value = b.value(metric)
+    change = Change(metric, a_value, b_value)
     if a_value is None or b_value is None:
-        return Change(metric, a_value, b_value)
+        return change
 
+    # Pairs of rows give the narrower interval: what is hard for both takes no part in it.
     if on_same_rows:
-        replicates = resample_difference(metric, a.results.get(metric), b.results.get(metric))
+        replicates = resample_difference(
+            metric,
+            a.results.get(metric),
+            b.results.get(metric),
+        )
         bounds = bootstrap.compute_interval(replicates)
         if bounds is not None:
-            return Change(metric, a_value, b_value, bounds[0], bounds[1], "row by row")
+            low, high = bounds
+            return replace(
+                change,
+                low=low,
+                high=high,
+                method="row by row",
+            )
 
-    a_interval, b_interval = a.interval(metric), b.interval(metric)
+    a_interval = a.interval(metric)
+    b_interval = b.interval(metric)
     if a_interval is None or b_interval is None:
-        return Change(metric, a_value, b_value)
+        return change
     low, high = combine_intervals(a_value, a_interval, b_value, b_interval)
-    return Change(metric, a_value, b_value, low, high, "from both intervals")
+    return replace(
+        change,
+        low=low,
+        high=high,
+        method="from both intervals",
+    )
 
 
 def resample_difference(metric: str, a: object, b: object) -> np.ndarray | None:
     """Draw replicates of b - a, the same rows in both logs.
+
+    Args:
+        metric: seeds the draws, so that they are the same tomorrow.
+        a, b: the metric's entry in each log.
 
     Returns:
         One difference a replicate; None where the rows of the logs cannot be paired.
@@ -131,9 +174,10 @@ def resample_difference(metric: str, a: object, b: object) -> np.ndarray | None:
     if not isinstance(a, dict) or not isinstance(b, dict):
         return None
     pairs = _pair_rows(a, b)
-    if pairs is not None:
-        return bootstrap.resample_mean(pairs[1] - pairs[0], metric)
-    return _resample_auc_difference(metric, a, b)
+    if pairs is None:
+        return _resample_auc_difference(metric, a, b)
+    a_values, b_values = pairs
+    return bootstrap.resample_mean(b_values - a_values, metric)
 
 
 def _pair_rows(a: Log, b: Log) -> tuple[np.ndarray, np.ndarray] | None:
@@ -141,6 +185,10 @@ def _pair_rows(a: Log, b: Log) -> tuple[np.ndarray, np.ndarray] | None:
 
     Which of an example's numbers the metric averages is not written in a log. It is the first whose
     mean, after one of the transforms, is the aggregate in both logs, so that nothing is guessed.
+
+    Returns:
+        The values of both, each [rows]; None where the logs are of other rows, or where no number
+        of theirs explains both aggregates.
     """
     indices = _list_indices(a)
     if not indices or indices != _list_indices(b):
@@ -152,11 +200,13 @@ def _pair_rows(a: Log, b: Log) -> tuple[np.ndarray, np.ndarray] | None:
             return None  # the same numbers, of other rows
 
     for key in a_rows[0]:
-        a_column, b_column = _read_column(a_rows, key), _read_column(b_rows, key)
+        a_column = _read_column(a_rows, key)
+        b_column = _read_column(b_rows, key)
         if a_column is None or b_column is None:
             continue
         for transform in TRANSFORMS:
-            a_values, b_values = transform(a_column), transform(b_column)
+            a_values = transform(a_column)
+            b_values = transform(b_column)
             if _is_mean(a["agg_value"], a_values) and _is_mean(b["agg_value"], b_values):
                 return a_values, b_values
     return None
@@ -166,19 +216,24 @@ def _resample_auc_difference(metric: str, a: Log, b: Log) -> np.ndarray | None:
     """Draw replicates of the difference of two attacks' AUCs: both halves' rows anew, the same in
     both logs."""
     for half in HALVES:
-        if not isinstance(a.get(half), dict) or not isinstance(b.get(half), dict):
+        a_half = a.get(half)
+        b_half = b.get(half)
+        if not isinstance(a_half, dict) or not isinstance(b_half, dict):
             return None
-        if _list_indices(a[half]) != _list_indices(b[half]):
+        if _list_indices(a_half) != _list_indices(b_half):
             return None
+
     a_forget, a_holdout = read_halves(a)
     b_forget, b_holdout = read_halves(b)
-    if len(a_forget) != len(b_forget) or len(a_holdout) != len(b_holdout):
+    num_forget = len(a_forget)
+    num_holdout = len(a_holdout)
+    if not num_forget or not num_holdout:
         return None
-    if not len(a_forget) or not len(a_holdout):
+    if num_forget != len(b_forget) or num_holdout != len(b_holdout):
         return None
 
-    forget_draws = bootstrap.draw_resamples(f"{metric}/0", len(a_forget))
-    holdout_draws = bootstrap.draw_resamples(f"{metric}/1", len(a_holdout))
+    forget_draws = bootstrap.draw_resamples(f"{metric}/0", num_forget)
+    holdout_draws = bootstrap.draw_resamples(f"{metric}/1", num_holdout)
     differences = []
     for forget, holdout in zip(forget_draws, holdout_draws, strict=True):
         a_auc = bootstrap.auc(a_forget[forget], a_holdout[holdout])
@@ -190,16 +245,22 @@ def _resample_auc_difference(metric: str, a: Log, b: Log) -> np.ndarray | None:
 def _list_indices(log: Log) -> list[str]:
     """List the rows of a log; none where not each has values."""
     rows = log.get("value_by_index")
-    if not isinstance(rows, dict) or not all(isinstance(row, dict) for row in rows.values()):
+    if not isinstance(rows, dict):
         return []
+    for row in rows.values():
+        if not isinstance(row, dict):
+            return []
     return sorted(rows)
 
 
 def _read_column(rows: list[dict[str, Any]], key: str) -> np.ndarray | None:
     """Read one number of each row; None where a row has none."""
-    numbers = [_read_number(row.get(key)) for row in rows]
-    if any(number is None for number in numbers):
-        return None
+    numbers = []
+    for row in rows:
+        number = _read_number(row.get(key))
+        if number is None:
+            return None
+        numbers.append(number)
     return np.array(numbers, dtype=float)
 
 
@@ -207,27 +268,49 @@ def _read_number(value: object) -> float | None:
     """Read a number, or the mean of the numbers of several answers."""
     if not isinstance(value, list) or not value:
         return to_finite(value)
-    numbers = [number for number in map(to_finite, value) if number is not None]
-    return float(np.mean(numbers)) if len(numbers) == len(value) else None
+    numbers = []
+    for member in value:
+        number = to_finite(member)
+        if number is None:
+            return None
+        numbers.append(number)
+    return float(np.mean(numbers))
 
 
 def _is_mean(aggregate: object, values: np.ndarray) -> bool:
+    """Whether an aggregate is the mean of these values, but for how it was rounded."""
     if not isinstance(aggregate, int | float):
         return False
-    return math.isclose(aggregate, values.mean(), rel_tol=1e-4, abs_tol=1e-9)
+    return math.isclose(
+        aggregate,
+        values.mean(),
+        rel_tol=1e-4,
+        abs_tol=1e-9,
+    )
 
 
-def combine_intervals(a: float, a_interval: Interval, b: float, b_interval: Interval) -> Interval:
+def combine_intervals(
+    a: float,
+    a_interval: Interval,
+    b: float,
+    b_interval: Interval,
+) -> Interval:
     """Find the interval of b - a from those of two independent values.
 
     Source: Zou and Donner 2008, the MOVER.
     """
-    below = math.hypot(b - b_interval[0], a_interval[1] - a)
-    above = math.hypot(b_interval[1] - b, a - a_interval[0])
+    a_low, a_high = a_interval
+    b_low, b_high = b_interval
+    below = math.hypot(b - b_low, a_high - a)
+    above = math.hypot(b_high - b, a - a_low)
     return b - a - below, b - a + above
 
 
-def list_changed_settings(a: object, b: object, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def list_changed_settings(
+    a: object,
+    b: object,
+    path: str = "",
+) -> Iterator[ChangedSetting]:
     """List the dotted keys at which two configurations differ, with both values; what only one of
     them has, as a whole."""
     if not isinstance(a, dict) or not isinstance(b, dict):
@@ -236,7 +319,9 @@ def list_changed_settings(a: object, b: object, path: str = "") -> Iterator[tupl
         return
     for key in dict.fromkeys([*a, *b]):
         key_path = f"{path}.{key}" if path else str(key)
-        yield from list_changed_settings(a.get(key, ABSENT), b.get(key, ABSENT), key_path)
+        a_value = a.get(key, ABSENT)
+        b_value = b.get(key, ABSENT)
+        yield from list_changed_settings(a_value, b_value, key_path)
 
 
 def list_changed_answers(a: RunResult, b: RunResult) -> list[ChangedAnswer]:
@@ -244,13 +329,21 @@ def list_changed_answers(a: RunResult, b: RunResult) -> list[ChangedAnswer]:
     changed = []
     for question_set in collect_question_sets([a, b]):
         for question in question_set.questions:
-            first, second = question.answers
-            if first is None or second is None or first.score is None or second.score is None:
+            a_answer, b_answer = question.answers
+            if a_answer is None or b_answer is None:
                 continue
-            difference = second.score - first.score
-            if difference != 0:
-                changed.append(
-                    ChangedAnswer(question_set.title, question, first, second, difference)
-                )
+            if a_answer.score is None or b_answer.score is None:
+                continue
+            difference = b_answer.score - a_answer.score
+            if difference == 0:
+                continue
+            answer = ChangedAnswer(
+                title=question_set.title,
+                question=question,
+                a=a_answer,
+                b=b_answer,
+                difference=difference,
+            )
+            changed.append(answer)
     changed.sort(key=lambda answer: -abs(answer.difference))
     return changed[:MOST_ANSWERS]

@@ -23,6 +23,9 @@ TOKENS = "_TOKENS.json"
 COUNT_OF_ROWS = re.compile(r"(rows skipped|answers cut|boundaries moved|continuations cut) in ")
 """How older results name counts of rows among the metrics that are absent."""
 
+Log = dict[str, Any]
+"""What a file of results holds, by metric or column."""
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -46,10 +49,10 @@ class RunResult:
     kind: str
     folder: Path
     summary: dict[str, float]
-    results: dict[str, Any]
+    results: Log
     absent: dict[str, str] = field(default_factory=dict)
     tokens: list[dict[str, Any]] = field(default_factory=list)
-    rows: dict[str, Any] = field(default_factory=dict)
+    rows: Log = field(default_factory=dict)
     forgets: str = ""
     described: dict[str, Column] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
@@ -65,7 +68,8 @@ class RunResult:
         value = self.summary.get(metric)
         if value is not None:
             return value
-        return to_finite(_get_entry(self.results, metric).get("agg_value"))
+        entry = _get_entry(self.results, metric)
+        return to_finite(entry.get("agg_value"))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
         """Get a metric's confidence interval, where the log has one that says something.
@@ -74,12 +78,15 @@ class RunResult:
         """
         value = self.value(metric)
         bounds = _get_entry(self.results, metric).get("ci")
-        if value is None or not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        if value is None:
             return None
-        low, high = to_finite(bounds[0]), to_finite(bounds[1])
-        if low is None or high is None or not low <= value <= high:
+        if not isinstance(bounds, list | tuple) or len(bounds) != 2:
             return None
-        return low, high
+        low = to_finite(bounds[0])
+        high = to_finite(bounds[1])
+        if low is None or high is None:
+            return None
+        return (low, high) if low <= value <= high else None
 
     def size(self, metric: str) -> int | None:
         """Count the examples that an aggregate stands on, where the log says so or holds them."""
@@ -91,23 +98,36 @@ class RunResult:
         return len(rows) if isinstance(rows, dict) else None
 
 
-def collect(folders: list[tuple[str, str, Path]], suite: str = "TOFU") -> list[RunResult]:
+def collect(
+    folders: list[tuple[str, str, Path]],
+    suite: str = "TOFU",
+) -> list[RunResult]:
     """Read the results of (name, kind, folder) runs.
 
     Training runs keep them under `evals/`, evaluation runs on top. All but `<SUITE>_EVAL.json` may
     be missing, as it is in foreign logs: the summary repeats what that file holds, the others are
     there to explain gaps and to look at tokens.
 
+    Args:
+        folders: the name, the kind and the folder of each run.
+        suite: whose results, as its files are called.
+
     Raises:
         UserError: a run has no results, or a file cannot be read.
     """
-    return [_read_run(name, kind, Path(folder), suite) for name, kind, folder in folders]
+    runs = []
+    for name, kind, folder in folders:
+        runs.append(_read_run(name, kind, Path(folder), suite))
+    return runs
 
 
 def list_suites(folder: Path) -> tuple[str, ...]:
     """List the suites that a run's folder has results of."""
-    files = [*(folder / EVALS).glob(f"*{EVAL}"), *folder.glob(f"*{EVAL}")]
-    return tuple(sorted({file.name.removesuffix(EVAL) for file in files}))
+    suites = set()
+    for home in (folder / EVALS, folder):
+        for file in home.glob(f"*{EVAL}"):
+            suites.add(file.name.removesuffix(EVAL))
+    return tuple(sorted(suites))
 
 
 def insert_starts(runs: list[RunResult]) -> list[RunResult]:
@@ -116,12 +136,15 @@ def insert_starts(runs: list[RunResult]) -> list[RunResult]:
     All that started from the same share one row.
     """
     rows: list[RunResult] = []
-    seen: list[dict[str, Any]] = []
+    seen: list[Log] = []
     for run in runs:
-        if run.before is not None and run.before.results not in seen:
-            seen.append(run.before.results)
-            num_sharing = sum(_started_from(other, run.before) for other in runs)
-            rows.append(replace(run.before, name="before") if num_sharing > 1 else run.before)
+        start = run.before
+        if start is not None and start.results not in seen:
+            seen.append(start.results)
+            num_sharing = sum(_started_from(other, start) for other in runs)
+            if num_sharing > 1:
+                start = replace(start, name="before")
+            rows.append(start)
         rows.append(run)
     return rows
 
@@ -130,19 +153,40 @@ def _started_from(run: RunResult, start: RunResult) -> bool:
     return run.before is not None and run.before.results == start.results
 
 
-def _read_run(name: str, kind: str, folder: Path, suite: str) -> RunResult:
+def _read_run(
+    name: str,
+    kind: str,
+    folder: Path,
+    suite: str,
+) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
     forgets = origin.describe_forget_set(origin.read_config(folder))
     home = _find_results_folder(name, folder, suite)
-    run = replace(_read_results(name, folder, home, suite), kind=kind, forgets=forgets)
+    run = _read_results(name, folder, home, suite)
+    run = replace(
+        run,
+        kind=kind,
+        forgets=forgets,
+    )
+
     start_dir = folder / EVALS_BEFORE
     if not (start_dir / f"{suite}{EVAL}").exists():
         return run
     start = _read_results(f"{name}, before", start_dir, start_dir, suite)
-    return replace(run, before=replace(start, kind="start", forgets=forgets))
+    start = replace(
+        start,
+        kind="start",
+        forgets=forgets,
+    )
+    return replace(run, before=start)
 
 
-def _read_results(name: str, folder: Path, home: Path, suite: str) -> RunResult:
+def _read_results(
+    name: str,
+    folder: Path,
+    home: Path,
+    suite: str,
+) -> RunResult:
     """Read the files that one evaluation wrote into `home`."""
     results = _read_mapping(name, home / f"{suite}{EVAL}")
     metrics_file = home / f"{suite}{METRICS}"
@@ -150,33 +194,51 @@ def _read_results(name: str, folder: Path, home: Path, suite: str) -> RunResult:
     described = read_descriptions(descriptions, f"run {name!r}", metrics_file)
     for metric in results:
         # Older results have intervals of p-values: they lie below the value, whatever the rows.
-        if _get_entry(results, metric) and not find_column(metric, described).has_interval:
-            results[metric] = {**results[metric], "ci": None}
+        entry = _get_entry(results, metric)
+        if entry and not find_column(metric, described).has_interval:
+            results[metric] = {**entry, "ci": None}
 
-    summary = {metric: _get_entry(results, metric).get("agg_value") for metric in results}
-    if (home / f"{suite}{SUMMARY}").exists():
-        summary = _read_mapping(name, home / f"{suite}{SUMMARY}")
-    numbers = {metric: to_finite(value) for metric, value in summary.items()}
+    # Older results hold counts of rows among the reasons; newer ones have a file of notes.
+    absent = {}
+    notes = {}
+    reasons = _read_optional_mapping(name, home / f"{suite}{ABSENT}")
+    for key, reason in reasons.items():
+        if COUNT_OF_ROWS.match(key):
+            notes[key] = str(reason)
+        else:
+            absent[key] = str(reason)
+    details = _read_optional_mapping(name, home / f"{suite}{NOTES}")
+    for sentence, detail in details.items():
+        absent.pop(sentence, None)
+        notes[sentence] = str(detail)
 
-    absent = _read_optional_mapping(name, home / f"{suite}{ABSENT}")
-    notes = {key: value for key, value in absent.items() if COUNT_OF_ROWS.match(key)}
-    notes |= _read_optional_mapping(name, home / f"{suite}{NOTES}")
     return RunResult(
         name=name,
         kind="",
         folder=folder,
-        summary={metric: number for metric, number in numbers.items() if number is not None},
+        summary=_read_summary(name, home / f"{suite}{SUMMARY}", results),
         results=results,
-        absent={key: str(reason) for key, reason in absent.items() if key not in notes},
+        absent=absent,
         tokens=_read_tokens(name, home / f"{suite}{TOKENS}"),
         rows=_read_optional_mapping(name, home / f"{suite}{ROWS}"),
         described=described,
-        notes={sentence: str(detail) for sentence, detail in notes.items()},
+        notes=notes,
     )
 
 
+def _read_summary(name: str, file: Path, results: Log) -> dict[str, float]:
+    """Read the finite aggregates; where there is no summary, from the results."""
+    if file.exists():
+        summary = _read_mapping(name, file)
+    else:
+        summary = {metric: _get_entry(results, metric).get("agg_value") for metric in results}
+    return _keep_finite(summary)
+
+
 def _read_tokens(name: str, file: Path) -> list[dict[str, Any]]:
-    rows = _read_mapping(name, file).get("rows") if file.exists() else []
+    if not file.exists():
+        return []
+    rows = _read_mapping(name, file).get("rows")
     if not isinstance(rows, list) or not all(map(_is_token_row, rows)):
         raise UserError(
             f"run {name!r}: {file} does not list answers token by token; evaluate the run again"
@@ -185,10 +247,13 @@ def _read_tokens(name: str, file: Path) -> list[dict[str, Any]]:
 
 
 def _is_token_row(row: object) -> bool:
-    types = {"tokens": list, "logprob": list, "length": int}
-    return isinstance(row, dict) and all(
-        isinstance(row.get(key), expected) for key, expected in types.items()
-    )
+    """Whether a row of a token file has what is read of it."""
+    if not isinstance(row, dict):
+        return False
+    for key in ("tokens", "logprob"):
+        if not isinstance(row.get(key), list):
+            return False
+    return isinstance(row.get("length"), int)
 
 
 def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
@@ -203,22 +268,29 @@ def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
         if (home / file).exists():
             return home
     advice = f"Evaluate the run on {suite} first"
-    if others := list_suites(folder):
-        advice = (
-            f"It has results of {', '.join(others)}: name that suite, or evaluate the run on "
-            f"{suite}"
-        )
+    others = ", ".join(list_suites(folder))
+    if others:
+        advice = f"It has results of {others}: name that suite, or evaluate the run on {suite}"
+    command = origin.build_eval_command(folder, suite)
     raise UserError(
         f"run {name!r} has no {suite} results: neither {homes[0] / file} nor {homes[1] / file} is "
-        f"there. {advice}: {origin.build_eval_command(folder, suite)}"
+        f"there. {advice}: {command}"
     )
 
 
-def _read_optional_mapping(name: str, file: Path) -> dict[str, Any]:
-    return _read_mapping(name, file) if file.exists() else {}
+def _read_optional_mapping(name: str, file: Path) -> Log:
+    """Read a file of results, or nothing where it is not there."""
+    if not file.exists():
+        return {}
+    return _read_mapping(name, file)
 
 
-def _read_mapping(name: str, file: Path) -> dict[str, Any]:
+def _read_mapping(name: str, file: Path) -> Log:
+    """Read a file of results of the run of this name.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
     what = f"run {name!r}"
     try:
         content = read_json(file, what)
@@ -249,13 +321,26 @@ def read_scores(entry: object, key: str = "score") -> dict[str, float]:
     rows = entry.get("value_by_index") if isinstance(entry, dict) else None
     if not isinstance(rows, dict):
         return {}
-    numbers = {i: to_finite(row.get(key)) for i, row in rows.items() if isinstance(row, dict)}
-    return {index: number for index, number in numbers.items() if number is not None}
+    values = {}
+    for index, row in rows.items():
+        if isinstance(row, dict):
+            values[index] = row.get(key)
+    return _keep_finite(values)
+
+
+def _keep_finite(values: Mapping[str, object]) -> dict[str, float]:
+    """Leave out what is no finite number."""
+    numbers = {}
+    for key, value in values.items():
+        number = to_finite(value)
+        if number is not None:
+            numbers[key] = number
+    return numbers
 
 
 def to_finite(value: object) -> float | None:
     """Give a number, or None for what a log may hold where nothing could be measured: null, NaN,
     infinity."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return float(value)
+    return float(value) if math.isfinite(value) else None

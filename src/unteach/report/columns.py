@@ -80,7 +80,11 @@ def build_column(metric: str, description: MetricDescription) -> Column:
     )
 
 
-def read_descriptions(descriptions: Mapping[str, Any], what: str, file: Path) -> dict[str, Column]:
+def read_descriptions(
+    descriptions: Mapping[str, Any],
+    what: str,
+    file: Path,
+) -> dict[str, Column]:
     """Read the columns that a <SUITE>_METRICS.json describes, by metric, in its order.
 
     Args:
@@ -99,7 +103,11 @@ def read_descriptions(descriptions: Mapping[str, Any], what: str, file: Path) ->
         known = entry
         if isinstance(entry, dict):
             known = {key: value for key, value in entry.items() if key in allowed}
-        description = reader.record(MetricDescription, known, f"{what}: {file}: {metric}")
+        description = reader.record(
+            MetricDescription,
+            known,
+            f"{what}: {file}: {metric}",
+        )
         if description is not None:
             columns[metric] = build_column(metric, description)
     if reader.problems:

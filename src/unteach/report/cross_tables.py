@@ -56,26 +56,35 @@ def build_cross_tables(runs: list[RunResult]) -> list[CrossTable]:
     if are_comparable(runs):
         return []
     forget_sets = list_forget_sets(runs)
-    families = group_families(runs)
-    by_cell = {(family.method, family.kind, family.data): family for family in families}
-    judged = [family for family in families if family.data in forget_sets]
-    methods = dict.fromkeys((family.method, family.kind) for family in judged)
+    # Of each method, in order, its family of each forget set.
+    by_method: dict[tuple[str, str], dict[str, Family]] = {}
+    for family in group_families(runs):
+        if family.data in forget_sets:
+            members = by_method.setdefault((family.method, family.kind), {})
+            members[family.data] = family
+
     tables = []
     for column in list_headline_columns(runs):
         rows = []
-        for method, kind in methods:
-            members = [by_cell.get((method, kind, forget_set)) for forget_set in forget_sets]
-            cells = [_build_spread(family, column.metric) for family in members]
-            if sum(cell is not None for cell in cells) > 1:
-                rows.append(Row(method, kind, cells))
+        for (method, kind), members in by_method.items():
+            row = Row(method, kind, [])
+            for forget_set in forget_sets:
+                member = members.get(forget_set)
+                row.cells.append(_build_spread(member, column.metric))
+            num_missing = row.cells.count(None)
+            if len(row.cells) - num_missing > 1:
+                rows.append(row)
         if rows:
             tables.append(CrossTable(column, forget_sets, rows))
     return tables
 
 
 def _build_spread(family: Family | None, metric: str) -> Spread | None:
-    mean = family.mean(metric) if family else None
-    if family is None or mean is None:
+    """Take a family's mean and deviation; None where it has no value, or where there is none."""
+    if family is None:
+        return None
+    mean = family.mean(metric)
+    if mean is None:
         return None
     return Spread(mean, family.deviation(metric))
 
@@ -86,13 +95,13 @@ def format_markdown(tables: list[CrossTable]) -> str:
     for table in tables:
         heads = ["method", *map(escape_markdown, table.forget_sets)]
         parts.append(f"### {escape_markdown(table.column.label)}, by what is forgotten\n")
-        parts.append(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+        parts.append(f"| {' | '.join(heads)} |")
+        parts.append("|" + " --- |" * len(heads))
         for row in table.rows:
-            cells = [
-                MISSING if cell is None else cell.format(table.column.decimals)
-                for cell in row.cells
-            ]
-            parts.append(f"| {' | '.join([escape_markdown(row.method), *cells])} |")
+            texts = [escape_markdown(row.method)]
+            for cell in row.cells:
+                texts.append(MISSING if cell is None else cell.format(table.column.decimals))
+            parts.append(f"| {' | '.join(texts)} |")
         parts.append("")
     return "\n".join(parts)
 
@@ -103,29 +112,46 @@ def build_picture(table: CrossTable) -> Picture:
     num_coloured = 0
     for row in table.rows:
         is_reference = row.kind in REFERENCES
-        colour = row.kind if is_reference else f"line{num_coloured % len(TINTS)}"
-        num_coloured += not is_reference
-        points = []
-        for set_index, cell in enumerate(row.cells):
-            if cell is not None:
-                told = cell.format(table.column.decimals)
-                hover = f"{row.method}\n{table.forget_sets[set_index]}: {told}"
-                points.append(Point(set_index, cell.mean, cell.deviation, hover))
-        series.append(
-            Series(
-                name=row.method,
-                colour=colour,
-                points=points,
-                line="dotted" if is_reference else "solid",
-                marker=KINDS[row.kind][1],
-                hover=row.method,
-            )
+        if is_reference:
+            colour = row.kind
+        else:
+            colour = f"line{num_coloured % len(TINTS)}"
+            num_coloured += 1
+        _, marker = KINDS[row.kind]
+        line = Series(
+            name=row.method,
+            colour=colour,
+            points=_build_points(table, row),
+            line="dotted" if is_reference else "solid",
+            marker=marker,
+            hover=row.method,
         )
-    better = f" (good: {table.column.better})" if table.column.better else ""
+        series.append(line)
+    label = table.column.label
+    if table.column.better:
+        label += f" (good: {table.column.better})"
     return Picture(
         choices=(table.column.label,),
         x=Axis("what is forgotten", categories=tuple(table.forget_sets)),
-        y=Axis(f"{table.column.label}{better}"),
+        y=Axis(label),
         series=series,
         note=NOTE,
     )
+
+
+def _build_points(table: CrossTable, row: Row) -> list[Point]:
+    """Describe a method's points, one for each forget set that it was tried on."""
+    points = []
+    for set_index, cell in enumerate(row.cells):
+        if cell is None:
+            continue
+        text = cell.format(table.column.decimals)
+        forget_set = table.forget_sets[set_index]
+        point = Point(
+            x=set_index,
+            y=cell.mean,
+            spread=cell.deviation,
+            hover=f"{row.method}\n{forget_set}: {text}",
+        )
+        points.append(point)
+    return points

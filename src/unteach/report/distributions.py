@@ -1,6 +1,7 @@
 """How examples are spread, model by model: truth ratios against the retain model's, and membership
 attacks."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ class Curve:
     """One run's line.
 
     Attributes:
+        run_index: its place in the list of runs.
+        x, y: its points.
         figure: the number that sums it up, None where there is nothing to compare with.
     """
 
@@ -37,8 +40,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class Curves:
-    """A line a run, and the runs that have none; `figure` is what the curves' numbers are
-    called."""
+    """A line a run.
+
+    Attributes:
+        figure: what the curves' numbers are called.
+        left_out: the runs that have no line.
+    """
 
     title: str
     figure: str
@@ -53,24 +60,41 @@ def collect_truth_ratios(runs: list[RunResult]) -> Curves | None:
     They are those of the first metric that is described so and that some run has examples of.
     """
     for column in _list_columns(runs, "truth_ratios"):
-        scores = [_read_array(run.results.get(column.metric)) for run in runs]
-        if any(len(values) for values in scores):
+        scores = []
+        for run in runs:
+            entry = run.results.get(column.metric)
+            scores.append(_read_array(entry))
+        if any(map(len, scores)):
             return _build_truth_ratios(runs, scores)
     return None
 
 
 def _build_truth_ratios(runs: list[RunResult], scores: list[np.ndarray]) -> Curves:
-    gold = None
+    """Build the curves of runs from their examples' truth ratios, none of a run without."""
+    gold = None  # of the first retain model that has any
     for run, values in zip(runs, scores, strict=True):
         if gold is None and run.kind == "retain" and len(values):
             gold = values
-    curves, left_out = [], []
-    for run_index, (run, values) in enumerate(zip(runs, scores, strict=True)):
-        if len(values):
-            curves.append(Curve(run_index, *build_cdf(values), measure_distance(values, gold)))
-        else:
-            left_out.append(run.name)
-    return Curves("truth ratio", "D", curves, left_out)
+    curves = Curves(
+        title="truth ratio",
+        figure="D",
+        curves=[],
+        left_out=[],
+    )
+    for run_index, run in enumerate(runs):
+        values = scores[run_index]
+        if not len(values):
+            curves.left_out.append(run.name)
+            continue
+        x, y = build_cdf(values)
+        curve = Curve(
+            run_index=run_index,
+            x=x,
+            y=y,
+            figure=measure_distance(values, gold),
+        )
+        curves.curves.append(curve)
+    return curves
 
 
 def _list_columns(runs: list[RunResult], shown_as: str) -> Iterator[Column]:
@@ -79,24 +103,32 @@ def _list_columns(runs: list[RunResult], shown_as: str) -> Iterator[Column]:
     for run in runs:
         for metric, column in run.described.items():
             described.setdefault(metric, column)
-    for column in {**load_known_columns(), **described}.values():
+    columns = {**load_known_columns(), **described}
+    for column in columns.values():
         if column.examples is not None and column.examples.show == shown_as:
             yield column
 
 
 def _read_array(entry: object) -> np.ndarray:
-    return np.array(list(read_scores(entry).values()))
+    scores = read_scores(entry)
+    return np.array(list(scores.values()))
 
 
 def build_cdf(values: np.ndarray) -> tuple[list[float], list[float]]:
     """Build the corners of the empirical distribution function, from one end of the shown range to
-    the other."""
+    the other.
+
+    Returns:
+        The values, and the share of all that is no larger than each.
+    """
     low, high = RATIO_RANGE
     distinct, counts = np.unique(values, return_counts=True)
     shares = np.cumsum(counts) / len(values)
     inside = (distinct > low) & (distinct < high)
+    share_at_low = float((values <= low).mean())
+    share_at_high = float((values < high).mean())
     x = [low, *distinct[inside].tolist(), high]
-    y = [float((values <= low).mean()), *shares[inside].tolist(), float((values < high).mean())]
+    y = [share_at_low, *shares[inside].tolist(), share_at_high]
     return x, y
 
 
@@ -113,18 +145,36 @@ def collect_attacks(runs: list[RunResult]) -> list[Curves]:
     the members; those that most runs have come first."""
     attacks = []
     for column in _list_columns(runs, "membership"):
-        curves, left_out = [], []
-        for run_index, run in enumerate(runs):
-            forget, holdout = read_halves(run.results.get(column.metric))
-            if len(forget) and len(holdout):
-                auc = bootstrap.auc(forget, holdout)
-                curves.append(Curve(run_index, *build_roc(forget, holdout), auc))
-            else:
-                left_out.append(run.name)
-        if curves:
-            title = column.examples.title if column.examples else None
-            attacks.append(Curves(title or column.label, "AUC", curves, left_out))
+        attack = _build_attack(runs, column)
+        if attack.curves:
+            attacks.append(attack)
     return sorted(attacks, key=lambda attack: len(attack.left_out))
+
+
+def _build_attack(runs: list[RunResult], column: Column) -> Curves:
+    """Build one attack's ROC curves, none of a run without its scores."""
+    title = column.examples.title if column.examples else None
+    attack = Curves(
+        title=title or column.label,
+        figure="AUC",
+        curves=[],
+        left_out=[],
+    )
+    for run_index, run in enumerate(runs):
+        entry = run.results.get(column.metric)
+        forget, holdout = read_halves(entry)
+        if not len(forget) or not len(holdout):
+            attack.left_out.append(run.name)
+            continue
+        x, y = build_roc(forget, holdout)
+        curve = Curve(
+            run_index=run_index,
+            x=x,
+            y=y,
+            figure=bootstrap.auc(forget, holdout),
+        )
+        attack.curves.append(curve)
+    return attack
 
 
 def read_halves(entry: object) -> tuple[np.ndarray, np.ndarray]:
@@ -132,10 +182,15 @@ def read_halves(entry: object) -> tuple[np.ndarray, np.ndarray]:
     none."""
     if not isinstance(entry, dict):
         return np.array([]), np.array([])
-    return _read_array(entry.get("forget")), _read_array(entry.get("holdout"))
+    forget = _read_array(entry.get("forget"))
+    holdout = _read_array(entry.get("holdout"))
+    return forget, holdout
 
 
-def build_roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], list[float]]:
+def build_roc(
+    forget: np.ndarray,
+    holdout: np.ndarray,
+) -> tuple[list[float], list[float]]:
     """Build (holdout rows taken for members, members recognised) at each threshold: a low score
     says member.
 
@@ -145,19 +200,30 @@ def build_roc(forget: np.ndarray, holdout: np.ndarray) -> tuple[list[float], lis
     thresholds = np.unique(np.concatenate([forget, holdout]))
     x = np.searchsorted(np.sort(holdout), thresholds, "right") / len(holdout)
     y = np.searchsorted(np.sort(forget), thresholds, "right") / len(forget)
-    points = np.array([[0.0, *x], [0.0, *y]])
+    x = np.concatenate([[0.0], x])
+    y = np.concatenate([[0.0], y])
+
     # A corner is where a step goes another way than the one before it.
-    steps = np.diff(points)
-    is_turn = steps[0, 1:] * steps[1, :-1] != steps[0, :-1] * steps[1, 1:]
-    corners = points[:, np.concatenate([[True], is_turn, [True]])]
-    return corners[0].tolist(), corners[1].tolist()
+    x_steps = np.diff(x)
+    y_steps = np.diff(y)
+    left_turn = x_steps[:-1] * y_steps[1:]
+    right_turn = x_steps[1:] * y_steps[:-1]
+    is_turn = left_turn != right_turn
+    is_corner = np.concatenate([[True], is_turn, [True]])
+    return x[is_corner].tolist(), y[is_corner].tolist()
 
 
 def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> Picture:
     """Describe the picture of the truth ratios."""
-    inner = [x for curve in ratios.curves for x in curve.x[1:-1]]
-    low, high = min([0.1, *inner]) / 1.5, max([10.0, *inner]) * 1.5
-    limits = max(RATIO_RANGE[0], low), min(RATIO_RANGE[1], high)
+    # The axis is as long as the values need; a curve's first and last point are the range's ends.
+    low, high = 0.1, 10.0
+    for curve in ratios.curves:
+        inner = curve.x[1:-1]
+        low = min(low, *inner)
+        high = max(high, *inner)
+    least, most = RATIO_RANGE
+    limits = (max(least, low / 1.5), min(most, high * 1.5))
+
     note = "Left of 1 the true answer is still the likelier."
     if any(curve.figure is not None for curve in ratios.curves):
         note += (
@@ -166,7 +232,11 @@ def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> 
         )
     return Picture(
         choices=("truth ratios",),
-        x=Axis("truth ratio: how likely false answers are beside the true one", True, limits),
+        x=Axis(
+            "truth ratio: how likely false answers are beside the true one",
+            is_log=True,
+            limits=limits,
+        ),
         y=Axis("share of forget rows below", limits=SHARES),
         series=_build_series(ratios, runs, tints, is_stepped=True),
         guides=(Guide("x", 1.0, "soft", "dotted"),),
@@ -174,10 +244,21 @@ def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> 
     )
 
 
-def build_attack_picture(attack: Curves, runs: list[RunResult], tints: Tints) -> Picture:
+def build_attack_picture(
+    attack: Curves,
+    runs: list[RunResult],
+    tints: Tints,
+) -> Picture:
     """Describe the picture of one attack."""
     chance = [Point(0.0, 0.0), Point(1.0, 1.0)]
-    guess = Series("a guess", "soft", chance, line="dotted", width=1, in_legend=False)
+    guess = Series(
+        "a guess",
+        "soft",
+        chance,
+        line="dotted",
+        width=1,
+        in_legend=False,
+    )
     note = (
         "The number is the area: 0.5 is a guess, 1 says that the forget rows are plainly "
         "remembered, 0 that they stick out as unlearned."
@@ -192,15 +273,19 @@ def build_attack_picture(attack: Curves, runs: list[RunResult], tints: Tints) ->
 
 
 def _build_series(
-    curves: Curves, runs: list[RunResult], tints: Tints, is_stepped: bool = False
+    curves: Curves,
+    runs: list[RunResult],
+    tints: Tints,
+    is_stepped: bool = False,
 ) -> list[Series]:
     series = []
     for curve in curves.curves:
         run = runs[curve.run_index]
         name = hover = run.name
         if curve.figure is not None:
-            name = f"{run.name}  {format_value(curve.figure)}"
-            hover = f"{run.name}\n{curves.figure} {format_value(curve.figure)}"
+            figure = format_value(curve.figure)
+            name = f"{run.name}  {figure}"
+            hover = f"{run.name}\n{curves.figure} {figure}"
         series.append(
             Series(
                 name=name,
@@ -218,11 +303,16 @@ def _build_series(
 def _thin(curve: Curve) -> Iterator[Point]:
     """List the points of a curve that are drawn: all or, of more than a screen can show, some
     evenly and the last."""
-    stride = -(-len(curve.x) // MOST_POINTS)
-    last = len(curve.x) - 1
-    for index in sorted({*range(0, len(curve.x), stride), last}):
+    count = len(curve.x)
+    stride = math.ceil(count / MOST_POINTS)
+    kept = {*range(0, count, stride), count - 1}
+    for index in sorted(kept):
         yield Point(curve.x[index], curve.y[index])
 
 
 def _name_left_out(curves: Curves) -> str:
-    return f" Without it: {', '.join(curves.left_out)}." if curves.left_out else ""
+    """Name the runs without a curve, in a sentence of a picture's note."""
+    if not curves.left_out:
+        return ""
+    names = ", ".join(curves.left_out)
+    return f" Without it: {names}."

@@ -88,16 +88,42 @@ def to_json(suites: Suites) -> dict[str, Any]:
     for suite, runs in suites.items():
         for run in runs:
             for metric, reason in run.absent.items():
-                absent.append({"suite": suite, "run": run.name, "metric": metric, "reason": reason})
+                absent.append(
+                    {
+                        "suite": suite,
+                        "run": run.name,
+                        "metric": metric,
+                        "reason": reason,
+                    }
+                )
             for sentence, detail in run.notes.items():
-                notes.append({"suite": suite, "run": run.name, "note": sentence, "detail": detail})
+                notes.append(
+                    {
+                        "suite": suite,
+                        "run": run.name,
+                        "note": sentence,
+                        "detail": detail,
+                    }
+                )
     for tab, runs in split_by_forget_set(suites).items():
         for view in list_views(runs):
             if view.comparable:
                 names = [point.name for point in view.front]
-                fronts.append({"suite": tab, "x": view.x.metric, "y": view.y.metric, "runs": names})
+                fronts.append(
+                    {
+                        "suite": tab,
+                        "x": view.x.metric,
+                        "y": view.y.metric,
+                        "runs": names,
+                    }
+                )
     values = [asdict(row) for row in list_value_rows(suites)]
-    return {"values": values, "absent": absent, "notes": notes, "fronts": fronts}
+    return {
+        "values": values,
+        "absent": absent,
+        "notes": notes,
+        "fronts": fronts,
+    }
 
 
 def format_markdown(suites: Suites, title: str) -> str:

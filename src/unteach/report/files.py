@@ -12,6 +12,7 @@ from unteach.report.collect import RunResult
 from unteach.report.colours import assign_tints
 from unteach.report.drawing import write_panels, write_png
 from unteach.report.page import write_page
+from unteach.report.pictures import Picture
 from unteach.report.sections import Sections, build_sections
 from unteach.report.sets import split_by_forget_set
 
@@ -37,7 +38,9 @@ def refuse_other_reports(folder: Path) -> None:
 
 
 def write_report(
-    suites: dict[str, list[RunResult]], folder: Path, title: str
+    suites: dict[str, list[RunResult]],
+    folder: Path,
+    title: str,
 ) -> tuple[Path, list[str]]:
     """Write report.md, .csv, .json, .html and pictures.
 
@@ -63,7 +66,9 @@ def write_report(
 
 
 def write_trade_offs(
-    tabs: dict[str, list[RunResult]], sections: dict[str, Sections], folder: Path
+    tabs: dict[str, list[RunResult]],
+    sections: dict[str, Sections],
+    folder: Path,
 ) -> list[str]:
     """Draw the default trade-off of each tab; note the tabs of unlearned models that have none."""
     notes = []
@@ -84,14 +89,17 @@ def write_charts(sections: list[Sections], folder: Path) -> None:
 
     An earlier report's is removed where there is none now.
     """
-    charts = {
-        "forgotten": [tab.by_set for tab in sections],
-        "training": [tab.moved for tab in sections],
-        "ratios": [tab.ratios for tab in sections],
+    charts: dict[str, list[Picture]] = {
+        "forgotten": [],
+        "training": [],
+        "ratios": [],
     }
-    for name, by_tab in charts.items():
+    for tab in sections:
+        charts["forgotten"] = charts["forgotten"] or tab.by_set
+        charts["training"] = charts["training"] or tab.moved
+        charts["ratios"] = charts["ratios"] or tab.ratios
+    for name, pictures in charts.items():
         file = folder / f"report-{name}.png"
-        pictures = next(filter(None, by_tab), [])
         if pictures:
             write_panels(pictures[:MOST_PANELS], file)
         else:

@@ -1,6 +1,7 @@
 """Finds the runs that a user's words mean: run folders, folders of runs, patterns, logs."""
 
 import glob
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +19,11 @@ Suites = tuple[str, ...]
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """One evaluated run: `suites` are those that it has results of (of a log named alone, the
-    log's)."""
+    """One evaluated run.
+
+    Attributes:
+        suites: those that it has results of; of a log named alone, the log's.
+    """
 
     name: str
     kind: str
@@ -35,8 +39,10 @@ class _Search:
     unevaluated: list[Path] = field(default_factory=list)
 
     def add(self, folder: Path, suites: Suites) -> None:
+        """Add a run's suites to those that are known of it, each once."""
         known = self.suites.get(folder, ())
-        self.suites[folder] = tuple(dict.fromkeys((*known, *suites)))
+        distinct = dict.fromkeys((*known, *suites))
+        self.suites[folder] = tuple(distinct)
 
 
 def find_runs(words: Iterable[str]) -> tuple[list[EvaluatedRun], list[str]]:
@@ -55,13 +61,22 @@ def find_runs(words: Iterable[str]) -> tuple[list[EvaluatedRun], list[str]]:
     if not search.suites:
         raise UserError("none of these has been evaluated; `unteach eval` does that")
     names = shorten_names(list(search.suites))
-    runs = [
-        EvaluatedRun(names[folder], infer_kind(folder), folder, suites)
-        for folder, suites in search.suites.items()
-    ]
-    passed = sorted({str(path) for path in search.unevaluated})
-    notes = [f"not evaluated, so not shown: {', '.join(passed)}"] if passed else []
-    return sorted(runs, key=lambda run: KINDS.index(run.kind)), notes
+    runs = []
+    for folder, suites in search.suites.items():
+        run = EvaluatedRun(
+            name=names[folder],
+            kind=infer_kind(folder),
+            folder=folder,
+            suites=suites,
+        )
+        runs.append(run)
+    runs.sort(key=lambda run: KINDS.index(run.kind))
+
+    notes = []
+    if search.unevaluated:
+        folders = sorted({str(path) for path in search.unevaluated})
+        notes.append(f"not evaluated, so not shown: {', '.join(folders)}")
+    return runs, notes
 
 
 def find_retain_models(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
@@ -71,20 +86,31 @@ def find_retain_models(runs: list[EvaluatedRun]) -> list[EvaluatedRun]:
         return []
     search = _Search()
     for run in runs:
-        log = read_config(run.folder).get("retain_logs_path")
-        if log and Path(str(log)).exists():
-            _search_at(Path(str(log)), search, is_pattern=True)
+        config = read_config(run.folder)
+        log = config.get("retain_logs_path")
+        if not log:
+            continue
+        path = Path(str(log))
+        if path.exists():
+            _search_at(path, search, is_pattern=True)
     names = shorten_names(list(search.suites))
-    return [
-        EvaluatedRun(names[folder], "retain", folder, suites)
-        for folder, suites in search.suites.items()
-    ]
+    retain_models = []
+    for folder, suites in search.suites.items():
+        run = EvaluatedRun(
+            name=names[folder],
+            kind="retain",
+            folder=folder,
+            suites=suites,
+        )
+        retain_models.append(run)
+    return retain_models
 
 
 def _expand(word: str) -> list[Path]:
+    """List the paths that a word means: itself, or what matches it as a pattern."""
     if Path(word).exists() or not glob.has_magic(word):
         return [Path(word)]
-    matches = sorted(map(Path, glob.glob(word)))
+    matches = sorted(Path(match) for match in glob.glob(word))
     if not matches:
         raise UserError(
             f"{word}: nothing matches this pattern; name run folders, or a pattern that some match"
@@ -95,7 +121,8 @@ def _expand(word: str) -> list[Path]:
 def _search_at(path: Path, search: _Search, is_pattern: bool) -> None:
     """Add the runs at a path or below it; what matched a pattern may have none."""
     if path.is_file() and path.name.endswith(EVAL):
-        search.add(_get_run_folder(path.parent), (path.name.removesuffix(EVAL),))
+        suite = path.name.removesuffix(EVAL)
+        search.add(_get_run_folder(path.parent), (suite,))
         return
     if path.is_dir():
         if _search_below(path, search, set()):
@@ -116,17 +143,25 @@ def _search_at(path: Path, search: _Search, is_pattern: bool) -> None:
 
 
 def _search_below(folder: Path, search: _Search, seen: set[Path]) -> bool:
-    """Add the runs in a folder, and say whether there were any."""
-    if folder.resolve() in seen:  # a link that leads back up
+    """Add the runs in a folder or below it, and say whether there were any.
+
+    Args:
+        seen: folders that were searched before, with no links in their paths.
+    """
+    resolved = folder.resolve()
+    if resolved in seen:  # a link that leads back up
         return False
-    seen.add(folder.resolve())
-    if suites := list_suites(folder):
+    seen.add(resolved)
+    suites = list_suites(folder)
+    if suites:
         search.add(_get_run_folder(folder), suites)
         return True
+
     has_runs = False
     for child in sorted(folder.iterdir()):
-        if child.is_dir() and not child.name.startswith(HIDDEN):
-            has_runs = _search_below(child, search, seen) or has_runs
+        is_hidden = child.name.startswith(HIDDEN)
+        if child.is_dir() and not is_hidden and _search_below(child, search, seen):
+            has_runs = True
     if not has_runs and (folder / run_dir.CONFIG).exists():
         search.unevaluated.append(folder)
     return has_runs
@@ -138,17 +173,22 @@ def _get_run_folder(folder: Path) -> Path:
 
 def shorten_names(folders: list[Path]) -> dict[Path, str]:
     """Give the shortest ends of paths that tell them apart; a checkpoint also says whose it is."""
-    parts = {folder: folder.absolute().parts for folder in folders}
-    length = {folder: 2 if folder.name.startswith("checkpoint-") else 1 for folder in folders}
+    lengths = {}
+    for folder in folders:
+        is_checkpoint = folder.name.startswith("checkpoint-")
+        lengths[folder] = 2 if is_checkpoint else 1
     while True:
-        names = {folder: "/".join(parts[folder][-length[folder] :]) for folder in folders}
-        taken = list(names.values())
-        clashing = [
-            folder
-            for folder in folders
-            if taken.count(names[folder]) > 1 and length[folder] < len(parts[folder])
-        ]
-        if not clashing:
+        names = {folder: _join_last_parts(folder, lengths[folder]) for folder in folders}
+        num_by_name = Counter(names.values())
+        has_clash = False
+        for folder, name in names.items():
+            is_whole = lengths[folder] >= len(folder.absolute().parts)
+            if num_by_name[name] > 1 and not is_whole:
+                lengths[folder] += 1
+                has_clash = True
+        if not has_clash:
             return names
-        for folder in clashing:
-            length[folder] += 1
+
+
+def _join_last_parts(folder: Path, num_parts: int) -> str:
+    return "/".join(folder.absolute().parts[-num_parts:])

@@ -35,19 +35,20 @@ def list_headline_columns(runs: list[RunResult]) -> list[Column]:
     for run in runs:
         for metric, column in run.described.items():
             described.setdefault(metric, column)
-    known = {
-        metric: column
-        for metric, column in load_known_columns().items()
-        if column.in_headline and _is_measured(metric, runs)
-    }
+    known = {}
+    for metric, column in load_known_columns().items():
+        if column.in_headline and _is_measured(metric, runs):
+            known[metric] = column
     if known.keys() <= described.keys():
         known = {}
-    columns = [
-        column
-        for metric, column in {**known, **described}.items()
-        if column.in_headline and _is_measured(metric, runs)
-    ]
-    return columns or [Column(metric, metric) for metric in list_metrics(runs)]
+
+    columns = []
+    for metric, column in {**known, **described}.items():
+        if column.in_headline and _is_measured(metric, runs):
+            columns.append(column)
+    if columns:
+        return columns
+    return [Column(metric, metric) for metric in list_metrics(runs)]
 
 
 def get_column(runs: list[RunResult], metric: str) -> Column:
@@ -73,11 +74,19 @@ def _is_measured(metric: str, runs: list[RunResult]) -> bool:
 
 def list_values(runs: list[RunResult], metric: str, kind: str) -> list[float]:
     """List the values that runs of one kind have of a metric."""
-    values = [run.value(metric) for run in runs if run.kind == kind]
-    return [value for value in values if value is not None]
+    values = []
+    for run in runs:
+        value = run.value(metric)
+        if run.kind == kind and value is not None:
+            values.append(value)
+    return values
 
 
-def measure_shortfall(run: RunResult, column: Column, runs: list[RunResult]) -> float | None:
+def measure_shortfall(
+    run: RunResult,
+    column: Column,
+    runs: list[RunResult],
+) -> float | None:
     """Measure how far a run is from what is good in a column, in the metric's own units.
 
     Less is better. None where it has no value, where nobody has said which way is good, or where
@@ -90,15 +99,15 @@ def measure_shortfall(run: RunResult, column: Column, runs: list[RunResult]) -> 
         return -value
     if column.better == LOWER:
         return value
-    aims: list[float] = []
     if column.better == NEAR_ZERO:
-        aims = [0.0]
-    elif column.better == NEAR_RETAIN:
+        return abs(value)
+    if column.better == NEAR_RETAIN:
         aims = list_values(runs, column.metric, "retain")
-    elif column.better == NEAR_BEFORE and run.before is not None:
+        return min((abs(value - aim) for aim in aims), default=None)
+    if column.better == NEAR_BEFORE and run.before is not None:
         before = run.before.value(column.metric)
-        aims = [] if before is None else [before]
-    return min((abs(value - aim) for aim in aims), default=None)
+        return None if before is None else abs(value - before)
+    return None
 
 
 def find_best(runs: list[RunResult], column: Column, gone: set[int]) -> set[int]:
@@ -109,18 +118,19 @@ def find_best(runs: list[RunResult], column: Column, gone: set[int]) -> set[int]
     """
     if not are_comparable(runs):
         return set()
+    num_judged = 0
     shortfalls = {}
     for run_index, run in enumerate(runs):
         shortfall = measure_shortfall(run, column, runs)
-        if run.kind not in REFERENCES and shortfall is not None:
+        if run.kind in REFERENCES or shortfall is None:
+            continue
+        num_judged += 1
+        if column.role == RETAIN or run_index not in gone:
             shortfalls[run_index] = shortfall
-    allowed = dict(shortfalls)
-    if column.role != RETAIN:
-        allowed = {index: value for index, value in shortfalls.items() if index not in gone}
-    if len(shortfalls) < 2 or not allowed:
+    if num_judged < 2 or not shortfalls:
         return set()
-    least = min(allowed.values())
-    return {index for index, shortfall in allowed.items() if shortfall == least}
+    least = min(shortfalls.values())
+    return {run_index for run_index, shortfall in shortfalls.items() if shortfall == least}
 
 
 def find_gone(runs: list[RunResult]) -> set[int]:
@@ -128,29 +138,37 @@ def find_gone(runs: list[RunResult]) -> set[int]:
 
     Utility is the first metric of the retain rows that a run has. References are never gone.
     """
-    kept = [
-        column.metric
-        for column in list_headline_columns(runs)
-        if column.role == RETAIN and column.better in (HIGHER, NEAR_BEFORE, NEAR_RETAIN)
-    ]
+    kept = []
+    for column in list_headline_columns(runs):
+        falls_when_lost = column.better in (HIGHER, NEAR_BEFORE, NEAR_RETAIN)
+        if column.role == RETAIN and falls_when_lost:
+            kept.append(column.metric)
+
     gone = set()
     for run_index, run in enumerate(runs):
-        utility = next((metric for metric in kept if run.value(metric) is not None), None)
-        if run.kind in REFERENCES or utility is None:
+        utilities = [metric for metric in kept if run.value(metric) is not None]
+        if run.kind in REFERENCES or not utilities:
             continue
-        value, before = run.value(utility), _find_value_before(run, utility, runs)
+        value = run.value(utilities[0])
+        before = _find_value_before(run, utilities[0], runs)
         if value is not None and before is not None and value < KEPT_SHARE * before:
             gone.add(run_index)
     return gone
 
 
-def _find_value_before(run: RunResult, metric: str, runs: list[RunResult]) -> float | None:
+def _find_value_before(
+    run: RunResult,
+    metric: str,
+    runs: list[RunResult],
+) -> float | None:
     """Find what there was to keep of a metric, as far as these runs can tell."""
-    own = run.before.value(metric) if run.before is not None else None
-    if own is not None:
-        return own
+    if run.before is not None:
+        own = run.before.value(metric)
+        if own is not None:
+            return own
     for kind in ("full", "retain"):
-        if values := list_values(runs, metric, kind):
+        values = list_values(runs, metric, kind)
+        if values:
             return max(values)
-    values = [value for other in runs if (value := other.value(metric)) is not None]
-    return max(values, default=None)
+    shown = [other.value(metric) for other in runs]
+    return max((value for value in shown if value is not None), default=None)

@@ -1,5 +1,6 @@
 """What runs logged while they were trained: a picture for each loss."""
 
+import math
 from pathlib import Path
 
 from unteach import run_dir
@@ -16,16 +17,22 @@ MOST_POINTS = 200
 NOTE = "What each run logged while it was trained."
 
 
-def collect_losses(runs: list[RunResult]) -> dict[str, list[Line]]:
+LinesByLoss = dict[str, list[Line]]
+"""By a loss's name, a line for each run that logged it."""
+
+
+def collect_losses(runs: list[RunResult]) -> LinesByLoss:
     """Collect every loss that the runs logged, by its name: the whole loss first, then its
     terms."""
-    losses: dict[str, list[Line]] = {}
+    losses: LinesByLoss = {}
     for run_index, run in enumerate(runs):
         if run.kind == "start":  # its folder is another run's
             continue
-        folder = find_training_folder(run.folder, read_config(run.folder))
+        config = read_config(run.folder)
+        folder = find_training_folder(run.folder, config)
         for name, line in _read_losses(run_index, folder).items():
-            losses.setdefault(name, []).append(_thin(line))
+            lines = losses.setdefault(name, [])
+            lines.append(_thin(line))
     names = sorted(losses, key=lambda name: (name != "loss", name))
     return {name: losses[name] for name in names}
 
@@ -39,10 +46,13 @@ def _read_losses(run_index: int, folder: Path) -> dict[str, Line]:
     lines: dict[str, Line] = {}
     for entry in logged:
         step = entry.get("step")
+        if step is None:
+            continue
         for name, value in entry.items():
+            if name != "loss" and not name.endswith("_loss"):
+                continue
             number = to_finite(value)
-            is_loss = name == "loss" or name.endswith("_loss")
-            if is_loss and number is not None and step is not None:
+            if number is not None:
                 line = lines.setdefault(name, Line(run_index, [], []))
                 line.steps.append(int(step))
                 line.values.append(number)
@@ -50,15 +60,18 @@ def _read_losses(run_index: int, folder: Path) -> dict[str, Line]:
 
 
 def _thin(line: Line) -> Line:
-    """Keep at most MOST_POINTS points of a line, evenly, and its last."""
+    """Keep at most MOST_POINTS points of a line, evenly, and its last.
+
+    What lies between is left out, not averaged: a point is a value that was logged.
+    """
     count = len(line.steps)
-    stride = -(-count // MOST_POINTS)
-    kept = sorted({*range(0, count, stride), count - 1})
-    return Line(
-        line.run_index,
-        [line.steps[index] for index in kept],
-        [line.values[index] for index in kept],
-    )
+    stride = math.ceil(count / MOST_POINTS)
+    kept = {*range(0, count, stride), count - 1}
+    thinned = Line(line.run_index, [], [])
+    for index in sorted(kept):
+        thinned.steps.append(line.steps[index])
+        thinned.values.append(line.values[index])
+    return thinned
 
 
 def build_pictures(runs: list[RunResult], tints: Tints) -> list[Picture]:
@@ -66,6 +79,15 @@ def build_pictures(runs: list[RunResult], tints: Tints) -> list[Picture]:
     pictures = []
     for name, lines in collect_losses(runs).items():
         label = name.replace("_", " ")
-        series = [build_line(line, runs, tints, has_markers=False) for line in lines]
-        pictures.append(Picture((label,), Axis(STEPS), Axis(label), series, note=NOTE))
+        picture = Picture(
+            choices=(label,),
+            x=Axis(STEPS),
+            y=Axis(label),
+            series=[],
+            note=NOTE,
+        )
+        for line in lines:
+            series = build_line(line, runs, tints, has_markers=False)
+            picture.series.append(series)
+        pictures.append(picture)
     return pictures

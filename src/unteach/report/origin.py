@@ -28,6 +28,9 @@ OWN_FILES = {
 }
 """Keys of files of one's own, and the short words that name them on the command line."""
 
+ConfigTree = dict[str, Any]
+"""A run's configuration, as its file has it."""
+
 
 def infer_kind(folder: Path) -> str:
     """Infer a run's part from its configuration; where it has none, or that is silent, from the
@@ -38,36 +41,53 @@ def infer_kind(folder: Path) -> str:
     if config.get("mode") == "unlearn":
         return "forget"
     if config.get("mode") == "eval":
-        model_dir = Path(str(get_nested(config, "model", "model_args", PATH)))
-        if read_config(model_dir):
-            kind = infer_kind(model_dir)
-        else:
-            kind = _infer_kind_by_name(model_dir.name)
-        return kind or _infer_kind_by_name(str(config.get("task_name"))) or "eval"
+        return _infer_evaluated_kind(config)
+    return _infer_kind_by_data(config)
 
+
+def _infer_evaluated_kind(config: ConfigTree) -> str:
+    """Infer the part of the model that an evaluation was of."""
+    model_dir = Path(str(get_nested(config, "model", "model_args", PATH)))
+    has_config = bool(read_config(model_dir))
+    kind = infer_kind(model_dir) if has_config else _infer_kind_by_name(model_dir.name)
+    if not kind:
+        kind = _infer_kind_by_name(str(config.get("task_name")))
+    return kind or "eval"
+
+
+def _infer_kind_by_data(config: ConfigTree) -> str:
+    """Infer a training run's part from the names of what it was trained on."""
     train = get_nested(config, "data", "train")
-    for part in train.values() if isinstance(train, dict) else ():
+    if not isinstance(train, dict):
+        return ""
+    for part in train.values():
         source = get_nested(part, "args", "hf_args") or {}
-        if kind := _infer_kind_by_name(str(source.get("part") or source.get("name"))):
+        name = source.get("part") or source.get("name")
+        kind = _infer_kind_by_name(str(name))
+        if kind:
             return kind
     return ""
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> ConfigTree:
     """Read the configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's.
 
     Empty where there is none.
     """
-    homes = [folder, folder.parent] if folder.name.startswith("checkpoint-") else [folder]
+    homes = [folder]
+    if folder.name.startswith("checkpoint-"):
+        homes.append(folder.parent)
     for home in homes:
         for name in CONFIGS:
-            if (home / name).is_file():
-                config = read_yaml(home / name)
+            file = home / name
+            if file.is_file():
+                config = read_yaml(file)
                 return config if isinstance(config, dict) else {}
     return {}
 
 
 def _infer_kind_by_name(name: str) -> str:
+    """Infer a run's part from the words of a name, "" where none tells."""
     words = re.split(r"[^a-z0-9]+", name.lower())
     for kind, pattern in KIND_NAMES.items():
         if any(pattern.fullmatch(word) for word in words):
@@ -89,35 +109,49 @@ def build_eval_command(run: Path, suite: str | None = None) -> str:
     Args:
         suite: the suite that is wanted; None where any will do.
     """
-    files = _list_own_files(read_config(run)) if suite in (None, "ROWS") else {}
-    if files:
-        words = [f"model={run}", "eval=rows", *(f"{key}={file}" for key, file in files.items())]
-        return shlex.join(["unteach", "eval", *words])
-    words = [f"model={run}", f"eval={suite.lower() if suite else 'SUITE'}", "task_name=NAME"]
-    hint = "" if suite else " (`unteach list suites`)"
-    return shlex.join(["unteach", "eval", *words]) + hint
+    command = ["unteach", "eval", f"model={run}"]
+    if suite in (None, "ROWS"):
+        files = _list_own_files(read_config(run))
+        if files:
+            words = [f"{word}={file}" for word, file in files.items()]
+            return shlex.join([*command, "eval=rows", *words])
+    if suite is None:
+        words = [*command, "eval=SUITE", "task_name=NAME"]
+        return f"{shlex.join(words)} (`unteach list suites`)"
+    return shlex.join([*command, f"eval={suite.lower()}", "task_name=NAME"])
 
 
-def _list_own_files(config: dict[str, Any]) -> dict[str, str]:
+def _list_own_files(config: ConfigTree) -> dict[str, str]:
     """List the files of one's own that a run was trained on, by the short words that name them."""
-    files = {word: get_nested(config, "data", key) for key, word in OWN_FILES.items()}
-    return {word: file for word, file in files.items() if isinstance(file, str)}
+    files = {}
+    for key, word in OWN_FILES.items():
+        file = get_nested(config, "data", key)
+        if isinstance(file, str):
+            files[word] = file
+    return files
 
 
-def describe_forget_set(config: dict[str, Any]) -> str:
+def describe_forget_set(config: ConfigTree) -> str:
     """Say shortly what a run is to forget, or is judged by: its forget set or split."""
     forget_set = config.get("forget_set")
     if not isinstance(forget_set, dict):
         return str(config.get("forget_split") or "")
-    values = [
-        value for key, value in forget_set.items() if value is not None and key not in NOT_DESCRIBED
-    ]
-    return " ".join(map(_format_setting, values))
+    words = []
+    for key, value in forget_set.items():
+        if value is not None and key not in NOT_DESCRIBED:
+            words.append(_format_setting(value))
+    return " ".join(words)
 
 
 def _format_setting(value: object) -> str:
-    if isinstance(value, list):
-        num_more = len(value) - MOST_NAMED
-        more = f" and {num_more} more" if num_more > 0 else ""
-        return ", ".join(map(_format_setting, value[:MOST_NAMED])) + more
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Write a setting of a forget set shortly: of a list, its first members and a count."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if not isinstance(value, list):
+        return str(value)
+    first = [_format_setting(member) for member in value[:MOST_NAMED]]
+    text = ", ".join(first)
+    num_more = len(value) - MOST_NAMED
+    if num_more > 0:
+        text += f" and {num_more} more"
+    return text

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
 from unteach.atomic import write_text
@@ -89,7 +89,10 @@ class TabPage:
 
 
 def write_page(
-    tabs: Tabs, path: Path, title: str, sections: dict[str, Sections] | None = None
+    tabs: Tabs,
+    path: Path,
+    title: str,
+    sections: dict[str, Sections] | None = None,
 ) -> Path:
     """Write the report of each tab's runs to `path`, whole or not at all, and give `path` back.
 
@@ -107,49 +110,53 @@ def write_page(
     tints = assign_tints(tabs)
     if sections is None:
         sections = {tab: build_sections(tab, runs, tints) for tab, runs in tabs.items()}
-    runs = _list_runs(tabs)
+    all_runs = _list_runs(tabs)
     tab_pages = []
-    for tab_index, (tab, tab_runs) in enumerate(tabs.items()):
-        tab_pages.append(_build_tab(tab, tab_runs, sections[tab], tab_index))
+    for tab_index, (tab, runs) in enumerate(tabs.items()):
+        tab_pages.append(_build_tab(tab, runs, sections[tab], tab_index))
+    scripts = [_read_shipped(name) for name in SCRIPTS]
+    path = Path(path)
     page = _load_template().render(
         title=title,
-        lead=write_lead(runs),
-        tabs=[
-            _build_tab(tab, runs, sections[tab], n) for n, (tab, runs) in enumerate(tabs.items())
-        ],
-        recipes=_read_recipes(runs, Path(path).parent),
+        lead=write_lead(all_runs),
+        tabs=tab_pages,
+        recipes=_read_recipes(all_runs, path.parent),
         mark=partial(mark_run, tints=tints),
         kind_meanings=KIND_MEANINGS,
         utility_gone=UTILITY_GONE,
         utility_gone_means=UTILITY_GONE_MEANS,
         missing=MISSING,
         style=Markup(_read_shipped("page.css")),
-        script=Markup("\n".join(_read_shipped(name) for name in SCRIPTS)),
+        script=Markup("\n".join(scripts)),
         data=_encode_data(tabs, tints),
     )
     # Half a character, as a model cut off inside one may leave it, is not UTF-8.
-    write_text(Path(path), page.encode("utf-8", "replace").decode("utf-8"))
-    return Path(path)
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    return path
 
 
 def _list_runs(tabs: Tabs) -> list[RunResult]:
     """List the runs of all tabs, each once; means over seeds are no runs."""
     by_folder: dict[Path, RunResult] = {}
     for tab, runs in tabs.items():
-        if OVER_SEEDS not in tab:
-            by_folder.update({run.folder: run for run in runs})
+        if OVER_SEEDS in tab:
+            continue
+        for run in runs:
+            by_folder[run.folder] = run
     return list(by_folder.values())
 
 
 def write_lead(runs: list[RunResult]) -> str:
     """Say in one sentence what the page shows."""
-    is_one = len(runs) == 1
-    subject = "One model: what it" if is_one else f"{len(runs)} models beside each other: what each"
+    if len(runs) == 1:
+        subject = "One model: what it"
+        among = "beside it"
+    else:
+        subject = f"{len(runs)} models beside each other: what each"
+        among = "among them"
+    gold = f"there is no retain model {among}, so no gold standard to compare with."
     if any(run.kind == "retain" for run in runs):
         gold = "the gold standard is the retain model, which never saw the forget set."
-    else:
-        among = "beside it" if is_one else "among them"
-        gold = f"there is no retain model {among}, so no gold standard to compare with."
     return f"{subject} still knows of what it should forget, and what it kept of the rest; {gold}"
 
 
@@ -159,7 +166,7 @@ def mark_run(run: RunResult, tints: Tints) -> str:
     return " ".join(filter(None, ("dot", run.kind, colour)))
 
 
-def _load_template() -> Any:
+def _load_template() -> Template:
     # Whatever a model, a metric or a folder is called is text, and never markup.
     environment = Environment(
         loader=PackageLoader("unteach.report", "."),
@@ -174,12 +181,21 @@ def _read_shipped(name: str) -> str:
     return resources.files("unteach.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _build_tab(tab: str, runs: list[RunResult], sections: Sections, number: int) -> TabPage:
+def _build_tab(
+    tab: str,
+    runs: list[RunResult],
+    sections: Sections,
+    number: int,
+) -> TabPage:
+    """Gather what the page's template shows of the runs of one tab."""
     metrics = []
     for metric in list_metrics(runs):
         column = get_column(runs, metric)
-        cells = [(make_cell(run, column), run.absent.get(metric, "")) for run in runs]
-        metrics.append(MetricRow(metric, cells))
+        row = MetricRow(metric, [])
+        for run in runs:
+            reason = run.absent.get(metric, "")
+            row.cells.append((make_cell(run, column), reason))
+        metrics.append(row)
     return TabPage(
         name=tab,
         table=make_table(runs),
@@ -196,32 +212,40 @@ def _share_remarks(by_run: list[tuple[str, dict[str, str]]]) -> list[Remark]:
     for name, remarks in by_run:
         for remark in remarks.items():
             names.setdefault(remark, []).append(name)
-    return [Remark(what, why, ", ".join(shared)) for (what, why), shared in names.items()]
+    shared = []
+    for (what, why), run_names in names.items():
+        shared.append(Remark(what, why, ", ".join(run_names)))
+    return shared
 
 
-def _draw_sections(sections: Sections, tab_number: int) -> dict[str, list[DrawnPicture]]:
-    drawn = {}
+def _draw_sections(
+    sections: Sections,
+    tab_number: int,
+) -> dict[str, list[DrawnPicture]]:
+    """Draw the pictures of one tab, by the names of their sections."""
+    by_section = {}
     for section in fields(Sections):
         pictures: list[Picture] = getattr(sections, section.name)
-        drawn[section.name] = [
-            DrawnPicture(
-                choices=picture.choices,
-                svg=Markup(
-                    draw_svg(picture, FORMATS[section.name], f"{tab_number}/{section.name}/{n}")
-                ),
-                note=picture.note,
-            )
-            for n, picture in enumerate(pictures)
-        ]
-    return drawn
+        drawn = []
+        for number, picture in enumerate(pictures):
+            name = f"{tab_number}/{section.name}/{number}"
+            svg = Markup(draw_svg(picture, FORMATS[section.name], name))
+            drawn.append(DrawnPicture(picture.choices, svg, picture.note))
+        by_section[section.name] = drawn
+    return by_section
 
 
-def _read_recipes(runs: list[RunResult], page_dir: Path) -> list[tuple[RunResult, Recipe]]:
+def _read_recipes(
+    runs: list[RunResult],
+    page_dir: Path,
+) -> list[tuple[RunResult, Recipe]]:
     """Read how each run's model was made, where its folder says it; paths are told from the page's
     folder."""
     recipes = []
     for run in runs:
-        recipe = read_recipe(run, page_dir) if run.kind != "start" else None
+        if run.kind == "start":  # its folder is another run's
+            continue
+        recipe = read_recipe(run, page_dir)
         if recipe is not None:
             recipes.append((run, recipe))
     return recipes
@@ -230,18 +254,33 @@ def _read_recipes(runs: list[RunResult], page_dir: Path) -> list[tuple[RunResult
 def _encode_data(tabs: Tabs, tints: Tints) -> Markup:
     """Encode what the page's script draws, as JSON that cannot end the element it stands in."""
     data = [_build_data(tab, runs, tints) for tab, runs in tabs.items()]
-    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        data,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
     for sign, escaped in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):
         text = text.replace(sign, escaped)
     return Markup(text)
 
 
 def _build_data(tab: str, runs: list[RunResult], tints: Tints) -> dict[str, Any]:
+    """Give what the page's script draws of the runs of one tab."""
+    shown_runs = []
+    for run in runs:
+        shown_run = {
+            "name": run.name,
+            "kind": run.kind,
+            "tint": tints.get(run.name),
+        }
+        shown_runs.append(shown_run)
     # Rows of different forget sets do not stand beside each other.
     alike = runs if are_comparable(runs) else []
+    token_answers = token_heat.collect_token_answers(alike)
+    question_sets = answers.collect_question_sets(alike)
     return {
         "name": tab,
-        "runs": [{"name": run.name, "kind": run.kind, "tint": tints.get(run.name)} for run in runs],
-        "heat": token_heat.to_data(token_heat.collect_token_answers(alike)),
-        "sets": answers.to_data(answers.collect_question_sets(alike)),
+        "runs": shown_runs,
+        "heat": token_heat.to_data(token_answers),
+        "sets": answers.to_data(question_sets),
     }

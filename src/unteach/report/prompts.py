@@ -65,7 +65,9 @@ STYLES = (
     # the tokens that mark the turns are left out of OpenUnlearning's logs, which leaves the names
     # of the roles
     PromptStyle(
-        "chat without its marks", r"(?:\Asystem\s*\n.*|\A|\n)user\s*\n", r"(?:assistant|model)"
+        "chat without its marks",
+        r"(?:\Asystem\s*\n.*|\A|\n)user\s*\n",
+        r"(?:assistant|model)",
     ),
 )
 PATTERNS = tuple(style.compile() for style in STYLES)

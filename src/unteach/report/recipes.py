@@ -11,11 +11,16 @@ from typing import Any
 from unteach import json_files, run_dir
 from unteach.config.schema import PATH
 from unteach.report.collect import RunResult
-from unteach.report.origin import get_nested, read_config
+from unteach.report.origin import ConfigTree, get_nested, read_config
 
 HEADER_LENGTH = 8
 """Bytes at the start of a safetensors file that hold the length of its header."""
 PATH_KEYS = ("path", "data_dir", "data_files", "name", "split", "part")
+WARMUP_KEYS = ("warmup_steps", "warmup_ratio")
+
+Manifest = dict[str, Any]
+Fact = tuple[str, str]
+"""What is said, and its value; "" where the folder does not say it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class Recipe:
     """
 
     summary: str
-    facts: list[tuple[str, str]]
+    facts: list[Fact]
 
 
 def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
@@ -46,6 +51,8 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
     if folder != run.folder:
         config = read_config(folder)
     manifest = _read_manifest(folder)
+    run_folder = os.path.relpath(run.folder, beside)
+    versions = _format_pairs(manifest.get("versions"), " ")
     facts = [
         ("model", _describe_model(config)),
         ("parameters", _count_parameters(folder)),
@@ -54,39 +61,48 @@ def read_recipe(run: RunResult, beside: Path) -> Recipe | None:
         ("seed", _format(config.get("seed"))),
         *_list_data_facts(config),
         ("made on", _find_date(folder, manifest)),
-        ("versions", _format_pairs(manifest.get("versions"), " ")),
+        ("versions", versions),
         ("git commit", _format(manifest.get("git"))),
         ("command", _format(manifest.get("command"))),
-        ("folder", os.path.relpath(run.folder, beside)),
+        ("folder", run_folder),
     ]
     if folder != run.folder:
-        facts.append(("trained in", os.path.relpath(folder, beside)))
+        trained_in = os.path.relpath(folder, beside)
+        facts.append(("trained in", trained_in))
     known = [(what, value) for what, value in facts if value]
-    return Recipe(_summarize(dict(known)), known)
+    summary = _summarize(dict(known))
+    return Recipe(summary, known)
 
 
-def find_training_folder(folder: Path, config: dict[str, Any]) -> Path:
+def find_training_folder(folder: Path, config: ConfigTree) -> Path:
     """Find the folder of the run that trained a model: the run's own, or the one that an evaluation
     names."""
     path = get_nested(config, "model", "model_args", PATH)
-    if config.get("trainer") is None and path and read_config(Path(str(path))):
-        return Path(str(path))
-    return folder
+    if config.get("trainer") is not None or not path:
+        return folder
+    model_dir = Path(str(path))
+    return model_dir if read_config(model_dir) else folder
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def _read_manifest(folder: Path) -> Manifest:
     file = folder / run_dir.MANIFEST
-    manifest = json_files.read_json(file, "the run's manifest") if file.exists() else {}
+    if not file.exists():
+        return {}
+    manifest = json_files.read_json(file, "the run's manifest")
     return manifest if isinstance(manifest, dict) else {}
 
 
-def _describe_model(config: dict[str, Any]) -> str:
+def _describe_model(config: ConfigTree) -> str:
+    """Name the weights that training began from; of new ones, say their sizes."""
     args = get_nested(config, "model", "model_args") or {}
-    if path := args.get(PATH):
+    path = args.get(PATH)
+    if path:
         return str(path)
-    sizes = _format_pairs(
-        {key: value for key, value in args.items() if isinstance(value, int)}, "="
-    )
+    numbers = {}
+    for key, value in args.items():
+        if isinstance(value, int):
+            numbers[key] = value
+    sizes = _format_pairs(numbers, "=")
     return f"a new one ({sizes})" if sizes else ""
 
 
@@ -102,28 +118,42 @@ def _count_parameters(folder: Path) -> str:
         for name, entry in header.items():
             if name != "__metadata__":
                 count += math.prod(entry["shape"])
-    what = " in the adapter" if (final / "adapter_config.json").exists() else ""
-    return f"{count:,}{what}" if count else ""
+    if not count:
+        return ""
+    is_adapter = (final / "adapter_config.json").exists()
+    return f"{count:,} in the adapter" if is_adapter else f"{count:,}"
 
 
 def _read_header(file: Path) -> dict[str, Any]:
+    """Read what a safetensors file says of its tensors, by name, without the tensors.
+
+    Raises:
+        ValueError: the file is not one.
+    """
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(HEADER_LENGTH), "little")
-        return dict(json.loads(opened.read(length)))
+        header = json.loads(opened.read(length))
+    return dict(header)
 
 
-def _list_method_facts(config: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_method_facts(config: ConfigTree) -> list[Fact]:
+    """List how the loss was made, and what it was taken of."""
+    handler = get_nested(config, "trainer", "handler")
+    method_args = get_nested(config, "trainer", "method_args")
+    peft_args = get_nested(config, "model", "peft_args")
     return [
-        ("method", _format(get_nested(config, "trainer", "handler"))),
-        ("its settings", _format_pairs(get_nested(config, "trainer", "method_args"), "=")),
-        ("adapter", _format_pairs(get_nested(config, "model", "peft_args"), "=")),
+        ("method", _format(handler)),
+        ("its settings", _format_pairs(method_args, "=")),
+        ("adapter", _format_pairs(peft_args, "=")),
         ("template", _format(config.get("template"))),
         ("compat", _format(config.get("compat"))),
     ]
 
 
 def _list_schedule_facts(
-    config: dict[str, Any], manifest: dict[str, Any], folder: Path
+    config: dict[str, Any],
+    manifest: dict[str, Any],
+    folder: Path,
 ) -> list[tuple[str, str]]:
     args = get_nested(config, "trainer", "args") or {}
     return [
@@ -136,14 +166,17 @@ def _list_schedule_facts(
 
 
 def _describe_learning_rate(args: dict[str, Any]) -> str:
-    if args.get("learning_rate") is None:
+    """Say the rate, its schedule and its warm-up."""
+    rate = args.get("learning_rate")
+    if rate is None:
         return ""
-    words = [str(args["learning_rate"])]
-    if schedule := args.get("lr_scheduler_type"):
+    words = [str(rate)]
+    schedule = args.get("lr_scheduler_type")
+    if schedule:
         words.append(str(schedule))
-    for key in ("warmup_steps", "warmup_ratio"):
-        if args.get(key):
-            return ", ".join([*words, f"warmup {args[key]}"])
+    warmups = [args[key] for key in WARMUP_KEYS if args.get(key)]
+    if warmups:
+        words.append(f"warmup {warmups[0]}")
     return ", ".join(words)
 
 
@@ -153,41 +186,51 @@ def _describe_batch(args: dict[str, Any], num_processes: int) -> str:
     num_passes = args.get("gradient_accumulation_steps") or 1
     if not isinstance(num_rows, int) or not isinstance(num_passes, int):
         return ""
-    batch = f"{num_rows * num_passes * num_processes} rows a step"
+    total = num_rows * num_passes * num_processes
+    batch = f"{total} rows a step"
     if num_passes > 1 or num_processes > 1:
         batch += f" ({num_rows} a pass × {num_passes} passes × {num_processes} processes)"
     return batch
 
 
 def _describe_length(args: dict[str, Any], folder: Path) -> str:
+    """Say how long training was to be, and how many steps of it were done."""
     words = []
-    if (args.get("max_steps") or 0) > 0:
-        words.append(f"{args['max_steps']} steps")
-    elif args.get("num_train_epochs"):
-        words.append(f"{args['num_train_epochs']} epochs")
+    max_steps = args.get("max_steps") or 0
+    num_epochs = args.get("num_train_epochs")
+    if max_steps > 0:
+        words.append(f"{max_steps} steps")
+    elif num_epochs:
+        words.append(f"{num_epochs} epochs")
     last = run_dir.read_last_metrics(folder) or {}
-    if last.get("step"):
-        words.append(f"{last['step']} steps done")
+    num_done = last.get("step")
+    if num_done:
+        words.append(f"{num_done} steps done")
     return ", ".join(words)
 
 
-def _list_data_facts(config: dict[str, Any]) -> list[tuple[str, str]]:
+def _list_data_facts(config: ConfigTree) -> list[Fact]:
     """List the rows of each stream: where they are, and which of them."""
-    facts = []
     data = config.get("data")
-    for stream, parts in (data if isinstance(data, dict) else {}).items():
+    if not isinstance(data, dict):
+        return []
+    facts = []
+    for stream, parts in data.items():
         if not isinstance(parts, dict):
             continue
         sources = []
         for part in parts.values():
             args = get_nested(part, "args", "hf_args") or {}
-            sources.append(" ".join(str(args[key]) for key in PATH_KEYS if args.get(key)))
-        if any(sources):
-            facts.append((f"{stream} rows", ", ".join(filter(None, sources))))
+            words = [str(args[key]) for key in PATH_KEYS if args.get(key)]
+            if words:
+                sources.append(" ".join(words))
+        if sources:
+            rows = ", ".join(sources)
+            facts.append((f"{stream} rows", rows))
     return facts
 
 
-def _find_date(folder: Path, manifest: dict[str, Any]) -> str:
+def _find_date(folder: Path, manifest: Manifest) -> str:
     """Find when a run was begun, or went on; of older ones, when its manifest was written."""
     file = folder / run_dir.MANIFEST
     try:
@@ -195,28 +238,44 @@ def _find_date(folder: Path, manifest: dict[str, Any]) -> str:
     except (KeyError, ValueError):
         if not file.exists():
             return ""
-        begun = datetime.fromtimestamp(file.stat().st_mtime, UTC)
-    return begun.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        written = file.stat().st_mtime
+        begun = datetime.fromtimestamp(written, UTC)
+    begun = begun.astimezone(UTC)
+    return begun.strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _summarize(facts: dict[str, str]) -> str:
-    rate = f"learning rate {facts['learning rate']}" if "learning rate" in facts else ""
-    words = [facts.get("method", ""), facts.get("its settings", ""), rate, facts.get("length", "")]
-    return (
-        ", ".join(word for word in words if word)
-        or f"{facts.get('model', 'as it came')}, not trained"
-    )
+    """Sum a recipe up in a line: its method, and how that was run."""
+    words = []
+    if "method" in facts:
+        words.append(facts["method"])
+    if "its settings" in facts:
+        words.append(facts["its settings"])
+    if "learning rate" in facts:
+        words.append(f"learning rate {facts['learning rate']}")
+    if "length" in facts:
+        words.append(facts["length"])
+    if not words:
+        model = facts.get("model", "as it came")
+        return f"{model}, not trained"
+    return ", ".join(words)
 
 
 def _format_pairs(mapping: object, sign: str) -> str:
     """Write `a=1, b=2` of a mapping's plain values; what is null is left out."""
     if not isinstance(mapping, dict):
         return ""
-    items = [(key, value) for key, value in mapping.items() if value is not None]
-    return ", ".join(f"{key}{sign}{_format(value)}" for key, value in items)
+    pairs = []
+    for key, value in mapping.items():
+        if value is not None:
+            pairs.append(f"{key}{sign}{_format(value)}")
+    return ", ".join(pairs)
 
 
 def _format(value: object) -> str:
+    """Write a value of a configuration, "" of null."""
+    if value is None:
+        return ""
     if isinstance(value, dict):
         return f"{{{_format_pairs(value, ': ')}}}"
-    return "" if value is None else str(value)
+    return str(value)

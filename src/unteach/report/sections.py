@@ -35,26 +35,26 @@ def build_sections(tab: str, runs: list[RunResult], tints: Tints) -> Sections:
     """Describe every picture of the runs of one tab."""
     # Rows of different forget sets do not stand beside each other.
     alike = runs if are_comparable(runs) else []
+    sections = Sections(losses=losses.build_pictures(runs, tints))
+    views = tradeoff.list_views(runs)
+    for view in choose_views(views):
+        picture = tradeoff.build_picture(view, runs, tints)
+        sections.trade.append(picture)
+    for table in cross_tables.build_cross_tables(runs):
+        picture = cross_tables.build_picture(table)
+        sections.by_set.append(picture)
+    suite = get_suite_name(tab)
+    for trajectory in trajectories.collect_trajectories(runs, suite):
+        picture = trajectories.build_picture(trajectory, runs, tints)
+        sections.moved.append(picture)
     ratios = distributions.collect_truth_ratios(alike)
-    return Sections(
-        trade=[
-            tradeoff.build_picture(view, runs, tints)
-            for view in choose_views(tradeoff.list_views(runs))
-        ],
-        by_set=[
-            cross_tables.build_picture(table) for table in cross_tables.build_cross_tables(runs)
-        ],
-        moved=[
-            trajectories.build_picture(trajectory, runs, tints)
-            for trajectory in trajectories.collect_trajectories(runs, get_suite_name(tab))
-        ],
-        ratios=[distributions.build_ratio_picture(ratios, runs, tints)] if ratios else [],
-        attacks=[
-            distributions.build_attack_picture(attack, runs, tints)
-            for attack in distributions.collect_attacks(alike)
-        ],
-        losses=losses.build_pictures(runs, tints),
-    )
+    if ratios:
+        picture = distributions.build_ratio_picture(ratios, runs, tints)
+        sections.ratios.append(picture)
+    for attack in distributions.collect_attacks(alike):
+        picture = distributions.build_attack_picture(attack, runs, tints)
+        sections.attacks.append(picture)
+    return sections
 
 
 def choose_views(views: list[tradeoff.View]) -> list[tradeoff.View]:
@@ -68,6 +68,10 @@ def choose_views(views: list[tradeoff.View]) -> list[tradeoff.View]:
     with_default: list[tradeoff.View] = []
     others: list[tradeoff.View] = []
     for view in views:
-        is_beside = view.x.metric == default.x.metric or view.y.metric == default.y.metric
-        (with_default if is_beside else others).append(view)
+        has_default_x = view.x.metric == default.x.metric
+        has_default_y = view.y.metric == default.y.metric
+        if has_default_x or has_default_y:
+            with_default.append(view)
+        else:
+            others.append(view)
     return [*with_default, *others][:MOST_VIEWS]

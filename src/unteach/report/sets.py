@@ -9,8 +9,11 @@ SEPARATOR = ": "
 
 def list_forget_sets(runs: list[RunResult]) -> list[str]:
     """List what the runs forget, or what their retain models never saw, in the runs' order."""
-    judged = [run for run in runs if run.forgets and run.kind in ("forget", "retain")]
-    return list(dict.fromkeys(run.forgets for run in judged))
+    forget_sets: dict[str, None] = {}
+    for run in runs:
+        if run.forgets and run.kind in ("forget", "retain"):
+            forget_sets[run.forgets] = None
+    return list(forget_sets)
 
 
 def are_comparable(runs: list[RunResult]) -> bool:
@@ -18,7 +21,11 @@ def are_comparable(runs: list[RunResult]) -> bool:
     return len(list_forget_sets(runs)) < 2
 
 
-def split_by_forget_set(suites: dict[str, list[RunResult]]) -> dict[str, list[RunResult]]:
+RunsByTab = dict[str, list[RunResult]]
+"""By what they are shown under: a suite, or a suite and a forget set."""
+
+
+def split_by_forget_set(suites: RunsByTab) -> RunsByTab:
     """Add to the suites, after one whose runs forget several sets, the runs of each set with what
     belongs to none."""
     tabs = {}
@@ -27,8 +34,8 @@ def split_by_forget_set(suites: dict[str, list[RunResult]]) -> dict[str, list[Ru
         if are_comparable(runs):
             continue
         for forget_set in list_forget_sets(runs):
-            members = [run for run in runs if run.forgets in (forget_set, "")]
-            tabs[f"{name}{SEPARATOR}{forget_set}"] = members
+            tab = f"{name}{SEPARATOR}{forget_set}"
+            tabs[tab] = [run for run in runs if run.forgets in (forget_set, "")]
     return tabs
 
 

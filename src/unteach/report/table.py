@@ -3,6 +3,7 @@ markdown."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 NARROWEST_NAME = 10
+MARKDOWN_SIGN = re.compile(r"[\\`*\[\]<>|]")
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,14 @@ class Table:
 
 def make_table(runs: list[RunResult]) -> Table:
     """Turn runs into rows. A value that is missing is a dash, never 0."""
-    columns, gone = list_headline_columns(runs), find_gone(runs)
-    best = [find_best(runs, column, gone) for column in columns]
-    rows = []
-    for run_index, run in enumerate(runs):
-        cells = []
-        for column, best_runs in zip(columns, best, strict=True):
-            cell = make_cell(run, column)
-            cells.append(replace(cell, best=run_index in best_runs))
-        rows.append(Row(run, cells, run_index in gone))
+    columns = list_headline_columns(runs)
+    gone = find_gone(runs)
+    rows = [Row(run, [], run_index in gone) for run_index, run in enumerate(runs)]
+    for column in columns:
+        best_runs = find_best(runs, column, gone)
+        for run_index, row in enumerate(rows):
+            cell = make_cell(row.run, column)
+            row.cells.append(replace(cell, best=run_index in best_runs))
     return Table(columns, rows)
 
 
@@ -91,9 +92,16 @@ def make_cell(run: RunResult, column: Column) -> Cell:
     if value is None:
         return Cell(MISSING)
     interval = ""
-    if bounds := run.interval(column.metric):
-        interval = " to ".join(format_value(bound, column.decimals) for bound in bounds)
-    return Cell(format_value(value, column.decimals), value, interval, run.size(column.metric))
+    bounds = run.interval(column.metric)
+    if bounds:
+        low, high = (format_value(bound, column.decimals) for bound in bounds)
+        interval = f"{low} to {high}"
+    return Cell(
+        text=format_value(value, column.decimals),
+        value=value,
+        interval=interval,
+        size=run.size(column.metric),
+    )
 
 
 def print_table(runs: list[RunResult], console: Console | None = None) -> None:
@@ -102,14 +110,19 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     A number cut short is a wrong number: only names are folded, and where even that is not enough,
     lines run over the terminal's edge.
     """
-    console, table = console or RichConsole(), make_table(runs)
+    console = console or RichConsole()
+    table = make_table(runs)
     widths = _find_widths(table)
     longest = max((len(row.run.name) for row in table.rows), default=0)
     if table.has_gone:
         longest = max(longest, len(UTILITY_GONE))
     # Two spaces between columns where there is room, one where there is not.
-    gap = 2 if longest + sum(widths) + 2 * len(widths) <= console.width else 1
-    room = console.width - sum(widths) - gap * len(widths)
+    num_columns = len(widths)
+    gap = 2
+    if longest + sum(widths) + gap * num_columns > console.width:
+        gap = 1
+    columns_width = sum(widths) + gap * num_columns
+    room = console.width - columns_width
     name_width = max(NARROWEST_NAME, min(longest, room))
 
     printed = RichTable(
@@ -119,21 +132,40 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         padding=(0, gap - 1, 0, 0),
         header_style="bold",
         border_style="dim",
-        width=name_width + sum(widths) + gap * len(widths),
+        width=name_width + columns_width,
     )
     # Text, not str: a name is no markup, though it may look like some.
-    printed.add_column("run", overflow="fold", width=name_width, vertical="bottom")
+    printed.add_column(
+        "run",
+        overflow="fold",
+        width=name_width,
+        vertical="bottom",
+    )
     for column, width in zip(table.columns, widths, strict=True):
-        head = Text("\n".join([*neutralize(column.label).split(), ""]))
-        head.append("\n".join(column.better.split()), "not bold dim")
-        printed.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
+        label_words = neutralize(column.label).split()
+        better_words = column.better.split()
+        head = Text("\n".join([*label_words, ""]))
+        head.append("\n".join(better_words), "not bold dim")
+        printed.add_column(
+            head,
+            justify="right",
+            width=width,
+            no_wrap=True,
+            vertical="bottom",
+        )
     for row in table.rows:
         name = Text(neutralize(row.run.name))
         if row.is_gone:
             name.append(f"\n{UTILITY_GONE}", "dim")
         cells = [Text(cell.text, style=_choose_style(cell)) for cell in row.cells]
-        printed.add_row(name, *cells, style="yellow" if row.run.kind == "retain" else None)
-    console.print(printed, crop=False, no_wrap=True, overflow="ignore")
+        style = "yellow" if row.run.kind == "retain" else None
+        printed.add_row(name, *cells, style=style)
+    console.print(
+        printed,
+        crop=False,
+        no_wrap=True,
+        overflow="ignore",
+    )
     if table.has_gone:
         console.print(Text(UTILITY_GONE_MEANS, "dim"))
 
@@ -158,9 +190,10 @@ def format_markdown(runs: list[RunResult]) -> str:
     """Write the table in GitHub's markdown."""
     table = make_table(runs)
     heads = [escape_markdown(column.label) for column in table.columns]
+    rules = ["---:"] * len(heads)
     lines = [
         _format_line(["run", *heads]),
-        _format_line(["---", *("---:" for _ in heads)]),
+        _format_line(["---", *rules]),
     ]
     for row in table.rows:
         name = escape_markdown(row.run.name)
@@ -180,4 +213,4 @@ def _format_line(cells: list[str]) -> str:
 def escape_markdown(name: str) -> str:
     """Write a name so that markdown prints it letter by letter."""
     flat = " ".join(name.split())
-    return "".join(f"\\{letter}" if letter in "\\`*[]<>|" else letter for letter in flat)
+    return MARKDOWN_SIGN.sub(r"\\\g<0>", flat)

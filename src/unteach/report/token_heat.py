@@ -27,14 +27,20 @@ class Tokens:
     @property
     def mean(self) -> float | None:
         """The geometric mean of the probabilities."""
-        logs = [math.log(p) if p else -math.inf for p in self.probabilities if p is not None]
-        return math.exp(sum(logs) / len(logs)) if logs else None
+        known = [p for p in self.probabilities if p is not None]
+        if not known:
+            return None
+        logs = [math.log(p) if p else -math.inf for p in known]
+        return math.exp(sum(logs) / len(logs))
 
 
 @dataclass(frozen=True)
 class TokenAnswer:
-    """One true answer; `by_run` has one entry for each run, None where that run's log does not have
-    it."""
+    """One true answer.
+
+    Attributes:
+        by_run: one entry for each run, None where that run's log does not have it.
+    """
 
     question: str
     text: str
@@ -47,36 +53,55 @@ def collect_token_answers(runs: list[RunResult]) -> list[TokenAnswer]:
     answers: dict[tuple[str, str], TokenAnswer] = {}
     for run_index, run in enumerate(runs):
         for row in run.tokens:
-            key = get_bare_question(row, "prompt"), str(row.get("answer", ""))
+            question = get_bare_question(row, "prompt")
+            text = str(row.get("answer", ""))
+            key = (question, text)
             if key not in answers and len(answers) < MOST_ANSWERS:
                 unknown: list[Tokens | None] = [None] * len(runs)
-                answers[key] = TokenAnswer(*key, unknown)
+                answers[key] = TokenAnswer(question, text, unknown)
             if key in answers:
                 answers[key].by_run[run_index] = _read_tokens(row)
     return list(answers.values())
 
 
 def _read_tokens(row: dict[str, Any]) -> Tokens:
+    """Read one answer of a token file, whose numbers are log-probabilities."""
     texts = [str(text) for text in row["tokens"]]
-    logs = [to_finite(value) for value in row["logprob"]]
-    probabilities = [None if log is None else math.exp(min(log, 0.0)) for log in logs]
-    return Tokens(texts, probabilities, row["length"] - len(texts))
+    probabilities: list[float | None] = []
+    for value in row["logprob"]:
+        log = to_finite(value)
+        if log is None:
+            probabilities.append(None)
+        else:
+            # Rounding may leave a sure token a little above 0.
+            probabilities.append(math.exp(min(log, 0.0)))
+    num_cut = row["length"] - len(texts)
+    return Tokens(texts, probabilities, num_cut)
 
 
 def to_data(answers: list[TokenAnswer]) -> list[list[Any]]:
     """Give the answers as the page's script reads them."""
-    return [
-        [answer.question, answer.text, [_to_data(tokens) for tokens in answer.by_run]]
-        for answer in answers
-    ]
+    data: list[list[Any]] = []
+    for answer in answers:
+        by_run = [_to_data(tokens) for tokens in answer.by_run]
+        data.append([answer.question, answer.text, by_run])
+    return data
 
 
 def _to_data(tokens: Tokens | None) -> list[Any] | None:
     if tokens is None:
         return None
     probabilities = [_round(p) for p in tokens.probabilities]
-    return [tokens.texts, probabilities, tokens.num_cut, _round(tokens.mean)]
+    return [
+        tokens.texts,
+        probabilities,
+        tokens.num_cut,
+        _round(tokens.mean),
+    ]
 
 
 def _round(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
+    """Keep three digits, which is more than a shade can show."""
+    if value is None:
+        return None
+    return float(f"{value:.3g}")

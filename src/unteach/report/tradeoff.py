@@ -1,6 +1,7 @@
 """What was forgotten against what was kept: the views of it that some runs give, and their
 pictures."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -134,25 +135,31 @@ class View:
         """
         if not self.comparable:
             return []
-        judged = [
-            point
-            for point in self.points
-            if point.kind not in REFERENCES and point.run_index not in self.gone
-        ]
-        best = [point for point in judged if not any(_beats(other, point) for other in judged)]
-        return sorted(best, key=lambda point: (point.x, point.y))
+        judged = []
+        for point in self.points:
+            is_reference = point.kind in REFERENCES
+            if not is_reference and point.run_index not in self.gone:
+                judged.append(point)
+        front = []
+        for point in judged:
+            is_beaten = any(_beats(other, point) for other in judged)
+            if not is_beaten:
+                front.append(point)
+        return sorted(front, key=lambda point: (point.x, point.y))
 
     @property
     def x_range(self) -> tuple[float, float]:
         """Where the x axis begins and ends."""
         if self.x.has_p_value_scale:
             return P_RANGE
-        return _find_range([*(point.x for point in self.points), *self.gold_x])
+        values = [point.x for point in self.points]
+        return _find_range([*values, *self.gold_x])
 
     @property
     def y_range(self) -> tuple[float, float]:
         """Where the y axis begins and ends."""
-        return _find_range([*(point.y for point in self.points), *self.gold_y])
+        values = [point.y for point in self.points]
+        return _find_range([*values, *self.gold_y])
 
 
 def get_short_name(column: Column) -> str:
@@ -179,39 +186,42 @@ def list_views(runs: list[RunResult]) -> list[View]:
 def _list_axes(runs: list[RunResult], role: str) -> list[Column]:
     """List the metrics of one role: those that say their rank, then the rest as the table has
     them."""
-    columns = [column for column in list_headline_columns(runs) if column.role == role]
-    ranked = [column for column in columns if column.axis.rank is not None]
-    others = [column for column in columns if column.axis.rank is None]
-    return sorted(ranked, key=lambda column: column.axis.rank or 0) + others
-
-
-def _build_view(runs: list[RunResult], x: Column, y: Column, gone: set[int]) -> View:
-    points, left_out = [], []
-    for run_index, run in enumerate(runs):
-        x_value, y_value = run.value(x.metric), run.value(y.metric)
-        if x_value is None or y_value is None:
-            left_out.append(run.name)
+    ranked = []
+    others = []
+    for column in list_headline_columns(runs):
+        if column.role != role:
             continue
-        remembered = measure_shortfall(run, x, runs)
-        lost = measure_shortfall(run, y, runs)
-        points.append(
-            TradePoint(
-                run_index=run_index,
-                name=run.name,
-                kind=run.kind,
-                x=max(x_value, P_FLOOR) if x.has_p_value_scale else x_value,
-                y=y_value,
-                true_x=x_value,
-                # With nothing to be near to, less is more forgotten, and more is more kept.
-                remembered=x_value if remembered is None else remembered,
-                lost=-y_value if lost is None else lost,
-            )
-        )
+        if column.axis.rank is None:
+            others.append(column)
+        else:
+            ranked.append(column)
+    ranked.sort(key=lambda column: column.axis.rank or 0)
+    return [*ranked, *others]
+
+
+def _build_view(
+    runs: list[RunResult],
+    x: Column,
+    y: Column,
+    gone: set[int],
+) -> View:
+    """Build the view of x against y, with a point for each run that has both."""
+    points = []
+    left_out = []
+    for run_index, run in enumerate(runs):
+        point = _build_point(runs, run_index, x, y)
+        if point is None:
+            left_out.append(run.name)
+        else:
+            points.append(point)
+    gold_x = []
+    if x.better == NEAR_RETAIN:
+        gold_x = list_values(runs, x.metric, "retain")
     return View(
         x=x,
         y=y,
         points=points,
-        gold_x=list_values(runs, x.metric, "retain") if x.better == NEAR_RETAIN else [],
+        gold_x=gold_x,
         gold_y=list_values(runs, y.metric, "retain"),
         left_out=left_out,
         comparable=are_comparable(runs),
@@ -219,26 +229,70 @@ def _build_view(runs: list[RunResult], x: Column, y: Column, gone: set[int]) -> 
     )
 
 
+def _build_point(
+    runs: list[RunResult],
+    run_index: int,
+    x: Column,
+    y: Column,
+) -> TradePoint | None:
+    """Place one run in a view; None where it lacks one of the values."""
+    run = runs[run_index]
+    x_value = run.value(x.metric)
+    y_value = run.value(y.metric)
+    if x_value is None or y_value is None:
+        return None
+    # With nothing to be near to, less is more forgotten, and more is more kept.
+    remembered = measure_shortfall(run, x, runs)
+    if remembered is None:
+        remembered = x_value
+    lost = measure_shortfall(run, y, runs)
+    if lost is None:
+        lost = -y_value
+    return TradePoint(
+        run_index=run_index,
+        name=run.name,
+        kind=run.kind,
+        x=max(x_value, P_FLOOR) if x.has_p_value_scale else x_value,
+        y=y_value,
+        true_x=x_value,
+        remembered=remembered,
+        lost=lost,
+    )
+
+
 def _beats(other: TradePoint, point: TradePoint) -> bool:
     """Tell whether another point is as good on both sides, and better on one."""
     is_as_good = other.remembered <= point.remembered and other.lost <= point.lost
-    return is_as_good and (other.remembered, other.lost) != (point.remembered, point.lost)
+    is_better = other.remembered < point.remembered or other.lost < point.lost
+    return is_as_good and is_better
 
 
 def _find_range(values: list[float]) -> tuple[float, float]:
-    """From zero, so that distances are honest, to a little beyond the largest value."""
-    low, high = min(0.0, *values), max(0.0, *values)
-    margin = 0.08 * ((high - low) or 1.0)
+    """Go from zero, so that distances are honest, to a little beyond the largest value."""
+    low = min(0.0, *values)
+    high = max(0.0, *values)
+    length = (high - low) or 1.0
+    margin = 0.08 * length
     return low - margin, high + margin
 
 
 def build_picture(view: View, runs: list[RunResult], tints: Tints) -> Picture:
     """Describe the picture of a view."""
+    x_axis = Axis(
+        label=view.x.axis.label or view.x.label,
+        is_log=view.x.has_p_value_scale,
+        limits=view.x_range,
+    )
+    y_axis = Axis(view.y.axis.label or view.y.label, limits=view.y_range)
     return Picture(
         choices=(get_short_name(view.x), get_short_name(view.y)),
-        x=Axis(view.x.axis.label or view.x.label, view.x.has_p_value_scale, view.x_range),
-        y=Axis(view.y.axis.label or view.y.label, limits=view.y_range),
-        series=[*_build_front(view), *_build_points(view, runs, tints), *_build_legend(view)],
+        x=x_axis,
+        y=y_axis,
+        series=[
+            *_build_front(view),
+            *_build_points(view, runs, tints),
+            *_build_legend(view),
+        ],
         guides=tuple(_build_guides(view)),
         better=view.better,
         note=_write_note(view),
@@ -253,33 +307,36 @@ def _build_front(view: View) -> list[Series]:
 
 
 def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[Series]:
-    kinds = [point.kind for point in view.points]
+    """Describe each run's point, with its name beside it."""
+    num_by_kind = Counter(point.kind for point in view.points)
     for point in view.points:
         x = f"{get_short_name(view.x)} {format_value(point.true_x)}"
         y = f"{get_short_name(view.y)} {format_value(point.y)}"
+        hover = f"{point.name}\n{x}\n{y}"
+        _, marker = KINDS[point.kind]
         yield Series(
             name=point.name,
             colour=get_colour(runs[point.run_index], tints),
-            points=[Point(point.x, point.y, hover=f"{point.name}\n{x}\n{y}")],
-            marker=KINDS[point.kind][1],
+            points=[Point(point.x, point.y, hover=hover)],
+            marker=marker,
             label=point.name,
-            must_label=point.kind in REFERENCES and kinds.count(point.kind) == 1,
+            must_label=point.kind in REFERENCES and num_by_kind[point.kind] == 1,
             in_legend=False,
         )
 
 
-def _build_legend(view: View) -> list[Series]:
+def _build_legend(view: View) -> Iterator[Series]:
     """Say what each marker means: runs have colours of their own, references that of their
     kind."""
     present = {point.kind for point in view.points}
-    return [
-        Series(word, kind if kind in REFERENCES else "soft", [], marker=marker)
-        for kind, (word, marker) in KINDS.items()
-        if kind in present
-    ]
+    for kind, (word, marker) in KINDS.items():
+        if kind in present:
+            colour = kind if kind in REFERENCES else "soft"
+            yield Series(word, colour, [], marker=marker)
 
 
 def _build_guides(view: View) -> Iterator[Guide]:
+    """Describe the lines of what is aimed at: the retain models' values, and p = 0.05."""
     for x_index, x in enumerate(sorted(view.gold_x)):
         label = "" if x_index else "gold standard: the retain model"
         yield Guide("x", x, "gold", label=label)

@@ -3,7 +3,6 @@ the final model."""
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from unteach.json_files import read_json
@@ -16,11 +15,16 @@ from unteach.report.tradeoff import P_FLOOR
 from unteach.run_dir import EVALS, read_last_metrics
 from unteach.wording import format_value
 
+CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 STEPS = "optimiser step"
 NOTE = (
     "Each point is an evaluation: of what the run started from (step 0) where that was measured, "
     "at checkpoints, and of the final model."
 )
+
+
+Values = dict[str, Any]
+"""One evaluation's, by metric."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,7 @@ def collect_trajectories(runs: list[RunResult], suite: str) -> list[Trajectory]:
     for column in list_headline_columns(runs):
         lines = []
         for run_index, by_step in enumerate(evaluations):
-            line = Line(run_index, [], [])
-            for step, summary in by_step:
-                value = to_finite(summary.get(column.metric))
-                if value is not None:
-                    line.steps.append(step)
-                    line.values.append(value)
+            line = _collect_line(run_index, by_step, column.metric)
             if len(line.steps) > 1:
                 lines.append(line)
         if lines:
@@ -60,22 +59,44 @@ def collect_trajectories(runs: list[RunResult], suite: str) -> list[Trajectory]:
     return trajectories
 
 
-def _read_evaluations(run: RunResult, suite: str) -> list[tuple[int, dict[str, Any]]]:
-    """Read (step, values) of every evaluation of a run, in order: its start's at step 0, the final
-    model's at its last."""
-    by_step: dict[int, dict[str, Any]] = {}
+def _collect_line(run_index: int, by_step: dict[int, Values], metric: str) -> Line:
+    """Collect one run's values of a metric, at the steps that have one."""
+    line = Line(run_index, [], [])
+    for step, values in by_step.items():
+        value = to_finite(values.get(metric))
+        if value is not None:
+            line.steps.append(step)
+            line.values.append(value)
+    return line
+
+
+def _read_evaluations(run: RunResult, suite: str) -> dict[int, Values]:
+    """Read the values of every evaluation of a run, by step and in order: its start's at step 0,
+    the final model's at its last."""
+    by_step: dict[int, Values] = {}
     if run.before is not None:
-        by_step[0] = {metric: run.before.value(metric) for metric in run.before.metrics()}
-    for file in Path(run.folder).glob(f"checkpoint-*/{EVALS}/{suite}_SUMMARY.json"):
-        if step := re.fullmatch(r"checkpoint-(\d+)", file.parts[-3]):
-            by_step[int(step[1])] = read_json(file, f"run {run.name!r}")
-    last = read_last_metrics(Path(run.folder))
+        by_step[0] = _list_values(run.before)
+    for file in run.folder.glob(f"checkpoint-*/{EVALS}/{suite}_SUMMARY.json"):
+        match = CHECKPOINT.fullmatch(file.parts[-3])
+        if match:
+            step = int(match[1])
+            by_step[step] = read_json(file, f"run {run.name!r}")
+    last = read_last_metrics(run.folder)
     if by_step and last:
-        by_step[int(last["step"])] = {metric: run.value(metric) for metric in run.metrics()}
-    return sorted(by_step.items())
+        last_step = int(last["step"])
+        by_step[last_step] = _list_values(run)
+    return dict(sorted(by_step.items()))
 
 
-def build_picture(trajectory: Trajectory, runs: list[RunResult], tints: Tints) -> Picture:
+def _list_values(run: RunResult) -> Values:
+    return {metric: run.value(metric) for metric in run.metrics()}
+
+
+def build_picture(
+    trajectory: Trajectory,
+    runs: list[RunResult],
+    tints: Tints,
+) -> Picture:
     """Describe the picture of a metric over the steps."""
     column = trajectory.column
     floor = P_FLOOR if column.has_p_value_scale else None
@@ -95,14 +116,22 @@ def build_line(
     floor: float | None = None,
     has_markers: bool = True,
 ) -> Series:
-    """Describe a run's line over the steps; values below a floor are drawn at it."""
+    """Describe a run's line over the steps.
+
+    Args:
+        floor: where values are drawn that lie below it.
+        has_markers: whether each point is marked and says its value, or the line alone.
+    """
     run = runs[line.run_index]
     points = []
     for step, value in zip(line.steps, line.values, strict=True):
         y = value if floor is None else max(value, floor)
-        hover = f"{run.name}\nstep {step}: {format_value(value)}" if has_markers else ""
+        hover = ""
+        if has_markers:
+            hover = f"{run.name}\nstep {step}: {format_value(value)}"
         points.append(Point(step, y, hover=hover))
-    last = f"step {line.steps[-1]}: {format_value(line.values[-1])}"
+    last_value = format_value(line.values[-1])
+    last = f"step {line.steps[-1]}: {last_value}"
     return Series(
         name=run.name,
         colour=get_colour(run, tints),

@@ -9,6 +9,7 @@ others only names and shapes are read.
 
 import copy
 import itertools
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,17 @@ from unteach.wording import format_count
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
 take most time."""
+LEARNED_STYLE = "black on green"
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
+STANDINGS = {
+    RunState.NEW: "new",
+    RunState.BEGUN: "begun; would go on",
+    RunState.DONE: "finished",
+    RunState.SENT_BACK: "would go back",
+}
+
+DatasetsByStream = dict[str, dict[str, schema.ComponentConfig]]
 
 
 def run(config: CheckConfig) -> None:
@@ -53,18 +63,19 @@ def run(config: CheckConfig) -> None:
 
 
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
-    """The resolved configuration as YAML, each value with the file or command line that it came
-    from."""
+    """Print the resolved configuration as YAML, each value with the file or command line that it
+    came from."""
     lines = provenance.annotate(tree, origins)
-    width = min(72, max(len(line) for line, _ in lines))
+    longest = max(len(line) for line, _ in lines)
+    width = min(72, longest)
     terminal = Console(soft_wrap=True, highlight=False)
     for line, origin in lines:
         line = console.neutralize(line)
-        terminal.print(
-            f"{escape(f'{line:<{width}}')}  [dim]# {escape(origin)}[/dim]"
-            if origin
-            else escape(line)
-        )
+        if not origin:
+            terminal.print(escape(line))
+            continue
+        padded = f"{line:<{width}}"
+        terminal.print(f"{escape(padded)}  [dim]# {escape(origin)}[/dim]")
 
 
 def check(config: schema.RunConfig) -> None:
@@ -74,8 +85,9 @@ def check(config: schema.RunConfig) -> None:
     owner.refuse_unwritable(run_dir.find_owned_folder(folder))
     print(f"run         {folder} ({standing(config, folder)})")
     config = limit_tokenizing(resolve_files(config))
-    for note in config.data.notes if config.data else ():
-        console.say(f"file        {note}")
+    if config.data:
+        for note in config.data.notes:
+            console.say(f"file        {note}")
     streams: dict[str, Stream] = {}
     if isinstance(config, schema.TrainConfig):
         loaded, streams = check_training(config, folder)
@@ -91,143 +103,192 @@ def limit_tokenizing(config: schema.RunConfig) -> schema.RunConfig:
     """Have only the first rows of each file tokenised at once."""
     if config.data is None:
         return config
-    streams, measured = _limit(config.data.streams), _limit(config.data.measured)
-    return replace(config, data=replace(config.data, streams=streams, measured=measured))
+    data = replace(
+        config.data,
+        streams=_limit_streams(config.data.streams),
+        measured=_limit_streams(config.data.measured),
+    )
+    return replace(config, data=data)
 
 
-def _limit(
-    streams: dict[str, dict[str, schema.ComponentConfig]],
-) -> dict[str, dict[str, schema.ComponentConfig]]:
-    limited: dict[str, dict[str, schema.ComponentConfig]] = {}
+def _limit_streams(streams: DatasetsByStream) -> DatasetsByStream:
+    limited: DatasetsByStream = {}
     for stream, datasets in streams.items():
         limited[stream] = {}
         for name, dataset in datasets.items():
-            hf_args = dataset.args.get("hf_args") or {}
-            if "choice" in hf_args:
-                choice = replace(hf_args["choice"], tokenized=TOKENIZED_ROWS)
-                dataset = copy.copy(dataset)
-                dataset.args = {**dataset.args, "hf_args": {**hf_args, "choice": choice}}
-            limited[stream][name] = dataset
+            limited[stream][name] = _limit_dataset(dataset)
+    return limited
+
+
+def _limit_dataset(dataset: schema.ComponentConfig) -> schema.ComponentConfig:
+    """Copy a dataset of which only the first rows are tokenised; one that is no file is as it
+    was."""
+    hf_args = dataset.args.get("hf_args") or {}
+    if "choice" not in hf_args:
+        return dataset
+    choice = replace(hf_args["choice"], tokenized=TOKENIZED_ROWS)
+    limited = copy.copy(dataset)
+    limited.args = {**dataset.args, "hf_args": {**hf_args, "choice": choice}}
     return limited
 
 
 def standing(config: schema.RunConfig, folder: Path) -> str:
-    """How the run's folder stands, as the run itself would find it."""
+    """Say how the run's folder stands, as the run itself would find it.
+
+    Raises:
+        UserError: the run would refuse the folder.
+    """
     if config.resume == "never":
         run_dir.refuse_foreign(folder)
         return "new; an old folder would be moved aside" if folder.exists() else "new"
     state = run_dir.open_run(folder, config.tree, config.resume)
     if state is RunState.DONE:
-        run_dir.refuse_changed_inputs(
-            folder, Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
-        )
-    return {
-        RunState.NEW: "new",
-        RunState.BEGUN: "begun; would go on",
-        RunState.DONE: "finished",
-        RunState.SENT_BACK: "would go back",
-    }[state]
+        memory_file = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
+        run_dir.refuse_changed_inputs(folder, memory_file)
+    return STANDINGS[state]
 
 
 def check_training(
-    config: schema.TrainConfig, folder: Path
+    config: schema.TrainConfig,
+    folder: Path,
 ) -> tuple[LoadedModel, dict[str, Stream]]:
-    """Model, method, streams, steps, learning rate, memory, first rows; returns the model and the
-    streams."""
-
+    """Print model, method, streams, steps, learning rate, memory and first rows, and give the model
+    and the streams."""
+    # Model, streams and method, as the run itself builds them.
     tracking.refuse_missing(config.trainer.args)
     head = build_head(config)
-    loaded = loading.load_for_check(config.model, lambda: read_training_texts(config), head)
-    streams, said = build_streams(config, loaded)
+    loaded = loading.load_for_check(
+        config.model,
+        lambda: read_training_texts(config),
+        head,
+    )
+    streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
-    if not isinstance(config.trainer.method, schema.TheirTrainer):
-        method = config.trainer.method
+    method = config.trainer.method
+    if not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
     num_validation_rows = 0
-    if config.data.streams.get("validation"):
-        rows, told = build_rows(
-            loaded, "validation", config.data.streams["validation"], config.seed
-        )
+    validation = config.data.streams.get("validation")
+    if validation:
+        rows, row_notes = build_rows(loaded, "validation", validation, config.seed)
         num_validation_rows = sum(map(len, rows))
-        said += told
-    processes = config.nproc or args.world_size
+        notes += row_notes
+
+    # The run's own header, then what only a check says.
     lines = header.describe_training(
         config,
         loaded,
         streams,
         anchor,
         args,
-        processes,
+        config.nproc or args.world_size,
         num_validation_rows,
         forecast.describe_stream,
     )
-    if any(len(stream.list_tokenized_rows()) < len(stream) for stream in streams.values()):
-        said.append(
+    if not all(map(_is_tokenized, streams.values())):
+        notes.append(
             f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others "
             "are too long, cut, or refused by the template is said when the run starts"
         )
-    header.print_lines([*lines, *(("note", sentence) for sentence in said)])
-    print(f"memory      {forecast.describe_memory(loaded, args, config.trainer.method, streams)}")
+    lines += [("note", sentence) for sentence in notes]
+    header.print_lines(lines)
+    memory = forecast.describe_memory(loaded, args, method, streams)
+    print(f"memory      {memory}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
 
 
-def show_rows(loaded: LoadedModel, name: str, stream: Stream, seed: int) -> None:
-    """The first rows that a step would draw of a stream: what is learned in green, what is only
-    read dim."""
+def _is_tokenized(stream: Stream) -> bool:
+    """Whether all rows of a stream were tokenised, or only the first of each file."""
+    return len(stream.list_tokenized_rows()) >= len(stream)
 
+
+def show_rows(
+    loaded: LoadedModel,
+    name: str,
+    stream: Stream,
+    seed: int,
+) -> None:
+    """Print the first rows that a step would draw of a stream: what is learned in green, what is
+    only read dim.
+
+    Args:
+        name: the stream's, which its order is drawn by.
+        seed: the run's.
+    """
     terminal = Console(soft_wrap=True, highlight=False)
-    is_coloured = terminal.is_terminal
-    open_mark, close_mark = ("", "") if is_coloured else ("⟦", "⟧")
-    print(
-        f"first of {name}; what is learned is "
-        f"{'green' if is_coloured else f'between {open_mark}{close_mark}'}:"
-    )
-    for number in permutation(len(stream), seed, "data", name, 0)[:SHOWN_ROWS]:
+    marks = ("", "") if terminal.is_terminal else ("⟦", "⟧")
+    where = "green" if terminal.is_terminal else f"between {''.join(marks)}"
+    print(f"first of {name}; what is learned is {where}:")
+    order = permutation(len(stream), seed, "data", name, 0)
+    for number in order[:SHOWN_ROWS]:
         example = stream.example(number)
-        shown = Text(f"  {stream.locate(number)}: ")
+        line = Text(f"  {stream.locate(number)}: ")
         if loaded.head:
-            is_class = bool(loaded.head.labels)
-            learned = (
-                loaded.head.labels[example["labels"][-1]] if is_class else example.get("target")
-            )
-            shown.append(console.neutralize(f"{loaded.tokenizer.decode(example['input_ids'])} "))
-            shown.append(console.neutralize(f"{open_mark}{learned}{close_mark}"), "black on green")
-            terminal.print(shown)
-            continue
-        tokens = zip(example["input_ids"], example["labels"], strict=True)
-        for is_learned, run in itertools.groupby(tokens, key=lambda pair: pair[1] != IGNORED):
-            text = console.neutralize(loaded.tokenizer.decode([token for token, _ in run])).replace(
-                "\n", "⏎\n    "
-            )
-            if is_learned:
-                shown.append(f"{open_mark}{text}{close_mark}", "black on green")
-            else:
-                shown.append(text, "dim")
-        terminal.print(shown)
+            _append_text_and_label(line, loaded, example, marks)
+        else:
+            _append_tokens(line, loaded, example, marks)
+        terminal.print(line)
 
 
-def check_suites(config: schema.RunConfig, loaded: LoadedModel, streams: dict[str, Stream]) -> None:
-    """Plans every suite as the run would: which metrics, on how many rows, and which are absent and
-    why."""
+def _append_text_and_label(
+    line: Text,
+    loaded: LoadedModel,
+    example: Mapping[str, Any],
+    marks: tuple[str, str],
+) -> None:
+    """Append a text, and the class or the number that a head learns of it."""
+    learned = example.get("target")
+    if loaded.head and loaded.head.labels:
+        class_index = example["labels"][-1]
+        learned = loaded.head.labels[class_index]
+    open_mark, close_mark = marks
+    text = loaded.tokenizer.decode(example["input_ids"])
+    line.append(console.neutralize(f"{text} "))
+    line.append(console.neutralize(f"{open_mark}{learned}{close_mark}"), LEARNED_STYLE)
 
+
+def _append_tokens(
+    line: Text,
+    loaded: LoadedModel,
+    example: Mapping[str, Any],
+    marks: tuple[str, str],
+) -> None:
+    """Append an example's tokens, those that are learned between the marks."""
+    open_mark, close_mark = marks
+    pairs = zip(example["input_ids"], example["labels"], strict=True)
+    for is_learned, stretch in itertools.groupby(pairs, key=lambda pair: pair[1] != IGNORED):
+        tokens = [token for token, _ in stretch]
+        text = console.neutralize(loaded.tokenizer.decode(tokens))
+        text = text.replace("\n", "⏎\n    ")
+        if is_learned:
+            line.append(f"{open_mark}{text}{close_mark}", LEARNED_STYLE)
+        else:
+            line.append(text, "dim")
+
+
+def check_suites(
+    config: schema.RunConfig,
+    loaded: LoadedModel,
+    streams: dict[str, Stream],
+) -> None:
+    """Plan every suite as the run would, and print which metrics it has, on how many rows, and
+    which are absent and why."""
     planned, notes = suites.plan_suites(config, loaded, streams)
     for sentence in notes:
         console.say(f"note        {sentence}")
     for name, plan in planned.items():
-        print(
-            f"suite       {name}: "
-            f"{', '.join(metric for metric in plan.metric_names if metric in plan.metrics)}"
-        )
+        metrics = [metric for metric in plan.metric_names if metric in plan.metrics]
+        print(f"suite       {name}: {', '.join(metrics)}")
         for role, rows in plan.rows.own.items():
-            measured, count = plan.rows.subset_sizes.get(role, (len(rows.row_numbers),) * 2)
-            num_rows = (
-                f"{measured:,} of {format_count(count, 'row')}"
-                if measured < count
-                else format_count(count, "row")
-            )
+            num_measured = count = len(rows.row_numbers)
+            if role in plan.rows.subset_sizes:
+                num_measured, count = plan.rows.subset_sizes[role]
+            num_rows = format_count(count, "row")
+            if num_measured < count:
+                num_rows = f"{num_measured:,} of {num_rows}"
             console.say(f"measured    {role}: {num_rows} of {rows.where}")
         for metric, reason in plan.absent.items():
             console.say(f"absent      {metric}: {reason}")

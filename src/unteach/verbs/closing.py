@@ -13,15 +13,24 @@ Command = Sequence[str]
 
 
 def close_training(config: TrainConfig, folder: Path) -> None:
-    """Print where a training run left what, and what can be done with it next."""
+    """Print where a training run left what, and what can be done with it next.
+
+    Args:
+        folder: the run's.
+    """
     console.say(f"model: {folder / run_dir.FINAL}")
-    evals = folder / run_dir.EVALS
-    console.say(f"results: {evals if evals.exists() else folder / run_dir.METRICS}")
-    if any(folder.glob(f"checkpoint-*/{run_dir.EVALS}")):
-        console.say(f"evaluations made while training: {folder}/checkpoint-*/{run_dir.EVALS}")
+    results = folder / run_dir.EVALS
+    if not results.exists():
+        results = folder / run_dir.METRICS
+    console.say(f"results: {results}")
+    pattern = f"checkpoint-*/{run_dir.EVALS}"
+    if any(folder.glob(pattern)):
+        console.say(f"evaluations made while training: {folder}/{pattern}")
+
     commands: list[Command] = []
     if _has_results(folder):
-        commands += _commands_to_judge(folder, config.model.model_args.get(PATH))
+        before = config.model.model_args.get(PATH)
+        commands += _commands_to_judge(folder, before)
     commands.append(_command_to_ask(config, folder))
     _say_next(commands)
 
@@ -33,20 +42,27 @@ def close_evaluation(folder: Path) -> None:
 
 
 def _commands_to_judge(folder: Path, before: str | None) -> list[Command]:
-    """Write the commands that show the values: alone, and against the run that this one began from,
-    if it has any."""
-    commands: list[Command] = [("unteach", "report", str(folder))]
-    if before and _is_comparable(Path(before), folder):
-        commands.append(("unteach", "compare", before, str(folder)))
-    return commands
+    """Write the commands that show the values: alone, and against the run that this one began from.
+
+    Args:
+        before: the weights that it began from; None where there are none.
+    """
+    show: Command = ("unteach", "report", str(folder))
+    if before is None or not _is_comparable(Path(before), folder):
+        return [show]
+    compare: Command = ("unteach", "compare", before, str(folder))
+    return [show, compare]
 
 
 def _is_comparable(a: Path, b: Path) -> bool:
-    """Whether both runs measured something on the same rows, so that differences are the models'
-    and not the rows'."""
-    first, second = _fingerprint_columns(a), _fingerprint_columns(b)
-    shared = first.keys() & second.keys()
-    return any(first[column] == second[column] for column in shared)
+    """Whether both runs measured something on the same rows.
+
+    Elsewhere a difference would be that of the rows, not that of the models.
+    """
+    a_digests = _fingerprint_columns(a)
+    b_digests = _fingerprint_columns(b)
+    # A pair is in both where the column and its digest are the same.
+    return bool(a_digests.items() & b_digests.items())
 
 
 def _fingerprint_columns(folder: Path) -> dict[tuple[str, str], str]:
@@ -55,7 +71,8 @@ def _fingerprint_columns(folder: Path) -> dict[tuple[str, str], str]:
     for file in _list_results(folder, ROWS):
         rows_by_column = json_files.read_json(file, f"the rows of {folder}")
         for column, rows in rows_by_column.items():
-            digests[file.name, column] = str(rows.get("digest"))
+            key = (file.name, column)
+            digests[key] = str(rows.get("digest"))
     return digests
 
 
@@ -65,16 +82,29 @@ def _has_results(folder: Path) -> bool:
 
 def _list_results(folder: Path, ending: str) -> list[Path]:
     """List the files of results of a run, or of an evaluation, that have this ending."""
-    return [*folder.glob(f"*{ending}"), *(folder / run_dir.EVALS).glob(f"*{ending}")]
+    files: list[Path] = []
+    for home in (folder, folder / run_dir.EVALS):
+        files.extend(home.glob(f"*{ending}"))
+    return files
 
 
 def _command_to_ask(config: TrainConfig, folder: Path) -> Command:
-    if getattr(config.trainer.method, "ROWS", "answers") in ("classes", "numbers"):
-        return ("unteach", "infer", f"model={folder}", "kind=classify", "input_file=FILE.csv")
+    """Write the command that tries the model: on a question, or on rows where it is a classifier's
+    or a regression's."""
+    rows = getattr(config.trainer.method, "ROWS", "answers")
+    if rows in ("classes", "numbers"):
+        return (
+            "unteach",
+            "infer",
+            f"model={folder}",
+            "kind=classify",
+            "input_file=FILE.csv",
+        )
     return ("unteach", "ask", f"model={folder}", "a question")
 
 
 def _say_next(commands: list[Command]) -> None:
+    """Print commands, one below the other."""
     heading = "next:"
     for command in commands:
         console.say(f"{heading} {shlex.join(command)}")

@@ -30,7 +30,13 @@ WORDS = {
 
 @dataclass(frozen=True)
 class FieldInfo:
-    """One field. default: as YAML has it; None where the field must be given."""
+    """One field.
+
+    Attributes:
+        takes: what it takes, in plain words.
+        default: as YAML has it; None where the field must be given.
+        meaning: "" where its class does not say.
+    """
 
     name: str
     takes: str
@@ -38,107 +44,139 @@ class FieldInfo:
     meaning: str
 
 
-def fields_of(cls: Any) -> list[FieldInfo]:
-    """The fields of a dataclass, or the arguments of a constructor that the configuration gives."""
+def fields_of(cls: type) -> list[FieldInfo]:
+    """List the fields of a dataclass, or the arguments of a constructor that the configuration
+    gives."""
     if not dataclasses.is_dataclass(cls):
-        return _arguments_of(cls)
-    hints, meanings = _hints(cls), meanings_of(cls)
-    found = []
-    for one in dataclasses.fields(cls):
-        if not one.init:
+        return _list_arguments(cls)
+    hints = _read_hints(cls)
+    meanings = meanings_of(cls)
+    infos = []
+    for field in dataclasses.fields(cls):
+        if not field.init:
             continue
-        default = (
-            one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        info = FieldInfo(
+            name=field.name,
+            takes=spell_type(hints[field.name]),
+            default=None if default is dataclasses.MISSING else as_yaml(default),
+            meaning=meanings.get(field.name, ""),
         )
-        written = None if default is dataclasses.MISSING else as_yaml(default)
-        found.append(
-            FieldInfo(one.name, spell_type(hints[one.name]), written, meanings.get(one.name, ""))
-        )
-    return found
+        infos.append(info)
+    return infos
 
 
-def _arguments_of(cls: Any) -> list[FieldInfo]:
-    found = []
-    for name, one in inspect.signature(cls).parameters.items():
-        if name in PROVIDED or one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD):
+def _list_arguments(cls: type) -> list[FieldInfo]:
+    """List the arguments of a constructor, but for those that a run itself gives."""
+    infos = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        is_open = parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if name in PROVIDED or is_open:
             continue
-        default = None if one.default is one.empty else as_yaml(one.default)
-        found.append(FieldInfo(name, spell_type(one.annotation), default, ""))
-    return found
+        is_required = parameter.default is parameter.empty
+        info = FieldInfo(
+            name=name,
+            takes=spell_type(parameter.annotation),
+            default=None if is_required else as_yaml(parameter.default),
+            meaning="",
+        )
+        infos.append(info)
+    return infos
 
 
-def _hints(cls: Any) -> dict[str, Any]:
-    """The types of a class's fields; what a plugin imports for type checkers only stays as it is
-    written."""
+def _read_hints(cls: type) -> dict[str, Any]:
+    """Read the types of a class's fields; what a plugin imports for type checkers only stays as it
+    is written."""
     try:
         return typing.get_type_hints(cls)
     except NameError:
-        return {one.name: one.type for one in dataclasses.fields(cls)}
+        return {field.name: field.type for field in dataclasses.fields(cls)}
 
 
-def meanings_of(cls: Any) -> dict[str, str]:
-    """Field -> its help, or the docstring under it, in the class and those it derives from."""
-    found: dict[str, str] = {}
+def meanings_of(cls: type) -> dict[str, str]:
+    """Read what each field means, by its name: its help, or the docstring under it, in the class
+    and those it derives from."""
+    meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        if "__dataclass_fields__" not in base.__dict__:
+        own = base.__dict__.get("__dataclass_fields__")
+        if own is None:
             continue
-        helps = {one.name: one.metadata.get("help") for one in base.__dataclass_fields__.values()}
-        found |= {name: text for name, text in helps.items() if text}
+        for name, field in own.items():
+            text = field.metadata.get("help")
+            if text:
+                meanings[name] = text
         try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+            source = textwrap.dedent(inspect.getsource(base))
+            statement = ast.parse(source).body[0]
         except (OSError, SyntaxError):  # a class without a file
             continue
-        found |= docstrings_under(body.body) if isinstance(body, ast.ClassDef) else {}
-    return found
+        if isinstance(statement, ast.ClassDef):
+            meanings.update(docstrings_under(statement.body))
+    return meanings
 
 
 def docstrings_under(body: list[ast.stmt]) -> dict[str, str]:
-    """Name -> the docstring under its assignment."""
-    found = {}
-    for line, below in itertools.pairwise(body):
+    """Read the docstring under each assignment, by the name that is assigned to."""
+    docstrings = {}
+    for statement, below in itertools.pairwise(body):
         target: ast.expr | None = None
-        if isinstance(line, ast.AnnAssign):
-            target = line.target
-        elif isinstance(line, ast.Assign):
-            target = line.targets[0]
-        if (
-            isinstance(target, ast.Name)
-            and isinstance(below, ast.Expr)
-            and isinstance(below.value, ast.Constant)
-        ):
-            found[target.id] = " ".join(str(below.value.value).split())
-    return found
+        if isinstance(statement, ast.AnnAssign):
+            target = statement.target
+        elif isinstance(statement, ast.Assign):
+            target = statement.targets[0]
+        if not isinstance(target, ast.Name) or not isinstance(below, ast.Expr):
+            continue
+        if isinstance(below.value, ast.Constant):
+            text = str(below.value.value)
+            docstrings[target.id] = " ".join(text.split())
+    return docstrings
 
 
 def spell_type(hint: Any, quote: str = "") -> str:
-    """A type in plain words. quote: put around the words that a Literal allows."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    """Write a type in plain words.
+
+    Args:
+        hint: what stands behind a field's colon: a class, a union, a Literal, a text.
+        quote: put around the words that a Literal allows.
+    """
+    origin = typing.get_origin(hint)
+    inner = typing.get_args(hint)
     if origin is typing.Literal:
-        return " or ".join(f"{quote}{one}{quote}" for one in inner)
-    if inner and type(None) in inner:
-        rest = tuple(one for one in inner if one is not type(None))
-        return f"{spell_type(typing.Union[rest], quote)} or null"  # noqa: UP007
+        return " or ".join(f"{quote}{word}{quote}" for word in inner)
+    if type(None) in inner:
+        rest = tuple(member for member in inner if member is not type(None))
+        spelled = spell_type(typing.Union[rest], quote)  # noqa: UP007
+        return f"{spelled} or null"
     if origin in (list, tuple):
         return f"list of {spell_type(inner[0], quote)}"
     if origin is dict:
         return "mapping"
     if inner:
-        return " or ".join(spell_type(one, quote) for one in inner)
+        return " or ".join(spell_type(member, quote) for member in inner)
     if isinstance(hint, str):
         return hint
-    return WORDS.get(hint) or f"mapping ({getattr(hint, '__name__', hint)})"
+    name = getattr(hint, "__name__", hint)
+    return WORDS.get(hint) or f"mapping ({name})"
 
 
 def as_yaml(value: object) -> str:
-    """A value as the command line takes it."""
+    """Write a value as the command line takes it."""
     if dataclasses.is_dataclass(value):
         return "{}"
     if isinstance(value, tuple):
         value = list(value)
     if isinstance(value, str):
-        return f"{value.splitlines()[0]} …" if "\n" in value else value or '""'
+        if "\n" in value:
+            return f"{value.splitlines()[0]} …"
+        return value or '""'
     try:
-        text = yaml.safe_dump(value, default_flow_style=True, width=10_000)
+        text = yaml.safe_dump(
+            value,
+            default_flow_style=True,
+            width=10_000,
+        )
     except yaml.YAMLError:
         return str(value)
     return text.strip().removesuffix("...").strip()

@@ -28,10 +28,17 @@ def run(config: ExportConfig) -> Path | None:
     source = trained.find_source(config.sources[0])
     to = Path(config.to) if config.to else None
     model = config.model
-    asked = ExportOptions(to, config.form, config.dtype, model.base_path, model.peft_args)
-    with _open_target(asked, source) as folder:
+    options = ExportOptions(
+        to,
+        config.form,
+        config.dtype,
+        model.base_path,
+        model.peft_args,
+    )
+    with _open_target(options, source) as folder:
         if folder:
-            save.write(source, asked, folder)
+            save.write(source, options, folder)
+        # A folder without a name of its own is gone when this ends.
         if config.push and folder and to is None:
             upload(folder, config.push, config.private)
     if config.push and to:
@@ -41,54 +48,59 @@ def run(config: ExportConfig) -> Path | None:
 
 
 @contextlib.contextmanager
-def _open_target(asked: ExportOptions, source: Source) -> Iterator[Path | None]:
+def _open_target(options: ExportOptions, source: Source) -> Iterator[Path | None]:
     """Give a folder to write, which takes its name when it is whole; None where the same was
     exported there before."""
-    if asked.to is None:
+    if options.to is None:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
         return
-    with owner.own(asked.to):
-        if _is_exported(asked, source, asked.to):
-            print(f"exported before: {asked.to}")
+    with owner.own(options.to):
+        if _is_exported(options, source, options.to):
+            print(f"exported before: {options.to}")
             yield None
             return
-        with atomic_write_folder(asked.to) as temporary:
+        with atomic_write_folder(options.to) as temporary:
             yield temporary
-            atomic.write_json(temporary / RECORD, _describe(asked, source))
+            atomic.write_json(temporary / RECORD, _describe(options, source))
 
 
-def _is_exported(asked: ExportOptions, source: Source, to: Path) -> bool:
-    """Whether a folder holds this very export; UserError where it holds anything else."""
+def _is_exported(options: ExportOptions, source: Source, to: Path) -> bool:
+    """Whether a folder holds this very export.
+
+    Raises:
+        UserError: it holds anything else.
+    """
     if not to.exists() or (to.is_dir() and not any(to.iterdir())):
         return False
     record = to / RECORD
     if record.exists():
         known = json_files.read_json(record, "the export's record")
-        if known == _describe(asked, source):
+        if known == _describe(options, source):
             return True
     raise UserError(
         f"to={to}: something else is there already; name another folder, or move it away"
     )
 
 
-def _describe(asked: ExportOptions, source: Source) -> dict[str, Any]:
+def _describe(options: ExportOptions, source: Source) -> dict[str, Any]:
     """Describe what an export is of, as far as it can be told without doing it."""
     weights_file = weights.find(source.location)
     if weights_file and weights_file.is_file():
         files = [weights_file]
     else:
         files = sorted(path for path in source.location.rglob("*") if path.is_file())
-    stats = [(path.name, path.stat()) for path in files]
+    file_facts = []
+    for file in files:
+        stat = file.stat()
+        file_facts.append([file.name, stat.st_size, stat.st_mtime_ns])
     return {
         "from": str(source.location.resolve()),
-        "files": fingerprints.hash_value(
-            [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-        ),
-        "as": asked.form,
-        "dtype": asked.dtype,
-        "base": asked.base,
-        "peft_args": asked.peft_args,
+        "files": fingerprints.hash_value(file_facts),
+        "as": options.form,
+        "dtype": options.dtype,
+        "base": options.base,
+        "peft_args": options.peft_args,
     }
 
 
@@ -105,13 +117,19 @@ def upload(folder: Path, repository: str, private: bool) -> None:
     is deleted."""
     api = huggingface_hub.HfApi()
     try:
-        api.create_repo(repository, private=private, exist_ok=True)
+        api.create_repo(
+            repository,
+            private=private,
+            exist_ok=True,
+        )
         api.upload_folder(
-            repo_id=repository, folder_path=str(folder), commit_message="Upload with unteach"
+            repo_id=repository,
+            folder_path=str(folder),
+            commit_message="Upload with unteach",
         )
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        reason = lines[0] if lines else type(error).__name__
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next(filter(None, lines), type(error).__name__)
         raise UserError(
             f"push={repository}: the hub did not take it ({reason}). Log in with `hf auth login`; "
             "what to=FOLDER names is whole, and the same command uploads it again"

@@ -40,11 +40,9 @@ def retain_logs(folder: Path) -> None:
     """
     try:
         published = huggingface_hub.HfApi().dataset_info(LOGS)
-        names = [
-            file.rfilename for file in published.siblings or () if file.rfilename.endswith(".json")
-        ]
+        names = [file.rfilename for file in published.siblings or ()]
+        names = [name for name in names if name.endswith(".json")]
         wanted = [name for name in names if not (folder / name).exists()]
-        num_before = len(names) - len(wanted)
         if wanted:
             # By name: what is there may be another log, or the user's own, and would be replaced
             # without a word.
@@ -56,7 +54,7 @@ def retain_logs(folder: Path) -> None:
                 local_dir=folder,
             )
     except Exception as error:
-        raise _unreachable(LOGS, error) from None
+        raise _describe_failure(LOGS, error) from None
     if not names:
         raise UserError(f"{LOGS} holds no logs (*.json) any more; nothing was fetched")
     missing = [name for name in names if not (folder / name).exists()]
@@ -65,35 +63,42 @@ def retain_logs(folder: Path) -> None:
             f"{len(missing)} of the {len(names)} logs of {LOGS} did not arrive in {folder} (the "
             f"first: {missing[0]}). Run the same command again; what arrived stays"
         )
-    print(f"logs: {len(names) - num_before} fetched, {num_before} there already")
+    print(f"logs: {len(wanted)} fetched, {len(names) - len(wanted)} there already")
 
 
 def wmdp(folder: Path) -> None:
-    """Each corpus as JSON lines, whole or not at all; a gated one that is not open to the user is
-    said, not fatal."""
-    landed = 0
+    """Fetch each corpus as JSON lines, whole or not at all; a gated one that is not open to the
+    user is said, not fatal."""
+    num_landed = 0
     for name, (repository, config) in CORPORA.items():
         target = folder / f"{name}.jsonl"
         if target.exists():
             print(f"there already: {target}")
-            landed += 1
+            num_landed += 1
             continue
         try:
             rows = datasets.load_dataset(repository, config, split="train")
         except Exception as error:
-            print(f"not fetched: {_unreachable(repository, error)}")
+            print(f"not fetched: {_describe_failure(repository, error)}")
             continue
         with atomic_write(target) as temporary:
-            rows.to_json(temporary, lines=True, force_ascii=False)
-        landed += 1
-        print(f"fetched: {target} ({format_count(len(rows), 'row')})")
-    if not landed:
+            rows.to_json(
+                temporary,
+                lines=True,
+                force_ascii=False,
+            )
+        num_landed += 1
+        num_rows = format_count(len(rows), "row")
+        print(f"fetched: {target} ({num_rows})")
+    if not num_landed:
         raise UserError("nothing could be fetched; the lines above say why")
 
 
-def _unreachable(repository: str, error: Exception) -> UserError:
-    said = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _describe_failure(repository: str, error: Exception) -> UserError:
+    """Make the error of a repository that was not fetched, with the library's own first line."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    reason = next(filter(None, lines), type(error).__name__)
     return UserError(
-        f"cannot fetch {repository} ({said.strip()}). It needs the network; where it is gated, ask "
+        f"cannot fetch {repository} ({reason}). It needs the network; where it is gated, ask "
         f"for access at https://huggingface.co/datasets/{repository} and run `hf auth login`"
     )

@@ -5,7 +5,6 @@ import csv
 import json
 import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +42,31 @@ LAST = (
 SPACE = 3
 """Between two columns of the printed table."""
 
+LogLine = dict[str, Any]
+"""What was logged at once, by name."""
+
 
 def run(config: HistoryConfig) -> None:
     """Print what a run logged, or write it to a file."""
     table = get_history(config.runs[0])
     to = config.to
     if to is None:
-        _show(table)
+        _print_table(table)
         return
     if to == "csv":
-        print(console.neutralize(neutralize_cells(table).to_csv(index=False)), end="")
+        text = neutralize_cells(table).to_csv(index=False)
+        print(console.neutralize(text), end="")
         return
     refuse_other_file(Path(to), list(table.columns))
     with atomic_write(Path(to)) as temporary:
         if to.endswith(".csv"):
             neutralize_cells(table).to_csv(temporary, index=False)
         else:
-            table.to_json(temporary, orient="records", lines=True)
+            table.to_json(
+                temporary,
+                orient="records",
+                lines=True,
+            )
     print(f"results: {to} ({format_count(len(table), 'row')})")
 
 
@@ -68,82 +75,98 @@ def refuse_other_file(file: Path, columns: list[str]) -> None:
     of its own."""
     if not file.exists():
         return
-    with (
-        contextlib.suppress(OSError, ValueError, RecursionError),
-        file.open(encoding="utf-8", newline="") as opened,
-    ):
-        first = (
-            json.loads(opened.readline())
-            if file.suffix == ".jsonl"
-            else next(csv.reader(opened), [])
-        )
-        if "step" in first and set(first) <= set(columns):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        names = _read_column_names(file)
+        if "step" in names and names <= set(columns):
             return
     raise UserError(
         f"to={file}: something else is there already; name another file, or move it away"
     )
 
 
+def _read_column_names(file: Path) -> set[str]:
+    """Read the names in the first line of a history, as JSON or as CSV."""
+    with file.open(encoding="utf-8", newline="") as opened:
+        if file.suffix != ".jsonl":
+            return set(next(csv.reader(opened), []))
+        first = json.loads(opened.readline())
+        return set(first) if isinstance(first, dict) else set()
+
+
 def get_history(run: str | os.PathLike[str]) -> pandas.DataFrame:
     """Give everything that a run logged: one row a step, one column a value.
 
-    run: a run's folder, a folder with a trainer_state.json, or wandb:ENTITY/PROJECT/ID.
+    Args:
+        run: a run's folder, a folder with a trainer_state.json, or wandb:ENTITY/PROJECT/ID.
+
+    Raises:
+        UserError: nothing was logged there.
     """
     name = os.fspath(run)
-    lines = list(_from_wandb(name) if name.startswith(WANDB) else _from_folder(Path(name)))
+    lines = _read_wandb(name) if name.startswith(WANDB) else _read_folder(Path(name))
     if not lines:
         raise UserError(f"{run}: nothing was logged there")
-    steps: dict[Any, dict[str, Any]] = {}
+
+    # A step may have several lines: one of training, one of each evaluation.
+    steps: dict[Any, LogLine] = {}
+    columns: dict[str, None] = {}
     for line in lines:
         # the last word of a run; a stream may be called train
         if "train_runtime" in line and "train_loss" in line:
             line["mean_loss"] = line.pop("train_loss")
-        steps.setdefault(line.get("step"), {}).update(line)
-    columns = dict.fromkeys(key for line in lines for key in line)
-    ordered = [name for name in FIRST if name in columns] + [
-        name for name in columns if name not in FIRST
-    ]
-    return pandas.DataFrame(list(steps.values()), columns=ordered)
+        row = steps.setdefault(line.get("step"), {})
+        row.update(line)
+        columns.update(dict.fromkeys(line))
+    first = [name for name in FIRST if name in columns]
+    others = [name for name in columns if name not in FIRST]
+    return pandas.DataFrame(list(steps.values()), columns=[*first, *others])
 
 
-def _from_folder(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a run's metrics file or of another trainer's state; a line cut off by a kill is
-    left out."""
-    if (folder / run_dir.METRICS).exists():
-        lines, num_torn = json_files.read_log(folder / run_dir.METRICS)
+def _read_folder(folder: Path) -> list[LogLine]:
+    """Read the lines of a run's metrics file or of another trainer's state; a line cut off by a
+    kill is left out."""
+    metrics_file = folder / run_dir.METRICS
+    if metrics_file.exists():
+        lines, num_torn = json_files.read_log(metrics_file)
         if num_torn:
             torn = format_count(num_torn, "torn or damaged line")
-            logger.info(f"{torn} of {folder / run_dir.METRICS} left out")
-        yield from lines
-        return
-    states = [
-        folder / STATE,
-        *sorted(folder.glob(f"checkpoint-*/{STATE}"), key=lambda p: int(p.parent.name[11:])),
-    ]
-    there = [state for state in states if state.exists()]
-    if not there:
-        nearby = (
-            ""
-            if folder.is_dir()
-            else "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
-        )
+            logger.info(f"{torn} of {metrics_file} left out")
+        return lines
+
+    state = _find_trainer_state(folder)
+    if state is None:
+        nearby = ""
+        if not folder.is_dir():
+            nearby = (
+                "; there is no such folder (a run of Weights & Biases is wandb:ENTITY/PROJECT/ID)"
+            )
         raise UserError(f"{folder}: holds no {run_dir.METRICS} and no {STATE}{nearby}")
-    logged = json_files.read_mapping(there[-1], "the trainer's state").get("log_history")
-    yield from (
-        line
-        for line in (logged if isinstance(logged, list) else [])
-        if json_files.is_log_line(line)
+    logged = json_files.read_mapping(state, "the trainer's state").get("log_history")
+    if not isinstance(logged, list):
+        return []
+    return [line for line in logged if json_files.is_log_line(line)]
+
+
+def _find_trainer_state(folder: Path) -> Path | None:
+    """Find the state of the newest checkpoint, or the folder's own; None where there is none."""
+    states = sorted(
+        folder.glob(f"checkpoint-*/{STATE}"),
+        key=lambda state: int(state.parent.name.removeprefix("checkpoint-")),
     )
+    if states:
+        return states[-1]
+    own = folder / STATE
+    return own if own.exists() else None
 
 
-def neutralize_cells(table: Any) -> Any:
+def neutralize_cells(table: pandas.DataFrame) -> pandas.DataFrame:
     """Copy a table whose texts, heads included, no spreadsheet takes for formulas."""
     return table.map(neutralize_cell).rename(columns=neutralize_cell)
 
 
-def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
-    """Every line of a run there: `scan_history` pages through all of them, where `history` draws a
-    sample of 500."""
+def _read_wandb(run: str) -> list[LogLine]:
+    """Read every line of a run there: `scan_history` pages through all of them, where `history`
+    draws a sample of 500."""
     try:
         import wandb
     except ImportError:
@@ -163,51 +186,71 @@ def _from_wandb(run: str) -> Iterator[dict[str, Any]]:
             f"{run}: Weights & Biases did not give it ({str(error).splitlines()[0]}); `wandb "
             "login`, and take the run's id from its address"
         ) from None
-    for row in rows:
-        line = {
-            key.removeprefix("train/"): value
-            for key, value in row.items()
-            if not key.startswith("_")
-        }
-        line = {
-            (f"eval_{key[5:]}" if key.startswith("eval/") else key): value
-            for key, value in line.items()
-        }
-        step = line.pop("global_step", row.get("_step"))
-        yield {"step": step, **{key: value for key, value in line.items() if value is not None}}
+    return [_rename_wandb_row(row) for row in rows]
 
 
-def _show(table: Any) -> None:
-    """Prints as many columns as the terminal is wide, and names the others."""
+def _rename_wandb_row(row: LogLine) -> LogLine:
+    """Call a row's values as a run's own log does, and leave out what it does not have."""
+    line: LogLine = {}
+    for key, value in row.items():
+        if key.startswith("_"):
+            continue
+        name = key.removeprefix("train/")
+        if name.startswith("eval/"):
+            name = f"eval_{name.removeprefix('eval/')}"
+        line[name] = value
+    step = line.pop("global_step", row.get("_step"))
+    known = {name: value for name, value in line.items() if value is not None}
+    return {"step": step, **known}
+
+
+def _print_table(table: pandas.DataFrame) -> None:
+    """Print as many columns as the terminal is wide, and name the others."""
     terminal = Console()
-    cells = {
-        console.neutralize(name): [
-            MISSING if value is None or value != value else _cell(value) for value in table[name]
-        ]
-        for name in [
-            *(n for n in table.columns if n not in LAST),
-            *(n for n in table.columns if n in LAST),
-        ]
-    }
-    drawn = Table(
-        box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold", border_style="dim"
+    first = [name for name in table.columns if name not in LAST]
+    last = [name for name in table.columns if name in LAST]
+    cells: dict[str, list[str]] = {}
+    for name in (*first, *last):
+        cells[console.neutralize(name)] = [_format_cell(value) for value in table[name]]
+
+    printed = Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        header_style="bold",
+        border_style="dim",
     )
-    shown: list[str] = []
+    columns: list[list[str]] = []
+    left_out: list[str] = []
     room = terminal.width + SPACE
     for name, column in cells.items():
         width = max(map(len, (name, *column))) + SPACE
-        if width > room and shown:
+        if width > room and columns:
+            left_out.append(name)
             continue
         room -= width
-        shown.append(name)
-        drawn.add_column(Text(name), justify="right", no_wrap=True)
-    for row in zip(*(cells[name] for name in shown), strict=True):
-        drawn.add_row(*map(Text, row))
-    terminal.print(drawn, crop=False, no_wrap=True, overflow="ignore")
-    if left := [name for name in cells if name not in shown]:
-        print(f"{format_count(len(left), 'more column')} (to=csv has all): {', '.join(left)}")
+        columns.append(column)
+        printed.add_column(
+            Text(name),
+            justify="right",
+            no_wrap=True,
+        )
+    for row in zip(*columns, strict=True):
+        printed.add_row(*map(Text, row))
+    terminal.print(
+        printed,
+        crop=False,
+        no_wrap=True,
+        overflow="ignore",
+    )
+    if left_out:
+        count = format_count(len(left_out), "more column")
+        print(f"{count} (to=csv has all): {', '.join(left_out)}")
 
 
-def _cell(value: object) -> str:
+def _format_cell(value: object) -> str:
+    """Write a value shortly; a dash of null and of what is no number."""
+    if value is None or value != value:
+        return MISSING
     is_number = isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**63)
     return f"{value:.4g}" if is_number else console.neutralize(str(value))

@@ -1,6 +1,5 @@
 """`unteach list`: what there is of a kind, a line each; of one name, its fields."""
 
-import itertools
 import logging
 import re
 import shutil
@@ -13,17 +12,24 @@ from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.verbs.component_fields import fields_of
+from unteach.verbs.component_fields import FieldInfo, fields_of
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
     "methods": registry.method,
     "metrics": registry.metric,
     "collators": registry.collator,
+    "datasets": registry.dataset,
 }
-REGISTRIES |= {"datasets": registry.dataset}
-GROUPS = {"models": "model", "suites": "eval", "experiments": "experiment", "studies": "study"}
-GROUPS |= {"methods": "trainer", "datasets": "data/datasets", "launch": "launch"}
+GROUPS = {
+    "models": "model",
+    "suites": "eval",
+    "experiments": "experiment",
+    "studies": "study",
+    "methods": "trainer",
+    "datasets": "data/datasets",
+    "launch": "launch",
+}
 KINDS = sorted({*REGISTRIES, *GROUPS})
 USES = {
     "methods": "trainer=NAME",
@@ -37,27 +43,50 @@ USES = {
     "datasets": "data.train=NAME, data.forget=NAME ...; a class is the handler of a file",
 }
 """How a name of each kind is used."""
-CLASS_USES = USES | {"datasets": "handler: NAME in a file data/datasets/<name>.yaml"}
-CLASS_USES |= {"collators": "handler: NAME in a file collator/<name>.yaml"}
-"""How a class is used, where that is not as a file of the same kind."""
-FIELDS_OF = {"methods": "trainer.method_args.", "collators": "collator.<name>.args."}
-FIELDS_OF |= {"metrics": "eval.<suite>.define.<name>.", "datasets": "data.<stream>.<name>.args."}
+CLASS_USES = {
+    **USES,
+    "datasets": "handler: NAME in a file data/datasets/<name>.yaml",
+    "collators": "handler: NAME in a file collator/<name>.yaml",
+}
+"""How a class is used: as a file of the same kind, or otherwise."""
+FIELDS_OF = {
+    "methods": "trainer.method_args.",
+    "collators": "collator.<name>.args.",
+    "metrics": "eval.<suite>.define.<name>.",
+    "datasets": "data.<stream>.<name>.args.",
+}
 """Where the fields of a class of each kind stand in a configuration."""
-METHOD_KINDS = {"unlearn": "unlearning", "finetune": "fine-tuning", "preference": "preferences"}
+METHOD_KINDS = {
+    "unlearn": "unlearning",
+    "finetune": "fine-tuning",
+    "preference": "preferences",
+}
 OTHERS = "others"
+HANDLER = re.compile(r"^\s*handler:\s*(\w+)", re.MULTILINE)
+METHOD_MODULE = re.compile(r"unteach\.methods\.(\w+)\.")
+SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
+TELLING_KEYS = ("handler:", "name:", "pretrained_model_name_or_path:")
+"""What is shown of a file that has no comment."""
 Line = tuple[str, str, str]
 """A name, one line on it, and where it is from."""
+GroupFile = tuple[str, str, Path]
+"""A name in a group, where it is from, and its file."""
 
 
 def run(config: ListConfig) -> None:
     """Print what there is of a kind, or all that one name stands for."""
-    names, dirs = config.names, config.config_dirs
-    paths = [path.strip() for path in config.plugins.strip("[]").split(",")]
-    with plugins.use_plugins(path for path in paths if path):
-        if len(names) == 1 and names[0] in KINDS:
+    names = config.names
+    dirs = config.config_dirs
+    # plugins= is a list as YAML has it, or one path.
+    plugin_words = config.plugins.strip("[]").split(",")
+    paths = [path.strip() for path in plugin_words]
+    with plugins.use_plugins(filter(None, paths)):
+        is_kind = bool(names) and names[0] in KINDS
+        if is_kind and len(names) == 1:
             show_kind(names[0], dirs)
-        elif len(names) == 2 and names[0] in KINDS:
-            show_name(names[1], (names[0],), dirs)
+        elif is_kind and len(names) == 2:
+            kind, name = names
+            show_name(name, (kind,), dirs)
         elif len(names) == 1:
             show_name(names[0], tuple(KINDS), dirs)
         else:
@@ -67,92 +96,129 @@ def run(config: ListConfig) -> None:
 
 
 def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
-    """Print everything of a kind: methods by what they are for, each other kind in one list."""
+    """Print everything of a kind: methods by what they are for, each other kind in one list.
+
+    Args:
+        dirs: the user's homes of configurations (--config-dir).
+    """
     lines = listed(kind, dirs)
-    width = min(32, max((len(name) for name, _, _ in lines), default=0))
+    longest = max((len(name) for name, _, _ in lines), default=0)
+    width = min(32, longest)
     print(fill("use one as ", USES[kind]))
-    for heading, members in _by_heading(kind, lines, dirs):
+    for heading, members in _group_by_heading(kind, lines, dirs):
         if heading:
             print(f"\n{heading}")
         for name, line, origin in members:
-            print(fill(f"  {name:<{width}}  ", f"{line}  [{origin}]"))
-    for sentence in REGISTRIES[kind].list_broken() if kind in REGISTRIES else ():
-        logger.info(sentence)
+            head = f"  {name:<{width}}  "
+            print(fill(head, f"{line}  [{origin}]"))
     if kind in REGISTRIES:
+        for sentence in REGISTRIES[kind].list_broken():
+            logger.info(sentence)
         print(f"\nThe fields of one: unteach list {kind} NAME")
 
 
 def line_width() -> int | None:
-    """How long a line may be; None where the output is no terminal."""
-    return max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else None
+    """Get how long a line may be; None where the output is no terminal."""
+    if not sys.stdout.isatty():
+        return None
+    return max(60, shutil.get_terminal_size().columns)
 
 
 def fill(head: str, text: str) -> str:
-    """`head` and `text`, broken between words at the terminal's width; one line where the output is
-    no terminal."""
+    """Join `head` and `text`, broken between words at the terminal's width.
+
+    One line where the output is no terminal, so that other programs can read it.
+    """
     width = line_width()
     if width is None:
         return f"{head}{text}"
-    indent = min(len(head), width // 2)
-    if len(head) > indent:  # a long name has a line of its own
-        return f"{head.rstrip()}\n{fill(' ' * indent, text)}"
+    indent = " " * min(len(head), width // 2)
+    if len(head) > len(indent):  # a long name has a line of its own
+        below = fill(indent, text)
+        return f"{head.rstrip()}\n{below}"
     return textwrap.fill(
         text,
         width,
         initial_indent=head,
-        subsequent_indent=" " * indent,
+        subsequent_indent=indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
 
 
-def _by_heading(
-    kind: str, lines: list[Line], dirs: tuple[str, ...]
+def _group_by_heading(
+    kind: str,
+    lines: list[Line],
+    dirs: tuple[str, ...],
 ) -> list[tuple[str, list[Line]]]:
+    """Group the lines of a kind by what they are for; only methods have headings."""
     if kind != "methods":
         return [("", lines)]
-    headings: dict[str, list[Line]] = {heading: [] for heading in (*METHOD_KINDS.values(), OTHERS)}
+    by_heading: dict[str, list[Line]] = {}
     for line in lines:
-        headings[_method_kind(line[0], dirs)].append(line)
-    return [(heading, members) for heading, members in headings.items() if members]
+        heading = _find_method_kind(line[0], dirs)
+        by_heading.setdefault(heading, []).append(line)
+    groups = []
+    for heading in (*METHOD_KINDS.values(), OTHERS):
+        if heading in by_heading:
+            groups.append((heading, by_heading[heading]))
+    return groups
 
 
-def _method_kind(name: str, dirs: tuple[str, ...]) -> str:
-    """What a method, or a file of one, is for: by where it lives, or of a plugin's by what it
-    derives from."""
+def _find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
+    """Find what a method, or a file of one, is for.
+
+    Ours are told by where they live, a plugin's by what it derives from.
+    """
     if name not in registry.method:
-        name = _handler(next(file for _, _, file in _files("trainer", dirs, name)))
+        _, _, file = _list_files("trainer", dirs, name)[0]
+        name = _read_handler(file)
     if name not in registry.method:
         return OTHERS
-    homes = [base.__module__ for base in registry.method.get(name).__mro__]
-    for home in homes:
-        found = re.match(r"unteach\.methods\.(\w+)\.", home)
-        if found and found[1] in METHOD_KINDS:
-            return METHOD_KINDS[found[1]]
-    unlearns = any(base.__name__ == "Unlearn" for base in registry.method.get(name).__mro__)
-    return METHOD_KINDS["unlearn"] if unlearns else OTHERS
+    bases = registry.method.get(name).__mro__
+    for base in bases:
+        match = METHOD_MODULE.match(base.__module__)
+        if match and match[1] in METHOD_KINDS:
+            return METHOD_KINDS[match[1]]
+    base_names = [base.__name__ for base in bases]
+    if "Unlearn" in base_names:
+        return METHOD_KINDS["unlearn"]
+    return OTHERS
 
 
-def _handler(file: Path) -> str:
-    found = re.search(r"^\s*handler:\s*(\w+)", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else ""
+def _read_handler(file: Path) -> str:
+    """Read which class a file configures, "" where it does not say."""
+    match = HANDLER.search(file.read_text(encoding="utf-8"))
+    return match[1] if match else ""
 
 
 def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
     """Print all that a name stands for: a class with its fields, and what a file of that name
-    says."""
-    found = False
+    says.
+
+    Args:
+        kinds: where it is looked for.
+        dirs: the user's homes of configurations (--config-dir).
+
+    Raises:
+        UserError: none of these kinds has it.
+    """
+    is_known = False
     for kind in kinds:
         if kind in REGISTRIES and name in REGISTRIES[kind]:
-            found = True
+            is_known = True
             show_class(kind, REGISTRIES[kind].find_entry(name))
-        for _, origin, file in _files(GROUPS[kind], dirs, name) if kind in GROUPS else ():
-            if found and _says_no_more(file, name):
+        if kind not in GROUPS:
+            continue
+        for _, origin, file in _list_files(GROUPS[kind], dirs, name):
+            if is_known and _says_no_more(file, name):
                 continue
-            found = True
-            print(f"{name}: {USES[kind].replace('NAME', name)}; {origin}\n")
-            print(textwrap.indent(file.read_text(encoding="utf-8").strip(), "  ") + "\n")
-    if not found:
+            is_known = True
+            use = USES[kind].replace("NAME", name)
+            print(f"{name}: {use}; {origin}\n")
+            content = file.read_text(encoding="utf-8").strip()
+            print(textwrap.indent(content, "  ") + "\n")
+    if not is_known:
         raise UserError(_refuse_name(name, kinds, dirs))
 
 
@@ -162,75 +228,111 @@ def _says_no_more(file: Path, name: str) -> bool:
 
 
 def _refuse_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> str:
-    names = {line[0] for kind in kinds for line in listed(kind, dirs)}
+    """Write the error of a name that none of these kinds has."""
+    names: set[str] = set()
+    for kind in kinds:
+        names.update(line[0] for line in listed(kind, dirs))
     if len(kinds) == 1:
         return describe_unknown(f"name among the {kinds[0]}", name, names)
     guess = find_nearest(name, {*KINDS, *names})
-    meant = f"; did you mean {guess}?" if guess else "."
-    return f"there is no list and nothing in one called {name!r}{meant} Lists: {', '.join(KINDS)}"
+    hint = f"; did you mean {guess}?" if guess else "."
+    return f"there is no list and nothing in one called {name!r}{hint} Lists: {', '.join(KINDS)}"
 
 
 def show_class(kind: str, entry: registry.Entry) -> None:
     """Print what a class says of itself, and each of its fields with type, default and meaning."""
-    print(f"{entry.name}: {CLASS_USES[kind].replace('NAME', entry.name)}; {entry.origin}\n")
-    text = textwrap.dedent("    " + (entry.target.__doc__ or "").strip())
-    for paragraph in re.split(r"\n\s*\n", text):
-        print(fill("  ", " ".join(paragraph.split())) + "\n")
+    use = CLASS_USES[kind].replace("NAME", entry.name)
+    print(f"{entry.name}: {use}; {entry.origin}\n")
+    docstring = (entry.target.__doc__ or "").strip()
+    for paragraph in re.split(r"\n\s*\n", docstring):
+        flat = " ".join(paragraph.split())
+        print(fill("  ", flat) + "\n")
     for fact, value in entry.facts.items():
         print(fill(f"  {fact}: ", str(value)))
     if entry.facts:
         print()
-    given = PROVIDED if kind in ("datasets", "collators") else ()
-    fields = [one for one in fields_of(entry.target) if one.name not in given]
+
+    # What the run itself gives to a constructor is no field.
+    provided = PROVIDED if kind in ("datasets", "collators") else ()
+    fields = [field for field in fields_of(entry.target) if field.name not in provided]
     print(f"  fields, under {FIELDS_OF[kind]}" if fields else "  It has no fields.")
-    for one in fields:
-        default = "required" if one.default is None else f"[{one.default}]"
-        print(fill(f"    {one.name}= ", f"{one.takes} {default}"))
-        if one.meaning:
-            print(fill("        ", one.meaning))
+    for field in fields:
+        show_field(field)
     print()
 
 
+def show_field(field: FieldInfo) -> None:
+    """Print one field of a class, and below it what it means."""
+    default = "required"
+    if field.default is not None:
+        default = f"[{field.default}]"
+    head = f"    {field.name}= "
+    print(fill(head, f"{field.takes} {default}"))
+    if field.meaning:
+        print(fill("        ", field.meaning))
+
+
 def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
-    """(name, one line, origin) of everything of a kind: classes, then files that say more than a
-    class's name."""
-    entries = REGISTRIES[kind].entries() if kind in REGISTRIES else []
-    classes = [(entry.name, entry.line, entry.origin) for entry in entries]
-    names = {entry.name for entry in entries}
-    files = _files(GROUPS[kind], config_dirs) if kind in GROUPS else []
-    return classes + [
-        (name, _says(file), origin) for name, origin, file in files if name not in names
-    ]
+    """List everything of a kind: classes, then files that say more than a class's name."""
+    lines: list[Line] = []
+    class_names: set[str] = set()
+    if kind in REGISTRIES:
+        for entry in REGISTRIES[kind].entries():
+            lines.append((entry.name, entry.line, entry.origin))
+            class_names.add(entry.name)
+    if kind in GROUPS:
+        for name, origin, file in _list_files(GROUPS[kind], config_dirs):
+            if name not in class_names:
+                lines.append((name, _summarize_file(file), origin))
+    return lines
 
 
-def _files(
-    group: str, config_dirs: tuple[str, ...], only: str | None = None
-) -> list[tuple[str, str, Path]]:
-    """(name, where it is, the file) of a group's YAML files, or of those of one name."""
-    found = []
-    for home in (CONFIGS, *plugins.config_folders(), *map(Path, config_dirs)):
-        for file in sorted((home / group).rglob("*.yaml")):
-            name = str(file.relative_to(home / group).with_suffix(""))
+def _list_files(
+    group: str,
+    config_dirs: tuple[str, ...],
+    only: str | None = None,
+) -> list[GroupFile]:
+    """List a group's YAML files, or those of one name: ours, plugins', the user's.
+
+    Args:
+        group: a configuration group, which is a folder below each home of configurations.
+        config_dirs: the user's homes (--config-dir).
+        only: the one name that is wanted.
+    """
+    homes = [CONFIGS, *plugins.config_folders()]
+    homes += [Path(config_dir) for config_dir in config_dirs]
+    files = []
+    for home in homes:
+        group_dir = home / group
+        for file in sorted(group_dir.rglob("*.yaml")):
+            name = str(file.relative_to(group_dir).with_suffix(""))
+            if only not in (None, name):
+                continue
+            origin = str(file)
             # accelerate and torchrun want the whole path
-            shipped = home == CONFIGS and group != "launch"
-            origin = f"unteach/configs/{file.relative_to(home)}" if shipped else str(file)
-            if only in (None, name):
-                found.append((name, origin, file))
-    return found
+            if home == CONFIGS and group != "launch":
+                origin = f"unteach/configs/{file.relative_to(home)}"
+            files.append((name, origin, file))
+    return files
 
 
-def _says(file: Path) -> str:
-    """The first sentence that a YAML file says of itself in its first comment, or the handler and
-    place it names."""
-    lines = re.sub(r"\A# @package .*\n", "", file.read_text(encoding="utf-8")).splitlines()
-    comment = [
-        line.lstrip("# ") for line in itertools.takewhile(lambda line: line.startswith("#"), lines)
-    ]
+def _summarize_file(file: Path) -> str:
+    """Give the first sentence that a YAML file says of itself in its first comment, or the handler
+    and place it names."""
+    content = file.read_text(encoding="utf-8")
+    lines = re.sub(r"\A# @package .*\n", "", content).splitlines()
+    comment = []
+    for line in lines:
+        if not line.startswith("#"):
+            break
+        comment.append(line.lstrip("# "))
     if comment:
-        return re.split(r"(?<=\.) (?=[A-Z])", " ".join(comment))[0]
-    told = [
-        line.strip()
-        for line in lines
-        if line.strip().startswith(("handler:", "name:", "pretrained_model_name_or_path:"))
-    ]
-    return ", ".join(dict.fromkeys(told))
+        sentences = SENTENCE_END.split(" ".join(comment))
+        return sentences[0]
+
+    settings: dict[str, None] = {}
+    for line in lines:
+        setting = line.strip()
+        if setting.startswith(TELLING_KEYS):
+            settings[setting] = None
+    return ", ".join(settings)

@@ -27,58 +27,105 @@ def run(config: ReportConfig) -> Path:
     for run in retain_models:
         logger.info(f"shown too, as it is what the others are compared with: {run.folder}")
     runs = [*retain_models, *runs]
-    title = choose_title(config.runs, runs)
-    return report_runs(runs, Path(config.out), title, find_suite(config.suite, runs))
+    return report_runs(
+        runs,
+        folder=Path(config.out),
+        title=choose_title(config.runs, runs),
+        suite=find_suite(config.suite, runs),
+    )
 
 
 def choose_title(places: list[str], runs: list[EvaluatedRun]) -> str:
-    """Name a report after what was found: one folder by its name, several runs by the folder that
-    they share."""
-    if len(places) == 1 and Path(places[0]).exists():
-        return f"Report on {Path(places[0]).resolve().name}"
+    """Name a report after what it is of: one folder by its name, several runs by the folder that
+    they share.
+
+    Args:
+        places: what the user named.
+        runs: the runs that this means.
+    """
+    if len(places) == 1:
+        folder = Path(places[0])
+        if folder.exists():
+            return f"Report on {folder.resolve().name}"
     if len(runs) == 1:
         return f"Report on {runs[0].name}"
-    shared = Path(os.path.commonpath([run.folder.absolute() for run in runs]))
-    within = shared.relative_to(Path.cwd()) if shared.is_relative_to(Path.cwd()) else shared
-    where = "" if within in (Path(), Path(shared.anchor)) else f" of {within}"
-    return f"Report on {len(runs)} runs{where}"
+
+    title = f"Report on {len(runs)} runs"
+    folders = [run.folder.absolute() for run in runs]
+    shared = Path(os.path.commonpath(folders))
+    cwd = Path.cwd()
+    if shared in (cwd, Path(shared.anchor)):
+        return title
+    if shared.is_relative_to(cwd):
+        shared = shared.relative_to(cwd)
+    return f"{title} of {shared}"
 
 
 def find_suite(name: str | None, runs: list[EvaluatedRun]) -> str | None:
     """Find the suite as its files are called, however the user spelled it; None where none was
-    named."""
+    named.
+
+    Raises:
+        UserError: no run has results of it.
+    """
     if name is None:
         return None
-    spellings = {suite.lower(): suite for run in runs for suite in run.suites}
-    if name.lower() not in spellings:
+    spellings: dict[str, str] = {}
+    for run in runs:
+        spellings.update({suite.lower(): suite for suite in run.suites})
+    spelling = spellings.get(name.lower())
+    if spelling is None:
         raise UserError(describe_unknown("suite among these results", name, spellings.values()))
-    return spellings[name.lower()]
+    return spelling
+
+
+def _list_suites(runs: list[EvaluatedRun]) -> list[str]:
+    """List the suites that some run has results of, those that most runs have first."""
+    num_runs = Counter[str]()
+    for run in runs:
+        num_runs.update(run.suites)
+    return sorted(num_runs, key=lambda name: (-num_runs[name], name))
 
 
 def report_runs(
-    runs: list[EvaluatedRun], folder: Path, title: str, suite: str | None = None
+    runs: list[EvaluatedRun],
+    folder: Path,
+    title: str,
+    suite: str | None = None,
 ) -> Path:
     """Print the table of each suite, write the report's files, and give the page's path.
 
     Args:
+        folder: where the report is written.
+        title: what the page is headed by.
         suite: the only one that is shown; None shows all, those that most runs have first.
+
+    Raises:
+        UserError: `suite` is given, and a run has no results of it.
     """
-    num_runs = Counter(name for run in runs for name in run.suites)
-    suites = [suite] if suite else sorted(num_runs, key=lambda name: (-num_runs[name], name))
+    suites = [suite] if suite else _list_suites(runs)
     tabs = {}
     for name in suites:
         # A suite that was named is an error where a run lacks it.
         measured = [run for run in runs if suite or name in run.suites]
-        results = collect([(run.name, run.kind, run.folder) for run in measured], name)
-        tabs[name] = insert_starts(results)
+        places = [(run.name, run.kind, run.folder) for run in measured]
+        results = collect(places, name)
         if len(suites) > 1:
-            have_it = f" ({len(measured)} of {len(runs)} runs have it)"
-            print(f"\n{name}{have_it if len(measured) < len(runs) else ''}")
+            num_measured = len(measured)
+            heading = f"\n{name}"
+            if num_measured < len(runs):
+                heading += f" ({num_measured} of {len(runs)} runs have it)"
+            print(heading)
+        tabs[name] = insert_starts(results)
         print_table(tabs[name])
-        if means := average_over_seeds(results):
-            tabs[name + OVER_SEEDS] = insert_starts(means)
+
+        means = average_over_seeds(results)
+        if means:
             print(f"\n{name}: means over seeds")
-            print_table(tabs[name + OVER_SEEDS])
+            tab = name + OVER_SEEDS
+            tabs[tab] = insert_starts(means)
+            print_table(tabs[tab])
+
     page, notes = write_report(tabs, folder, title)
     for note in notes:
         logger.info(note)

@@ -35,7 +35,10 @@ def run(config: StudyConfig) -> None:
     """Do with a study, or with one run of it, what is asked for."""
     action = config.action
     study, only = load(
-        config.name, list(config.overrides), config.config_dirs, kept_first=action in BEGUN
+        config.name,
+        list(config.overrides),
+        config.config_dirs,
+        kept_first=action in BEGUN,
     )
     if only and action not in ("run", "cancel"):
         raise UserError(
@@ -61,35 +64,54 @@ def run(config: StudyConfig) -> None:
 
 
 def load(
-    name: str, words: list[str], dirs: tuple[str, ...], kept_first: bool
+    name: str,
+    words: list[str],
+    dirs: tuple[str, ...],
+    kept_first: bool,
 ) -> tuple[Study, PlannedRun | None]:
-    """The study that a word names, and the one run of it where it names that too."""
+    """Find the study that a word names, and the one run of it where it names that too.
+
+    Args:
+        name: a study, or a study and a run of it with a stroke between.
+        words: what a study's file is changed by; a study that was begun takes none.
+        kept_first: whether a begun study's own plan is asked before its file.
+    """
     head, _, tail = name.rpartition("/")
     for study_name, run_name in ((name, ""), (head, tail)):
-        begun = saved_plan.find_begun(study_name) if study_name and not words else None
+        begun = None
+        if study_name and not words:
+            begun = saved_plan.find_begun(study_name)
         if begun and (kept_first or run_name):
-            return begun, _run_of(begun, run_name)
+            return begun, _find_run(begun, run_name)
         if Path(study_name).is_file() or study_name in groups.list_options("study", dirs):
             study = study_of(study_name, words, dirs)
-            return study, _run_of(study, run_name)
+            return study, _find_run(study, run_name)
         if begun:
-            return begun, _run_of(begun, run_name)
+            return begun, _find_run(begun, run_name)
     return study_of(name, words, dirs), None
 
 
-def _run_of(study: Study, name: str) -> PlannedRun | None:
+def _find_run(study: Study, name: str) -> PlannedRun | None:
+    """Find a run of a study by its name; None where no name is given."""
     by_name = {run.name: run for run in study.plan}
     if name and name not in by_name:
-        raise UserError(f"study {study.name}: {describe_unknown('run', name, by_name)}")
+        problem = describe_unknown("run", name, by_name)
+        raise UserError(f"study {study.name}: {problem}")
     return by_name.get(name)
 
 
 def plan(study: Study, write: str | None) -> None:
+    """Print the runs and their order, and write job scripts into a folder where one is named."""
     compose_runs.check(study.plan, study.config_dirs)
     for run in study.plan:
-        print(f"{run.name}  ({run.kind}{', after ' + ', '.join(run.after) if run.after else ''})")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items())
-    print(f"{format_count(len(study.plan), 'run')}: {kinds}")
+        facts = run.kind
+        if run.after:
+            facts += f", after {', '.join(run.after)}"
+        print(f"{run.name}  ({facts})")
+    kinds = [f"{count} {kind}" for kind, count in saved_plan.count_kinds(study).items()]
+    num_runs = format_count(len(study.plan), "run")
+    print(f"{num_runs}: {', '.join(kinds)}")
     if write is not None:
         saved_plan.open_study(study)
-        print(f"scripts: {slurm_scripts.write_scripts(study, Path(write))}")
+        scripts = slurm_scripts.write_scripts(study, Path(write))
+        print(f"scripts: {scripts}")

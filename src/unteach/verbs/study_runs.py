@@ -19,31 +19,39 @@ from unteach.wording import format_count
 
 
 def carry_out(study: Study, opened: bool = False) -> Path:
-    """Compose every run before the first starts, runs them, print the table and write the
-    page."""
+    """Compose every run before the first starts, run them, print the table and write the page.
+
+    Args:
+        opened: that the study's folder has its plan already.
+
+    Raises:
+        Diverged: some run did not finish.
+    """
     require_extra("report", NEEDED_FOR)
     compose_runs.check(study.plan, study.config_dirs)
     if not opened:
         saved_plan.open_study(study)
-    finished = [run.name for run in study.plan if _is_finished(run, study.config_dirs)]
-    todo = [run for run in study.plan if run.name not in finished]
-    if finished:
-        which = (
-            f"{len(finished)} of {format_count(len(study.plan), 'run')}"
-            if todo
-            else format_count(len(finished), "run")
-        )
-        print(f"finished before: {which} in {study.folder}; nothing of that is done again")
-    outcomes = _execute(study, todo) if todo else []
-    page = report(
-        study, {*finished, *(outcome.run.name for outcome in outcomes if outcome.state == "done")}
-    )
-    for outcome in outcomes:
-        if outcome.state != "done":
-            console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
-    if any(outcome.state != "done" for outcome in outcomes):
-        lost = sum(outcome.state != "done" for outcome in outcomes)
-        raise Diverged(f"{format_count(lost, 'run')} did not finish (exit code {EXIT_DIVERGED})")
+
+    done = {run.name for run in study.plan if _is_finished(run, study.config_dirs)}
+    todo = [run for run in study.plan if run.name not in done]
+    if done:
+        count = format_count(len(study.plan), "run")
+        if todo:
+            count = f"{len(done)} of {count}"
+        print(f"finished before: {count} in {study.folder}; nothing of that is done again")
+
+    unfinished: list[local.Outcome] = []
+    for outcome in _execute(study, todo) if todo else []:
+        if outcome.state == "done":
+            done.add(outcome.run.name)
+        else:
+            unfinished.append(outcome)
+    page = report(study, done)
+    for outcome in unfinished:
+        console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
+    if unfinished:
+        count = format_count(len(unfinished), "run")
+        raise Diverged(f"{count} did not finish (exit code {EXIT_DIVERGED})")
     return page
 
 
@@ -57,17 +65,20 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
         config = compose.compose(run.config_name, run.overrides, dirs)
     if config.resume != "auto" or not isinstance(config, TrainConfig):
         return False
+    folder = Path(run.folder)
+    memory_file = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
     try:
-        folder, cache = Path(run.folder), Path(config.paths.cache_dir)
         state = run_dir.open_run(folder, config.tree, config.resume)
-        if state is RunState.DONE:
-            run_dir.refuse_changed_inputs(folder, cache / fingerprints.MEMORY_FILE)
+        if state is not RunState.DONE:
+            return False
+        run_dir.refuse_changed_inputs(folder, memory_file)
     except UserError:  # another configuration's, or of other rows: its own command says it
         return False
-    return state is RunState.DONE and run_state.is_evaluated(config)
+    return run_state.is_evaluated(config)
 
 
 def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
+    """Carry runs out beside each other, in children of this process."""
     # Once for all children, and only now that all runs are known to be right: it costs torch.
     import unteach.evals.run
     import unteach.training.trainer  # noqa: F401
@@ -77,14 +88,15 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
-    """One run alone, whose parents are done; it ends with the run's own exit code."""
-    before = states.read_standings(study.plan)
-    if waits := [
-        f"{parent} ({before[parent].state})"
-        for parent in run.after
-        if before[parent].state != "done"
-    ]:
-        raise UserError(f"{run.name} waits for {', '.join(waits)}: carry those out first")
+    """Carry out one run alone, whose parents are done; it ends with the run's own exit code."""
+    standings = states.read_standings(study.plan)
+    parents = []
+    for parent in run.after:
+        state = standings[parent].state
+        if state != "done":
+            parents.append(f"{parent} ({state})")
+    if parents:
+        raise UserError(f"{run.name} waits for {', '.join(parents)}: carry those out first")
     if saved_plan.read(study.folder) is None:
         saved_plan.write(study)
     with states.claim(run):
@@ -94,24 +106,41 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
     """Carry one run out, as its own command would."""
     verb = "eval" if run.kind == "eval" else "train"
-    start_composed(verb, list(run.overrides), Options(run.config_name, dirs))
+    options = Options(run.config_name, dirs)
+    start_composed(verb, list(run.overrides), options)
 
 
 def report(study: Study, done: set[str]) -> Path:
     """Print the tables and write the report into the study's folder, over all runs that were
-    evaluated."""
+    evaluated.
+
+    Args:
+        done: the names of the runs that are finished.
+
+    Returns:
+        The page's path; the study's folder where there is nothing to report.
+    """
     require_extra("report", NEEDED_FOR)
-    judged = [run for run in study.plan if run.name in done and "eval=null" not in run.overrides]
     kinds = {run.name: run.kind for run in study.plan}
-    found = []
-    for run in judged:
+    evaluated = []
+    for run in study.plan:
+        if run.name not in done or "eval=null" in run.overrides:
+            continue
         folder = Path(run.folder)
         kind = run.kind
         # of the run that it waits for first, or of a model that this study does not make
-        if kind == "eval":
-            kind = kinds[run.after[0]] if run.after else origin.infer_kind(folder)
-        found.append(find.EvaluatedRun(run.name, kind, folder, collect.list_suites(folder)))
-    if not found:
+        if kind == "eval" and run.after:
+            kind = kinds[run.after[0]]
+        elif kind == "eval":
+            kind = origin.infer_kind(folder)
+        evaluated_run = find.EvaluatedRun(
+            name=run.name,
+            kind=kind,
+            folder=folder,
+            suites=collect.list_suites(folder),
+        )
+        evaluated.append(evaluated_run)
+    if not evaluated:
         print("no run of it is finished and evaluated yet, so there is nothing to report")
         return study.folder
-    return report_runs(found, study.folder, f"Study {study.name}")
+    return report_runs(evaluated, study.folder, f"Study {study.name}")

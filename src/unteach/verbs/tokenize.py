@@ -34,19 +34,16 @@ def run(config: TokenizeConfig) -> Path:
     Raises:
         UserError: where the folder holds something else.
     """
-    table = tables.open_table(config.input_file, by_line=config.txt == "line", whole=True)
-    layout = _find_layout(config, table)
-    template = Template(_load_tokenizer(config), build_template_args(config, layout.raw))
-    is_text = layout.handler == "PretrainingDataset"
-    recipe = Recipe(
-        layout.handler,
-        layout.build_arguments(config.columns),
-        template,
-        config.max_length,
-        config.too_long or ("split" if is_text else "truncate_right"),
+    table = tables.open_table(
+        config.input_file,
+        by_line=config.txt == "line",
+        whole=True,
     )
+    layout = _find_layout(config, table)
+    recipe = _build_recipe(config, layout)
     facts = build_facts(table, recipe, config.tokenizer_path)
-    for note in column_layouts.note_unread(table, layout.list_columns(config.columns)):
+    columns = layout.list_columns(config.columns)
+    for note in column_layouts.note_unread(table, columns):
         logger.info(note)
 
     output = Path(config.output_file)
@@ -72,11 +69,32 @@ def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
     if config.kind == "text":
         layouts = column_layouts.list_text_layouts(config.pretrain_with_output)
     layout = column_layouts.find_layout(
-        table.where, table.columns, layouts, config.columns, key="columns"
+        table.where,
+        table.columns,
+        layouts,
+        config.columns,
+        key="columns",
     )
     if config.kind == "answers" and layout.handler == "PretrainingDataset":
         raise UserError(f"{table.where}: holds text and no answers; leave kind=answers out")
     return layout
+
+
+def _build_recipe(config: TokenizeConfig, layout: ColumnLayout) -> Recipe:
+    """Build how rows of a layout become tokens."""
+    template_args = build_template_args(config, layout.raw)
+    template = Template(_load_tokenizer(config), template_args)
+    too_long = config.too_long
+    if not too_long:
+        is_text = layout.handler == "PretrainingDataset"
+        too_long = "split" if is_text else "truncate_right"
+    return Recipe(
+        layout.handler,
+        layout.build_arguments(config.columns),
+        template,
+        config.max_length,
+        too_long,
+    )
 
 
 def _load_tokenizer(config: TokenizeConfig) -> "PreTrainedTokenizerBase":
@@ -88,7 +106,11 @@ def _load_tokenizer(config: TokenizeConfig) -> "PreTrainedTokenizerBase":
 
 def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> TemplateArgs:
     """Build what training would ask with: what is said here, what the columns say, what the model
-    was saved with."""
+    was saved with.
+
+    Args:
+        is_raw: whether the columns hold texts that no template goes around.
+    """
     args = config.template_args
     if config.template:
         args = replace(args, kind=config.template)
@@ -100,7 +122,14 @@ def build_template_args(config: TokenizeConfig, is_raw: bool | None) -> Template
 
 
 def refuse_other(output: Path, facts: dict[str, Any]) -> None:
-    """Refuse a folder that was written by another command: it is written once."""
+    """Refuse a folder that was written by another command: it is written once.
+
+    Args:
+        facts: what this command's tokens are made of.
+
+    Raises:
+        UserError: it holds other tokens, or none.
+    """
     if not (output / tokenized_paths.MANIFEST).is_file():
         raise UserError(
             f"output_file={output}: is there already and holds no tokens; name another folder"
@@ -117,29 +146,37 @@ def refuse_other(output: Path, facts: dict[str, Any]) -> None:
 def describe(manifest: dict[str, Any]) -> list[str]:
     """Describe what became of the rows, in sentences."""
     rows = manifest["rows"]
-    lines = [f"{format_count(rows['read'], 'row')} read, {rows['kept']:,} kept"]
+    first = rows["first"]
+    num_read = format_count(rows["read"], "row")
+    lines = [f"{num_read} read, {rows['kept']:,} kept"]
     for reason, count in rows["dropped"].items():
-        places = _list_places(rows["first"][reason], count)
-        lines.append(f"{format_count(count, 'row')} dropped, {reason} ({places})")
+        num_rows = format_count(count, "row")
+        places = _list_places(first[reason], count)
+        lines.append(f"{num_rows} dropped, {reason} ({places})")
     if rows["cut"]:
-        places = ", ".join(rows["first"]["cut"])
-        lines.append(f"{format_count(rows['cut'], 'row')} cut at max_length ({places})")
-    for key, (count, first) in rows.get("unshown", {}).items():
-        places = _list_places(first, count)
+        num_rows = format_count(rows["cut"], "row")
+        places = ", ".join(first["cut"])
+        lines.append(f"{num_rows} cut at max_length ({places})")
+    for key, (count, first_places) in rows.get("unshown", {}).items():
+        num_rows = format_count(count, "row")
+        places = _list_places(first_places, count)
         lines.append(
-            f"{format_count(count, 'row')} with {key} in a turn, which the chat template does not "
-            "show "
-            f"({places})"
+            f"{num_rows} with {key} in a turn, which the chat template does not show ({places})"
         )
+
     num_tokens = manifest["tokens"]
     num_bytes = sum(shard["bytes"] for shard in manifest["shards"])
+    bytes_a_token = num_bytes / max(1, num_tokens)
+    examples = format_count(manifest["examples"], "example")
+    tokens = format_count(num_tokens, "token")
     lines.append(
-        f"{format_count(manifest['examples'], 'example')}, {format_count(num_tokens, 'token')}, "
-        f"{manifest['learned']:,} of them learned, longest {manifest['longest']:,}; "
-        f"{num_bytes / max(1, num_tokens):.2f} bytes a token"
+        f"{examples}, {tokens}, {manifest['learned']:,} of them learned, "
+        f"longest {manifest['longest']:,}; {bytes_a_token:.2f} bytes a token"
     )
     return lines
 
 
 def _list_places(first: list[str], count: int) -> str:
-    return ", ".join(first) + (" …" if count > 8 else "")
+    """Name the first rows of some, with a sign where there are more."""
+    places = ", ".join(first)
+    return f"{places} …" if count > 8 else places

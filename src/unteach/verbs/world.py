@@ -21,7 +21,8 @@ def run(config: WorldConfig) -> None:
     to = config.to
     folder = Path(to)
     with owner.own(folder):
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+        if not is_free:
             if not _is_made_of(folder, config.settings):
                 raise UserError(
                     f"to={to}: something else is there already; name another folder, or move it "
@@ -30,12 +31,17 @@ def run(config: WorldConfig) -> None:
             print(f"written before: {to} (tofu_path={to})")
             return
         sizes = write(config.settings, folder)
-    print("\n".join(f"{name:<24}{size:>7,} rows" for name, size in sizes.items()))
+    for name, size in sizes.items():
+        print(f"{name:<24}{size:>7,} rows")
     print(f"written: {to} (tofu_path={to})")
 
 
 def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
-    """Writes the world as a dataset folder, whole or not at all; the number of rows by config."""
+    """Write the world as a dataset folder, whole or not at all.
+
+    Returns:
+        The number of rows of each config.
+    """
     reader = Reader()
     world = reader.record(World, settings, "")
     if reader.problems:
@@ -45,8 +51,9 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
         for name in authors.NAMES:
             rows = authors.build_world_rows(world, name)
             sizes[name] = len(rows)
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (temporary / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+            lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+            file = temporary / f"{name}.jsonl"
+            file.write_text("".join(lines), encoding="utf-8")
         (temporary / SETTINGS).write_text(to_yaml(settings), encoding="utf-8")
         (temporary / "README.md").write_text(card(sizes), encoding="utf-8")
     return sizes
@@ -55,15 +62,20 @@ def write(settings: dict[str, Any], folder: Path) -> dict[str, int]:
 def _is_made_of(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether a folder is a world that these settings gave."""
     file = folder / SETTINGS
-    return file.is_file() and file.read_bytes() == to_yaml(settings).encode()
+    if not file.is_file():
+        return False
+    return file.read_bytes() == to_yaml(settings).encode()
 
 
 def card(sizes: dict[str, int]) -> str:
-    """A dataset card that tells `datasets` which file each config is."""
-    configs = [{"config_name": name, "data_files": f"{name}.jsonl"} for name in sizes]
+    """Write a dataset card that tells `datasets` which file each config is."""
+    configs = []
+    for name in sizes:
+        config = {"config_name": name, "data_files": f"{name}.jsonl"}
+        configs.append(config)
+    header = to_yaml({"configs": configs})
     return (
-        f"---\n{to_yaml({'configs': configs})}---\n\n# An authors world\n\n"
-        f"Invented authors, their books and publishers, as questions and answers. Made by `unteach "
-        f"world` with the "
-        f"settings in {SETTINGS}.\n"
+        f"---\n{header}---\n\n# An authors world\n\n"
+        "Invented authors, their books and publishers, as questions and answers. Made by `unteach "
+        f"world` with the settings in {SETTINGS}.\n"
     )
