@@ -98,7 +98,7 @@ def place_rows(rows: Rows, name: str) -> str:
     return str(file)
 
 
-def _list_rows(rows: Any, name: str) -> Iterable[Row]:
+def _list_rows(rows: object, name: str) -> Iterable[Row]:
     if isinstance(rows, DataFrame):
         return rows.to_dict("records")
     if isinstance(rows, ArrowTable):
@@ -113,7 +113,7 @@ def _list_rows(rows: Any, name: str) -> Iterable[Row]:
     )
 
 
-def _to_plain(value: Any, place: str) -> Any:
+def _to_plain(value: object, place: str) -> Any:
     """Give a cell as a file of rows has it; what is missing in a table is null."""
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
         value = value.tolist()

@@ -73,7 +73,7 @@ class Registry:
         self._home_loaded = False
 
     def __call__(
-        self, target: type | str | None = None, /, *, aliases: tuple[str, ...] = (), **facts: Any
+        self, target: type | str | None = None, /, *, aliases: tuple[str, ...] = (), **facts: object
     ) -> Any:
         # Bare, the decorator is given the class itself.
         if isinstance(target, type):

@@ -119,12 +119,12 @@ def test_a_classifier_that_padding_changes_is_asked_row_by_row(
         return found
 
     expected = read_rows(infer(*words(tmp_path / "model", table, "kind=classify", "resume=never")))
-    assert "one by one" not in capsys.readouterr().out
+    assert "one by one" not in capsys.readouterr().err
     monkeypatch.setattr(transformers.LlamaModel, "forward", forward)
     found = read_rows(infer(*words(tmp_path / "model", table, "kind=classify", "resume=never")))
     assert (
         "padding on the right changes what LlamaForSequenceClassification"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
     for line, wanted in zip(found, expected, strict=True):
         assert line["logits"] == pytest.approx(wanted["logits"], abs=1e-5)

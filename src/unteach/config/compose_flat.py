@@ -14,6 +14,7 @@ from unteach.config.groups import GROUPS
 from unteach.config.overrides import sort_overrides, unquote
 from unteach.config.reader import ConfigErrors, Reader, collect_problems
 from unteach.config.verb_configs import POSITIONAL, list_keys
+from unteach.errors import UserError
 
 T = TypeVar("T")
 
@@ -91,6 +92,8 @@ def _is_setting(word: str) -> bool:
 def _parse_value(word: str, text: str, hint: object) -> object:
     """Read the right side of a word. Raises UserError where it cannot be read."""
     if _is_text(hint):
+        if not text.strip():
+            raise UserError(f"{word} needs a value")
         if text.strip() == "null":
             return None
         return unquote(text)

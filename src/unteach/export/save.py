@@ -168,7 +168,7 @@ def _build_adapted(
     return model.to(torch.float32), _find_dtype(options.dtype, otherwise=base_dtype)
 
 
-def _find_dtype(name: str | None, otherwise: Any) -> Any:
+def _find_dtype(name: str | None, otherwise: object) -> Any:
     """Find the dtype of a name, or take `otherwise`."""
     if name in (None, "auto"):
         return otherwise

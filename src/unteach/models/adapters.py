@@ -274,7 +274,7 @@ class BasePolicy:
     def get_base_model(self) -> Any:
         return self.model.get_base_model()
 
-    def __call__(self, **inputs: Any) -> Any:
+    def __call__(self, **inputs: object) -> Any:
         """Run the model as it was before training, without dropout."""
         was_training = self.model.training
         self.model.eval()

@@ -165,7 +165,7 @@ def extend(model: "PreTrainedModel", packed: bool = False) -> "PreTrainedModel":
 
     @functools.wraps(plain)
     def forward(
-        *args: Any,
+        *args: object,
         want: dict[str, OutputSpec] | None = None,
         batch: Batch | None = None,
         **kwargs: object,

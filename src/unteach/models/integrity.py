@@ -31,7 +31,7 @@ NEW_HEAD = "score."
 
 
 def load_model(
-    auto: Any, path: str, has_new_head: bool = False, **arguments: Any
+    auto: object, path: str, has_new_head: bool = False, **arguments: object
 ) -> "PreTrainedModel":
     """Load a model with all its weights. On torch's meta device their names and shapes are
     compared, and none is read.

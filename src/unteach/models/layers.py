@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def unwrap_model(model: Any) -> Any:
+def unwrap_model(model: object) -> Any:
     """Return the causal language model itself, inside whatever adapters it has."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -142,7 +142,7 @@ def _record_output(layer: "Module", output: LayerOutput) -> "Module":
     checkpointing stays inside."""
 
     class RecordingLayer(torch.nn.Module):
-        def forward(self, *args: Any, **kwargs: object) -> Any:
+        def forward(self, *args: object, **kwargs: object) -> Any:
             result = layer(*args, **kwargs)
             output.num_calls += 1
             output.hidden = result[0] if isinstance(result, tuple | list) else result

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import get_capabilities
@@ -67,7 +67,7 @@ def _backbone_returning(backbone: "Module", hidden: "Tensor") -> Iterator[None]:
         def __getattr__(self, name: str) -> None:
             return None
 
-    def return_hidden(*args: Any, **kwargs: Any) -> FixedOutput:
+    def return_hidden(*args: object, **kwargs: object) -> FixedOutput:
         return FixedOutput(last_hidden_state=hidden)
 
     before = vars(backbone).get("forward")

@@ -107,7 +107,7 @@ class Scratch:
         return transformers.LlamaForCausalLM(config), tokenizer
 
 
-def load_pretrained(path: str, head: Head | None, **arguments: Any) -> "PreTrainedModel":
+def load_pretrained(path: str, head: Head | None, **arguments: object) -> "PreTrainedModel":
     """Load a causal language model with its weights, or its body under a classifier's head.
 
     The head is new unless the model was saved with one. On torch's meta device the model has no

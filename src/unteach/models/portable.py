@@ -52,7 +52,7 @@ class StartSettings:
     generation: Settings | None
 
     @classmethod
-    def read(cls, model: "PreTrainedModel", path: str | None, **source: Any) -> "StartSettings":
+    def read(cls, model: "PreTrainedModel", path: str | None, **source: object) -> "StartSettings":
         """Read them off a model that was just loaded.
 
         Its dtype is read off its folder, since masters are of another.

@@ -181,7 +181,7 @@ class Resumable(transformers.Trainer):
         totals = [sum(column) for column in zip(*by_rank, strict=True)]
         return [total * self.dist.is_main for total in totals]
 
-    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+    def evaluate(self, *_: object, **__: object) -> dict[str, float]:
         """Measure the held-out rows, run the suites, and log the values.
 
         Returns:
@@ -233,7 +233,7 @@ class Resumable(transformers.Trainer):
             return {}
         return super()._evaluate(trial, ignore_keys_for_eval, skip_scheduler)
 
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+    def _determine_best_metric(self, metrics: dict[str, float], trial: object) -> bool:
         best = self.args.metric_for_best_model
         if best is not None and f"eval_{best.removeprefix('eval_')}" not in metrics:
             names = ", ".join(name.removeprefix("eval_") for name in metrics)
@@ -243,7 +243,7 @@ class Resumable(transformers.Trainer):
             )
         return super()._determine_best_metric(metrics, trial)
 
-    def _save_checkpoint(self, model: "Module", trial: Any) -> None:
+    def _save_checkpoint(self, model: "Module", trial: object) -> None:
         """Write a checkpoint that counts only when it is whole, then delete older ones."""
         folder = self._run_folder / f"checkpoint-{self.state.global_step}"
         if self.dist.is_main:

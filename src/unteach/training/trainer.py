@@ -190,7 +190,7 @@ class Trainer(Resumable):
         sum."""
         return loss * self.args.world_size
 
-    def _get_grad_norm(self, model: "PreTrainedModel", grad_norm: Any = None) -> Any:
+    def _get_grad_norm(self, model: "PreTrainedModel", grad_norm: object = None) -> Any:
         """Compute the gradient's norm before clipping.
 
         Raises:
