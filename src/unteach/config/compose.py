@@ -81,7 +81,10 @@ def compose(
 
 
 def compose_inference(
-    overrides: Iterable[str], config_dirs: Iterable[str] = (), *, starting: bool = False
+    overrides: Iterable[str],
+    config_dirs: Iterable[str] = (),
+    *,
+    starting: bool = False,
 ) -> inference.InferConfig:
     """Compose `configs/infer.yaml` with the overrides in the same way."""
     return _compose(

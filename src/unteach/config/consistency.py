@@ -101,7 +101,10 @@ def _of_files(files: Files | None) -> set[str]:
 
 
 def check_measured(
-    reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool
+    reader: Reader,
+    trainer: TrainerConfig,
+    suites: dict[str, SuiteConfig],
+    held_out: bool,
 ) -> None:
     """What is measured while training must fit the method; keeping the best and stopping early go
     by it."""

@@ -29,7 +29,9 @@ ANSWERS = {
 
 
 def compose_hydra(
-    config_name: str, chosen: list[str], config_dirs: tuple[str, ...]
+    config_name: str,
+    chosen: list[str],
+    config_dirs: tuple[str, ...],
 ) -> tuple[Any, dict[str, str]]:
     """Compose the chosen files of the groups; gives the unresolved tree and the choice of each
     group.
@@ -56,7 +58,9 @@ def _compose_shipped(config_name: str, chosen: tuple[str, ...]) -> bytes:
 
 
 def _compose_groups(
-    config_name: str, chosen: list[str], config_dirs: tuple[str, ...]
+    config_name: str,
+    chosen: list[str],
+    config_dirs: tuple[str, ...],
 ) -> tuple[Any, dict[str, str]]:
     _resolvers()
     home = find_home(config_name, config_dirs)
@@ -165,7 +169,8 @@ def resolve_own(variable: str, benchmark: str, *, _root_: Any) -> Any:
 
 
 def mend_choices(
-    chosen: list[str], config_dirs: tuple[str, ...]
+    chosen: list[str],
+    config_dirs: tuple[str, ...],
 ) -> tuple[list[str], list[str], list[str]]:
     """Finds the choices that no file has, so that all else can be looked at in the same answer.
 

@@ -183,7 +183,11 @@ def parse_infer_config(tree: dict[str, Any], variables: set[str]) -> InferConfig
     backend = _backend(reader, top.get("backend"), top.get("backend_args") or {})
     if not reader.problems and model and sampling:
         config = InferConfig(
-            model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain
+            model=model,
+            backend_name=top["backend"],
+            backend=backend,
+            sampling=sampling,
+            **plain,
         )
         reader.problems += _find_impossible(config)
     if reader.problems:

@@ -84,7 +84,10 @@ def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
 
 
 def add_own_rows_suite(
-    tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool
+    tree: Any,
+    data_choice: str | None,
+    chosen: Iterable[str],
+    from_experiment: bool,
 ) -> bool:
     """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it
     did.

@@ -54,7 +54,9 @@ def _normalize_model(model: dict[str, Any], template: Any) -> None:
 
 
 def _switch_off_idle_evaluation(
-    plain: dict[str, Any], args: dict[str, Any], given: dict[str, Any]
+    plain: dict[str, Any],
+    args: dict[str, Any],
+    given: dict[str, Any],
 ) -> list[str]:
     """Evaluate nothing while training where a run has no suite and holds no rows out."""
     if plain.get("eval") or has_held_out_rows(plain.get("data")):

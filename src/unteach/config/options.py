@@ -13,7 +13,9 @@ TOP = frozenset(
 
 
 def unknown_options(
-    options: list[tuple[str, str | None]], known: Iterable[str], verb: str
+    options: list[tuple[str, str | None]],
+    known: Iterable[str],
+    verb: str,
 ) -> UserError:
     """The error for words that begin with dashes and are no options: settings of a run are written
     key=value.

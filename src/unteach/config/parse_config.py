@@ -125,7 +125,11 @@ def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any])
 
 
 def select_known(
-    reader: Reader, own: set[str], variables: set[str], tree: dict[str, Any], method: type | None
+    reader: Reader,
+    own: set[str],
+    variables: set[str],
+    tree: dict[str, Any],
+    method: type | None,
 ) -> dict[str, Any]:
     """Select the keys at the top that are known; what other tools call a key further down is
     answered with that key."""
@@ -171,7 +175,10 @@ def _parse_wandb(reader: Reader, value: dict[str, Any]) -> Wandb | None:
 
 
 def _parse_component(
-    reader: Reader, kind: registry.Registry, value: object, path: str
+    reader: Reader,
+    kind: registry.Registry,
+    value: object,
+    path: str,
 ) -> ComponentConfig | None:
     component: ComponentConfig | None = reader.record(ComponentConfig, value, path)
     if component is None:
@@ -212,7 +219,10 @@ def _parse_data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
 
 
 def _parse_stream(
-    reader: Reader, stream: str, datasets: object, files: Files | None
+    reader: Reader,
+    stream: str,
+    datasets: object,
+    files: Files | None,
 ) -> dict[str, ComponentConfig] | None:
     """Parse the datasets of one stream; None where they are none."""
     if stream in RENAMED_FILE_KEYS:
@@ -283,7 +293,9 @@ def _check_metrics(reader: Reader, path: str, suite: SuiteConfig) -> None:
 
 
 def _check_definition(
-    reader: Reader, path: str, definition: dict[str, Any]
+    reader: Reader,
+    path: str,
+    definition: dict[str, Any],
 ) -> registry.Entry | None:
     """Report a metric's definition that names no metric, or gives it what it does not take; give
     the metric that it names."""
@@ -304,7 +316,10 @@ def _check_definition(
 
 
 def _describe_by_class(
-    reader: Reader, suite: SuiteConfig, metric: str, entry: registry.Entry
+    reader: Reader,
+    suite: SuiteConfig,
+    metric: str,
+    entry: registry.Entry,
 ) -> None:
     """Add to a suite's description of a metric what the decorator of its class says."""
     by_class = reader.record(MetricDescription, entry.facts, f"@metric({entry.name!r})")

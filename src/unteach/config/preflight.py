@@ -59,7 +59,9 @@ def find_unnamed(config_name: str, words: Overrides) -> Iterator[str]:
 
 
 def find_absent(
-    plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()
+    plain: dict[str, Any],
+    placed: dict[str, str],
+    coming: frozenset[str] = frozenset(),
 ) -> Iterator[str]:
     """A sentence for each model folder and file that is named by its path and is not there.
 

@@ -22,7 +22,9 @@ COMMAND_LINE = "command line"
 
 
 def find_origins(
-    config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()
+    config_name: str,
+    overrides: Iterable[str] = (),
+    config_dirs: Iterable[str] = (),
 ) -> dict[str, str]:
     """Dotted key -> the file that set it last, or `command line`; for keys as the files and the
     user wrote them.
@@ -101,7 +103,9 @@ def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[
 
 
 def _files(
-    config_name: str, groups: list[str], homes: tuple[str, ...]
+    config_name: str,
+    groups: list[str],
+    homes: tuple[str, ...],
 ) -> Iterator[tuple[str, str, Any]]:
     """(file, package, content) of every configuration file that takes part, in the order in which
     they are merged."""

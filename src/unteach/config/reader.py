@@ -131,7 +131,10 @@ class Reader:
         return value
 
     def _mapping(
-        self, arguments: tuple[Any, ...], value: dict[Any, Any], path: str
+        self,
+        arguments: tuple[Any, ...],
+        value: dict[Any, Any],
+        path: str,
     ) -> dict[Any, Any]:
         key_hint, item_hint = arguments or (Any, Any)
         items = {}

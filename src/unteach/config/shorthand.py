@@ -138,7 +138,10 @@ def _spell_place(word: str) -> str:
 
 
 def _expand_word(
-    config_name: str, word: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
     """One word, in full where it is short."""
     key, value = _key(word), _value(word)
@@ -179,7 +182,11 @@ def _names_nothing(config_name: str, key: str, word: str) -> bool:
 
 
 def _expand_model(
-    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    name: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
     if config_name in MODEL_KEYS:
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
@@ -203,7 +210,11 @@ def _expand_model(
 
 
 def _expand_data(
-    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    name: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
     files = groups.list_options("data", homes)
     if name.removesuffix(".yaml") in files:

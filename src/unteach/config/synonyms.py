@@ -139,7 +139,10 @@ def _fields(method: type) -> set[str]:
 
 
 def suggest(
-    name: str, value: object, mode: str = "train", method: type | None = None
+    name: str,
+    value: object,
+    mode: str = "train",
+    method: type | None = None,
 ) -> str | None:
     """What to write instead of `name=value`; None where nothing is called so."""
     key = find_key(name, mode, method)

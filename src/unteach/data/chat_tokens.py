@@ -12,7 +12,10 @@ Piece = tuple[tuple[int, ...], bool]
 
 
 def encode_chat(
-    template: Template, messages: list[Message], last: bool = False, tools: Tools | None = None
+    template: Template,
+    messages: list[Message],
+    last: bool = False,
+    tools: Tools | None = None,
 ) -> list[Piece]:
     """Encode a conversation as pieces.
 
@@ -149,7 +152,10 @@ def _list_texts(value: object) -> list[str]:
 
 
 def _refuse_unshown(
-    template: Template, messages: list[Message], tools: Tools | None, whole: str
+    template: Template,
+    messages: list[Message],
+    tools: Tools | None,
+    whole: str,
 ) -> None:
     """Refuse a conversation of which the chat template leaves something out.
 

@@ -222,7 +222,11 @@ def list_columns(columns: Iterable[str]) -> str:
 
 
 def explain_no_such_column(
-    role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns"
+    role: str,
+    column: str,
+    where: str,
+    columns: Sequence[str],
+    key: str = "data.columns",
 ) -> str:
     """Say that a column is named which the rows do not have."""
     guess = find_nearest(column, columns) or find_nearest(role, columns)
@@ -289,7 +293,11 @@ def find_layout(
 
 
 def _check_mapped(
-    where: str, columns: Sequence[str], roles: Sequence[str], mapped: dict[str, str], key: str
+    where: str,
+    columns: Sequence[str],
+    roles: Sequence[str],
+    mapped: dict[str, str],
+    key: str,
 ) -> None:
     """Refuse a named role that the method does not read, or a column that the rows do not have."""
     for role, column in mapped.items():

@@ -171,7 +171,10 @@ def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set
 
 
 def _draw_units(
-    forget_set: ForgetSet, units: Iterable[Unit], owners: dict[Unit, Hashable], where: str
+    forget_set: ForgetSet,
+    units: Iterable[Unit],
+    owners: dict[Unit, Hashable],
+    where: str,
 ) -> set[Unit]:
     """Draw so many units of each stratum; without strata, of all.
 
@@ -217,7 +220,9 @@ def _describe_stratum(stratum: Hashable) -> str:
 
 
 def _find_owners(
-    kind: str, row_entities: list[list[Entity]], row_units: Sequence[list[Unit]]
+    kind: str,
+    row_entities: list[list[Entity]],
+    row_units: Sequence[list[Unit]],
 ) -> dict[Unit, Hashable]:
     """Find the entity of this kind that each unit goes with: that of the first row about both."""
     owners: dict[Unit, Hashable] = {}

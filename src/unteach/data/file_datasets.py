@@ -162,7 +162,11 @@ class FileDatasets:
         return self.method.ask("", "") is None
 
     def _note_reading(
-        self, stream: str, table: Table, layout: ColumnLayout, columns: list[str]
+        self,
+        stream: str,
+        table: Table,
+        layout: ColumnLayout,
+        columns: list[str],
     ) -> None:
         """Note by which columns a stream is read, and whether its words are taken as they are."""
         way = ""
@@ -237,7 +241,9 @@ class FileDatasets:
         return _build_part("TokenizedDataset", {}, hf_args)
 
     def choose_template(
-        self, args: TemplateArgs, other_streams: Mapping[str, Mapping[str, ComponentConfig]]
+        self,
+        args: TemplateArgs,
+        other_streams: Mapping[str, Mapping[str, ComponentConfig]],
     ) -> TemplateArgs:
         """Choose the run's template.
 
@@ -271,7 +277,9 @@ class FileDatasets:
 
 
 def _build_part(
-    handler: str, arguments: dict[str, Any], hf_args: dict[str, Any]
+    handler: str,
+    arguments: dict[str, Any],
+    hf_args: dict[str, Any],
 ) -> ComponentConfig:
     part = ComponentConfig(handler, {**arguments, "hf_args": hf_args})
     part.cls = registry.dataset.get(handler)

@@ -50,7 +50,11 @@ class InstructionColumns:
         return self.input, self.system, self.history
 
     def read(
-        self, instruction: Any, cells: Sequence[Any], row_index: int, row_errors: RowErrors
+        self,
+        instruction: Any,
+        cells: Sequence[Any],
+        row_index: int,
+        row_errors: RowErrors,
     ) -> tuple[Any, Context]:
         """Read a question with its input, and what stands before it.
 
@@ -129,7 +133,11 @@ def encode_last(
 
 
 def encode_all(
-    template: Template, context: Context, shots: Pairs, question: str, answer: str
+    template: Template,
+    context: Context,
+    shots: Pairs,
+    question: str,
+    answer: str,
 ) -> tuple[list[int], list[int]]:
     """Encode a question after its context; the answers of earlier turns are learned too.
 

@@ -47,7 +47,11 @@ class RowErrors:
         """indices of the rows in which special tokens are written, which is read as text"""
 
     def check_text(
-        self, cell: object, column: str, row_index: int, is_required: bool = True
+        self,
+        cell: object,
+        column: str,
+        row_index: int,
+        is_required: bool = True,
     ) -> bool:
         """Whether a cell is text with something in it; note what it is otherwise.
 

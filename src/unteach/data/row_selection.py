@@ -76,7 +76,13 @@ class RowSelection:
 
     def drop_limits(self) -> "RowSelection":
         """Give the same selection without any row left out."""
-        return replace(self, held_out=0.0, held=False, most=None, flag=None)
+        return replace(
+            self,
+            held_out=0.0,
+            held=False,
+            most=None,
+            flag=None,
+        )
 
 
 def parse_flag(cell: object, column: str, place: Place | str) -> bool:

@@ -110,7 +110,9 @@ class SpecialText:
             if backend is not None and backend.truncation is None and backend.padding is None:
                 return tuple(backend.encode(text, add_special_tokens=add_special_tokens).ids)
             encoding = self.tokenizer(
-                text, add_special_tokens=add_special_tokens, return_attention_mask=False
+                text,
+                add_special_tokens=add_special_tokens,
+                return_attention_mask=False,
             )
             return tuple(encoding["input_ids"])
         if not self.tokenizer.is_fast:
@@ -150,7 +152,10 @@ class SpecialText:
         for index, (_, token) in enumerate(self.added):
             # Those that are no special tokens are never split.
             own_token = tokenizers.AddedToken(
-                OWN + chr(FIRST + index), lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+                OWN + chr(FIRST + index),
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=False,
             )
             copy.add_tokens([own_token])
         copy.encode_special_tokens = True

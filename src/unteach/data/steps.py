@@ -37,7 +37,12 @@ class Steps:
     """
 
     def __init__(
-        self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False
+        self,
+        streams: dict[str, Stream],
+        anchor: str,
+        size: int,
+        seed: int,
+        packed: bool = False,
     ):
         self.streams = streams
         self.anchor = anchor
@@ -87,7 +92,10 @@ class Steps:
         return {name: list(dict.fromkeys(draws)) for name, draws in seen.items()}
 
     def split_into_micro_batches(
-        self, epoch: int, step: int, num_micro_batches: int
+        self,
+        epoch: int,
+        step: int,
+        num_micro_batches: int,
     ) -> list[list[Slot]]:
         """Deal a step's rows to micro-batches of equal size, filled up with rows of weight zero.
 

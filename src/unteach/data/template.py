@@ -47,7 +47,10 @@ class Encoded:
 
     @classmethod
     def cut_answer(
-        cls, prompt: tuple[int, ...], answer: tuple[int, ...], max_length: int | None
+        cls,
+        prompt: tuple[int, ...],
+        answer: tuple[int, ...],
+        max_length: int | None,
     ) -> "Encoded":
         """Cut the answer to what fits into max_length beside the prompt."""
         if max_length is None:
@@ -248,7 +251,11 @@ class Template:
         return self._bos, text[len(self._bos) :]
 
     def encode(
-        self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
+        self,
+        question: str,
+        answer: str,
+        shots: Shots = (),
+        max_length: int | None = None,
     ) -> Encoded:
         """Encode a prompt and its answer.
 

@@ -11,7 +11,10 @@ from unteach.inference.planning import Plan
 
 
 def answer_rows(
-    config: InferConfig, plan: Plan, done: set[int], dist: DistContext
+    config: InferConfig,
+    plan: Plan,
+    done: set[int],
+    dist: DistContext,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give the number and the record of every row that is not in `done`, as its answer comes."""
     prepared = plan.prepared

@@ -106,7 +106,10 @@ class InputTable:
 
 
 def read_input_table(
-    table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
+    table: tables.Table,
+    columns: Columns,
+    config: InferConfig,
+    added: Sequence[str],
 ) -> InputTable:
     """Read a table once.
 

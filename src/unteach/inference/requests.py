@@ -182,7 +182,13 @@ class RequestBuilder:
             return Request(number, self._encode_for_classifier(text), text, seed=seed)
         if self.template is None or images or self.config.modality == "vlm":
             messages = self._build_messages(text, turns, images)
-            return Request(number, text=text, messages=messages, images=images, seed=seed)
+            return Request(
+                number,
+                text=text,
+                messages=messages,
+                images=images,
+                seed=seed,
+            )
         if self.config.kind == "score":
             if turns is not None:
                 self._read_answer(row, place)
@@ -258,7 +264,10 @@ class RequestBuilder:
         return cell.lstrip().startswith("[")
 
     def _build_messages(
-        self, text: str, turns: list[Turn] | None, images: Sequence[Any]
+        self,
+        text: str,
+        turns: list[Turn] | None,
+        images: Sequence[Any],
     ) -> tuple[Turn, ...] | None:
         """Write the row as a conversation; None where it is asked in plain words."""
         if turns is None:

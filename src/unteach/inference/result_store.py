@@ -103,7 +103,11 @@ class ResultStore:
         return owner.own(self.output)
 
     def open(
-        self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str
+        self,
+        settings: dict[str, Any],
+        lines: Sequence[Line],
+        resume: str,
+        changed: str,
     ) -> list[str]:
         """Make the files ready for the answers to these rows under these settings.
 

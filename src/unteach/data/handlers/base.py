@@ -102,7 +102,12 @@ class RowDataset:
         return build_example(encoded, row_index)
 
     def fit(
-        self, ids: list[int], labels: list[int], row_index: int, max_length: int, too_long: TooLong
+        self,
+        ids: list[int],
+        labels: list[int],
+        row_index: int,
+        max_length: int,
+        too_long: TooLong,
     ) -> list[Example]:
         """Build a row's examples within max_length; none, and count it, where nothing is learned.
 

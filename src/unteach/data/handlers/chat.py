@@ -90,7 +90,11 @@ class ChatDataset(RowDataset):
         return locate_row(self.row_errors.rows, row_index, self.where)
 
     def _read(
-        self, row_index: int, cell: object, system: object, tools: object
+        self,
+        row_index: int,
+        cell: object,
+        system: object,
+        tools: object,
     ) -> tuple[list[Message], Tools] | None:
         """Read the turns of a row and its tools.
 

@@ -104,7 +104,10 @@ class PreferenceDataset(_PromptDataset):
         return InstructionColumns(self.input_key, self.system_key, self.history_key)
 
     def _read_texts(
-        self, row_index: int, cells: Sequence[Any], cells_around: Sequence[Any]
+        self,
+        row_index: int,
+        cells: Sequence[Any],
+        cells_around: Sequence[Any],
     ) -> _Pair | None:
         """Read a pair of texts.
 
@@ -124,7 +127,11 @@ class PreferenceDataset(_PromptDataset):
         return _Pair(row_index, context, question, chosen, rejected)
 
     def _read_turns(
-        self, row_index: int, cells: Sequence[object], system: object, tools: object
+        self,
+        row_index: int,
+        cells: Sequence[object],
+        system: object,
+        tools: object,
     ) -> _Pair | None:
         """Read a pair of turns.
 

@@ -133,7 +133,10 @@ class QADataset(RowDataset):
         return self.fit(ids, labels, row_index, self.max_length, self.too_long)
 
     def _build_alternatives(
-        self, row_index: int, question: object, answers: list[Any]
+        self,
+        row_index: int,
+        question: object,
+        answers: list[Any],
     ) -> list[Example]:
         """Build one example of several answers, by their number; none if any cannot be used."""
         examples = []

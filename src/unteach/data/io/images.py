@@ -109,7 +109,9 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
 
 
 def read_ahead(
-    rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = ROWS_AHEAD
+    rows: Iterable[T],
+    sources: Callable[[T], Sequence[Any]],
+    workers: int = ROWS_AHEAD,
 ) -> "Iterator[tuple[T, list[Image] | Unreadable]]":
     """Read the images of rows in threads, some rows ahead of the one in use.
 

@@ -51,7 +51,9 @@ class Table:
 
 
 def open_table(
-    source: str | Path | dict[str, Any], by_line: bool = False, whole: bool = False
+    source: str | Path | dict[str, Any],
+    by_line: bool = False,
+    whole: bool = False,
 ) -> Table:
     """Open the rows of a file, of a folder's files by name, or of a set that `datasets` loads.
 

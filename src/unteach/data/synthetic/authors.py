@@ -149,7 +149,9 @@ def _build_config(world: World, name: str) -> tuple[Row, ...]:
 
 
 def _split_rows(
-    world: World, authors: tuple[Author, ...], percent: int
+    world: World,
+    authors: tuple[Author, ...],
+    percent: int,
 ) -> tuple[list[Row], list[Row]]:
     """Split the rows about these authors into those that a forget split of so many percent leaves,
     and those that it takes.

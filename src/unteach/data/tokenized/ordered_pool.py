@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], num_processes: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_processes: int,
 ) -> Iterator[Result]:
     """Apply a function to items in several processes.
 

@@ -127,11 +127,19 @@ class TokenizedChunk:
 
     @classmethod
     def start(
-        cls, rows: Rows, row_errors: RowErrors, cut_rows: Sequence[int], num_kept: int
+        cls,
+        rows: Rows,
+        row_errors: RowErrors,
+        cut_rows: Sequence[int],
+        num_kept: int,
     ) -> "TokenizedChunk":
         """Start a chunk without examples, with what became of its rows."""
         cut = RowCount.build(rows, cut_rows)
-        counts = TokenCounts(read=len(rows), kept=num_kept, cut=cut)
+        counts = TokenCounts(
+            read=len(rows),
+            kept=num_kept,
+            cut=cut,
+        )
         for reason, row_indices in row_errors.dropped.items():
             counts.dropped[reason] = RowCount.build(rows, row_indices)
         return cls(counts)

@@ -265,7 +265,9 @@ def is_text_file(file: Path) -> bool:
 
 
 def refuse_other_tokenizer(
-    path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
+    path: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    shards: Iterable[Shard],
 ) -> None:
     """Refuse tokens that another tokenizer made.
 
@@ -301,7 +303,8 @@ def refuse_other_tokenizer(
 
 
 def read_documents(
-    hf_args: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+    hf_args: dict[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[Joined, list[int]]:
     """Read tokenised text: the tokens of all documents, and where each of them ends."""
     path = Path(hf_args["path"])

@@ -42,7 +42,11 @@ SHARD_TOKENS = 1 << 24
 
 
 def write_tokenized_files(
-    table: Table, recipe: Recipe, output_dir: Path, num_processes: int, facts: dict[str, Any]
+    table: Table,
+    recipe: Recipe,
+    output_dir: Path,
+    num_processes: int,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the tokenised files of a table.
 

@@ -152,7 +152,8 @@ class CausalLMSession:
             own_stops = [own_stops]
         stops = list(dict.fromkeys([*loaded.template.stops, *own_stops]))
         settings = transformers.GenerationConfig(
-            pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=stops,
         )
         loaded.model.generation_config = settings
         unwrap_model(loaded.model).generation_config = settings
@@ -196,7 +197,10 @@ class CausalLMSession:
         yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
 
     def _continue(
-        self, requests: list[Request], sampling: Sampling, num_slots: int
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        num_slots: int,
     ) -> GeneratedTexts:
         """Continue requests.
 
@@ -260,7 +264,11 @@ class CausalLMSession:
         return GeneratedTexts(ids, {i for i, is_broken in enumerate(flags) if is_broken})
 
     def _build_completions(
-        self, requests: list[Request], texts: list[list[int]], sampling: Sampling, num_slots: int
+        self,
+        requests: list[Request],
+        texts: list[list[int]],
+        sampling: Sampling,
+        num_slots: int,
     ) -> list[list[Completion]]:
         """Turn ids into completions, those of each request in one list.
 

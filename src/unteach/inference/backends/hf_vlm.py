@@ -54,7 +54,8 @@ class VisionSession:
         move_to_device(loaded.model, job.dist.device)
         self.stops = loaded.stops
         loaded.model.generation_config = transformers.GenerationConfig(
-            pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=self.stops
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=self.stops,
         )
         loaded.tokenizer.padding_side = "left"
         self.context = get_context_length(loaded.model)
@@ -128,7 +129,9 @@ class VisionSession:
         return [answers[i] for i in range(len(requests))]
 
     def _process_prompts(
-        self, prompts: dict[int, Prompt], max_new_tokens: int
+        self,
+        prompts: dict[int, Prompt],
+        max_new_tokens: int,
     ) -> "tuple[BatchFeature | None, dict[int, Failure]]":
         """Make the inputs of all prompts that the processor and the context take, and say why it is
         not the others."""
@@ -182,7 +185,10 @@ class VisionSession:
         )
 
     def _generate(
-        self, tensors: "BatchFeature", requests: list[Request], sampling: Sampling
+        self,
+        tensors: "BatchFeature",
+        requests: list[Request],
+        sampling: Sampling,
     ) -> list[Answer]:
         """Call the library's generate() in one go: what a model keeps between two steps is its own
         affair."""
@@ -233,7 +239,11 @@ class VisionSession:
         return answers
 
     def _build_completion(
-        self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling
+        self,
+        row: list[int],
+        logprobs: list[float] | None,
+        prompt_tokens: int,
+        sampling: Sampling,
     ) -> Completion:
         """Turn the ids of one text into a completion."""
         ids = row[: find_stop(row, self.stops)]

@@ -142,7 +142,8 @@ class Server:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(policy.timeout, pool=None),
             limits=httpx2.Limits(
-                max_connections=num_connections, max_keepalive_connections=num_connections
+                max_connections=num_connections,
+                max_keepalive_connections=num_connections,
             ),
         )
 

@@ -105,7 +105,10 @@ def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSamp
     if not sampling.drawn:
         return None
     warpers = build_warpers(
-        sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
+        sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
     )
     seeds = []
     for request in requests:

@@ -28,7 +28,9 @@ JSONDict = dict[str, Any]
 
 
 def build_question(
-    request: Request, pictures: "Sequence[Image]", sampling: Sampling
+    request: Request,
+    pictures: "Sequence[Image]",
+    sampling: Sampling,
 ) -> tuple[str, JSONDict]:
     """Build the path and the body of one question, without the model and the most tokens."""
     options = _build_options(request, sampling)

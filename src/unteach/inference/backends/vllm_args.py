@@ -76,7 +76,8 @@ def build_engine_args(settings: EngineSettings, job: Job, empty: "LoadedModel") 
 
 
 def _sort_model_args(
-    model_args: dict[str, Any], empty: "LoadedModel"
+    model_args: dict[str, Any],
+    empty: "LoadedModel",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sort model_args into what says which files are read, by vLLM's names, and what overrides the
     model's configuration."""
