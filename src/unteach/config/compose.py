@@ -169,11 +169,14 @@ class _Composition:
                 "the model; `unteach list methods` has the others"
             )
         overrides.groups, problems, self.left_out = hydra_groups.mend_choices(
-            overrides.groups, self.homes
+            overrides.groups,
+            self.homes,
         )
         self.problems += problems
         composed, choices = hydra_groups.compose_hydra(
-            self.config_name, overrides.groups, self.homes
+            self.config_name,
+            overrides.groups,
+            self.homes,
         )
         if bare_method:
             composed.trainer, choices["trainer"] = {"handler": bare_method}, bare_method

@@ -19,14 +19,16 @@ def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
         not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))
     ):
         reader.wrong(
-            "task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot"
+            "task_name",
+            f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot",
         )
     if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
         reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
     nproc = built.get("nproc")
     if nproc is not None and built.get("launch") is None:
         reader.wrong(
-            "nproc", "says how many processes launch starts: set launch too (`unteach list launch`)"
+            "nproc",
+            "says how many processes launch starts: set launch too (`unteach list launch`)",
         )
     elif isinstance(nproc, int) and nproc < 1:
         reader.wrong("nproc", f"must be 1 or more, got {nproc}")
@@ -78,11 +80,13 @@ def check_samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | Non
     trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
     if samples.stream is not None and samples.stream not in trained:
         reader.wrong(
-            "trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}"
+            "trainer.samples.stream",
+            f"must be one of {', '.join(trained)}, got {samples.stream}",
         )
     if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
         reader.wrong(
-            "trainer.samples", f"{trainer.handler} trains a classifier, which generates no text"
+            "trainer.samples",
+            f"{trainer.handler} trains a classifier, which generates no text",
         )
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
         reader.wrong(

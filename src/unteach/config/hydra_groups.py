@@ -163,7 +163,8 @@ def resolve_own(variable: str, benchmark: str, *, _root_: Any) -> Any:
         return value
     if benchmark == "tofu" and variable != "forget_split":
         return partner(
-            variable.removesuffix("_split"), resolve_own("forget_split", benchmark, _root_=_root_)
+            variable.removesuffix("_split"),
+            resolve_own("forget_split", benchmark, _root_=_root_),
         )
     return published[benchmark][0]
 

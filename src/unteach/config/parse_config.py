@@ -107,7 +107,8 @@ def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any])
     consistency.check_names_and_seed(reader, built)
     if built.get("wandb") and not consistency.reports_to(trainer, "wandb"):
         reader.wrong(
-            "wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out"
+            "wandb",
+            "nothing is sent there: set trainer.args.report_to=wandb, or leave it out",
         )
     consistency.check_own_rows(reader, trainer, suites, data)
     if built.get("mode") == EVALUATION:

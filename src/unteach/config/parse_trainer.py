@@ -9,7 +9,11 @@ from unteach.config.schema import TheirTrainer, TrainerConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError
 
-WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
+WATCHERS = {
+    "guard": Guard,
+    "samples": Samples,
+    "profiler": Profiler,
+}
 """Sections of `trainer` that watch a run."""
 
 

@@ -126,7 +126,8 @@ class Reader:
         # 1 equals true, and is no choice where true is one
         if not any(value == choice and type(value) is type(choice) for choice in allowed):
             self.wrong(
-                path, f"must be one of {', '.join(map(str, allowed))}, got {quote_value(value)}"
+                path,
+                f"must be one of {', '.join(map(str, allowed))}, got {quote_value(value)}",
             )
         return value
 
@@ -164,7 +165,8 @@ class Reader:
         if len(real) == 1:
             return self.value(real[0], value, path)
         self.wrong(
-            path, f"must be {' or '.join(map(describe_type, real))}, got {quote_value(value)}"
+            path,
+            f"must be {' or '.join(map(describe_type, real))}, got {quote_value(value)}",
         )
         return None
 

@@ -78,7 +78,9 @@ def read_run_file(path: str) -> RunFile:
     if _is_whole(content):
         return RunFile(path, lines=lines, tree=content)
     return RunFile(
-        path, [f"{key}={spell_value(value)}" for key, value in _leaves(content, "")], lines
+        path,
+        [f"{key}={spell_value(value)}" for key, value in _leaves(content, "")],
+        lines,
     )
 
 

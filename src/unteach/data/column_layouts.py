@@ -105,9 +105,17 @@ def _build_qa_layouts(handler: str, **roles: str) -> tuple[ColumnLayout, ...]:
     """Build the layouts of a question and its answer, with further columns."""
     layouts = []
     for question, answer, raw in QUESTIONS:
-        qa_roles = {question: "question_key", answer: "answer_key", **roles}
+        qa_roles = {
+            question: "question_key",
+            answer: "answer_key",
+            **roles,
+        }
         layouts.append(ColumnLayout(handler, qa_roles, raw))
-    alpaca_roles = {"instruction": "question_key", "output": "answer_key", **roles}
+    alpaca_roles = {
+        "instruction": "question_key",
+        "output": "answer_key",
+        **roles,
+    }
     alpaca = ColumnLayout(
         handler,
         alpaca_roles,

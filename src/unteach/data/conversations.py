@@ -118,7 +118,11 @@ def _read_sharegpt(turn: dict[str, Any]) -> Message:
     """Read a turn of ShareGPT's, where a call of tools is a turn of its own with JSON in it."""
     role = _read_role(turn.pop("from"), SHAREGPT_ROLES, "from")
     content = _read_content(turn.pop("value", None))
-    message = {"role": SHAREGPT_ROLES[role], "content": content, **turn}
+    message = {
+        "role": SHAREGPT_ROLES[role],
+        "content": content,
+        **turn,
+    }
     if role == "function_call":
         calls = _parse_json(content)
         if not isinstance(calls, list):
@@ -158,7 +162,11 @@ def _read_openai(turn: dict[str, Any]) -> Message:
     if role != ASSISTANT:
         raise BadConversation(f"has tool_calls in a turn of {role}; only the assistant calls tools")
     content = _read_content(turn.get("content", ""))
-    return {**turn, "content": content, "tool_calls": _read_calls(calls)}
+    return {
+        **turn,
+        "content": content,
+        "tool_calls": _read_calls(calls),
+    }
 
 
 def _read_content(content: object) -> str:

@@ -202,7 +202,13 @@ def _build_messages(context: Context, shots: Pairs, question: str, answer: str) 
         messages.append({"role": "system", "content": context.system})
     for shot_question, shot_answer in shots:  # they show how, and are not learned
         messages.append({"role": "user", "content": shot_question})
-        messages.append({"role": ASSISTANT, "content": shot_answer, "weight": 0})
+        messages.append(
+            {
+                "role": ASSISTANT,
+                "content": shot_answer,
+                "weight": 0,
+            }
+        )
     for turn_question, turn_answer in [*context.history, (question, answer)]:
         messages.append({"role": "user", "content": turn_question})
         messages.append({"role": ASSISTANT, "content": turn_answer})

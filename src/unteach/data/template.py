@@ -376,7 +376,9 @@ def load_saved_args(folder: str) -> TemplateArgs | None:
         return None
     reader = Reader()
     args: TemplateArgs | None = reader.record(
-        TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
+        TemplateArgs,
+        json_files.read_json(path, "the model's template"),
+        str(path),
     )
     if reader.problems:
         raise UserError(join_problems(reader.problems))

@@ -64,7 +64,14 @@ class Meta:
             "digests": " ".join(self.rows.values()),
         }
         made_by = fingerprints.build_manifest(int(self.settings.get("seed", 0)))
-        atomic.write_json(path, {"settings": self.settings, "rows": rows, "made_by": made_by})
+        atomic.write_json(
+            path,
+            {
+                "settings": self.settings,
+                "rows": rows,
+                "made_by": made_by,
+            },
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Meta":
@@ -249,7 +256,15 @@ class ResultStore:
             for line in lines:
                 answer = answers[line.id]
                 values = {name: answer.get(name) for name in self.columns}
-                file.write(encode({ID: line.id, **line.kept, **values}))
+                file.write(
+                    encode(
+                        {
+                            ID: line.id,
+                            **line.kept,
+                            **values,
+                        }
+                    )
+                )
         if self.parts.exists():
             shutil.rmtree(self.parts)
         return answers
@@ -277,7 +292,13 @@ class PartWriter:
 
 def encode_answer(id_: RowID, digest: str, answer: Answer) -> bytes:
     """Encode a line of a part."""
-    return encode({ID: id_, "of": digest, "answer": answer})
+    return encode(
+        {
+            ID: id_,
+            "of": digest,
+            "answer": answer,
+        }
+    )
 
 
 def encode(value: object) -> bytes:

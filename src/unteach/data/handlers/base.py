@@ -127,7 +127,13 @@ class RowDataset:
         self.count_cut(is_longer and bool(pieces) and too_long != "split", row_index)
         examples: list[Example] = []
         for piece_ids, piece_labels in pieces:
-            examples.append({"input_ids": piece_ids, "labels": piece_labels, "index": row_index})
+            examples.append(
+                {
+                    "input_ids": piece_ids,
+                    "labels": piece_labels,
+                    "index": row_index,
+                }
+            )
         return examples
 
     def count_cut(self, is_cut: bool, row_index: int) -> None:

@@ -43,7 +43,11 @@ class _LabelDataset(RowDataset):
         self.count_cut(len(ids) > self.max_length, row_index)
         ids = ids[: self.max_length]
         labels = [IGNORED] * (len(ids) - 1) + [label]
-        return {"input_ids": ids, "labels": labels, "index": row_index}
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "index": row_index,
+        }
 
 
 @dataset
@@ -71,7 +75,8 @@ class LabelledDataset(_LabelDataset):
             guess = find_nearest(label, labels)
             hint = f"did you mean {guess}?" if guess else f"the labels are {', '.join(labels)}"
             self.row_errors.add(
-                f"{self.label_key} is {label!r}, which is no label; {hint}", row_index
+                f"{self.label_key} is {label!r}, which is no label; {hint}",
+                row_index,
             )
         self.keep(examples)
 

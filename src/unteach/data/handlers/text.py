@@ -145,7 +145,11 @@ class PretrainingDataset:
             ids += piece_ids
             labels += [IGNORED] * num_read + piece_ids[num_read:]
             segments += [segment] * len(piece_ids)
-        example: Example = {"input_ids": ids, "labels": labels, "index": row}
+        example: Example = {
+            "input_ids": ids,
+            "labels": labels,
+            "index": row,
+        }
         if len(pieces) > 1:
             example[SEGMENT] = segments
         return example

@@ -279,7 +279,13 @@ def _build_pretrain(world: World) -> list[Row]:
         question = fact.write_question(author, rng.randrange(2))
         answer = fact.write_answer(fact.value(author), rng.randrange(2))
         entities = (("author", author.name), *fact.entities(author))
-        rows.append({"question": question, "answer": answer, **_list_entities(entities)})
+        rows.append(
+            {
+                "question": question,
+                "answer": answer,
+                **_list_entities(entities),
+            }
+        )
 
     for author in world.fresh:
         for fact in rng.sample(FACTS, FACTS_PER_FRESH_AUTHOR):

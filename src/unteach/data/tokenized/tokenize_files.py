@@ -90,7 +90,12 @@ def write_tokenized_files(
     shards = [shard for shard in shards if shard["rows"]]
     if not shards:
         raise UserError(explain_no_row_left(table.where, _count_by_reason(total.dropped)))
-    manifest = {"format": FORMAT, **facts, **build_manifest_counts(total), "shards": shards}
+    manifest = {
+        "format": FORMAT,
+        **facts,
+        **build_manifest_counts(total),
+        "shards": shards,
+    }
     atomic.write_json(partial_dir / MANIFEST, manifest)
     return _finish(partial_dir, output_dir)
 

@@ -190,7 +190,9 @@ def cut(
     end = min(starts)
     # The fewest ids whose text reaches the cut.
     num_ids = bisect.bisect_left(
-        range(len(ids)), end, key=lambda num_first: len(decode(ids[:num_first]))
+        range(len(ids)),
+        end,
+        key=lambda num_first: len(decode(ids[:num_first])),
     )
     return Cut(text[:end], num_ids, stopped=True)
 

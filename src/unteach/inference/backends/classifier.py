@@ -39,7 +39,10 @@ def load(config: ModelConfig) -> LoadedModel:
             raise UserError(f"{path}: holds no classifier ({what}), and kind=classify asks one")
 
     model, compute, source = loading.load_as(
-        transformers.AutoModelForSequenceClassification, config, path, refuse_other_models
+        transformers.AutoModelForSequenceClassification,
+        config,
+        path,
+        refuse_other_models,
     )
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:

@@ -186,7 +186,10 @@ class CausalLMSession:
                 else:
                     texts = self._continue(batch_requests, sampling, num_slots)
                 completions = self._build_completions(
-                    batch_requests, texts.ids, sampling, num_slots
+                    batch_requests,
+                    texts.ids,
+                    sampling,
+                    num_slots,
                 )
             # Nothing that is made of such logits means anything.
             answers: list[list[Completion] | Failure] = [*completions]
@@ -215,7 +218,10 @@ class CausalLMSession:
         if sampling.repetition_penalty:
             library_args["repetition_penalty"] = sampling.repetition_penalty
         batching = ContinuousBatching(
-            self.engine, sampling.max_new_tokens, sampling.stop_strings, library_args
+            self.engine,
+            sampling.max_new_tokens,
+            sampling.stop_strings,
+            library_args,
         )
         ids = batching.generate(prompts, build_sampler(requests, sampling), num_slots)
         broken = {text_index // num_texts for text_index in batching.non_finite}

@@ -172,7 +172,11 @@ class VLLMSession:
             return completions
 
         yield from self._answer(
-            requests, done, lambda request: request.prompt, build_params, read_output
+            requests,
+            done,
+            lambda request: request.prompt,
+            build_params,
+            read_output,
         )
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
@@ -264,7 +268,8 @@ class VLLMSession:
                 yield request, Failure(str(error))
                 continue
             encoded = self.vision_model.tokenizer(
-                text, add_special_tokens=self.vision_model.adds_special_tokens(text)
+                text,
+                add_special_tokens=self.vision_model.adds_special_tokens(text),
             )
             yield (
                 request,

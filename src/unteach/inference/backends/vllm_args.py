@@ -125,7 +125,11 @@ def _build_adapter_args(folder: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: an adapter of rank {rank} is more than vLLM takes; merge it with its base"
         )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(allowed)}
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(allowed),
+    }
 
 
 def list_own_stops(empty: "LoadedModel") -> list[int]:
