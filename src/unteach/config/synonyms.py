@@ -99,7 +99,11 @@ INFER = {
 EVAL = {"batch_size": "eval.<suite>.batch_size", "max_length": "eval.<suite>.max_length"}
 
 
-def find_key(name: str, mode: str = "train", method: type | None = None) -> str | None:
+def find_key(
+    name: str,
+    mode: str = "train",
+    method: type | None = None,
+) -> str | None:
     """The full key that a bare name most likely means; None where nothing is called so.
 
     Args:

@@ -74,7 +74,8 @@ def read_tools(cell: object) -> Tools:
     if is_missing(cell) or cell == []:
         return []
     tools = _parse_json(cell)
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    are_mappings = isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    if not are_mappings:
         raise BadConversation("must be a list of tools, each a mapping (or that as JSON)")
     wrapped = []
     for tool in tools:
@@ -97,8 +98,11 @@ def list_tool_names(tools: Tools) -> list[Any]:
 
 
 def _parse_json(cell: object) -> Any:
+    """Parse a cell that may be JSON; None where it is text of another kind."""
+    if not isinstance(cell, str):
+        return cell
     try:
-        return json.loads(cell) if isinstance(cell, str) else cell
+        return json.loads(cell)
     except ValueError:
         return None
 

@@ -64,7 +64,12 @@ class RowSelection:
             )
         return selected
 
-    def _select_flagged(self, rows: list[PlacedRow], column: str, where: str) -> list[PlacedRow]:
+    def _select_flagged(
+        self,
+        rows: list[PlacedRow],
+        column: str,
+        where: str,
+    ) -> list[PlacedRow]:
         """Select the rows that a column marks; refuse where there are none."""
         selected = []
         for place, row in rows:

@@ -20,7 +20,14 @@ def answer_rows(
     prepared = plan.prepared
     requests = {request.number: request for request in prepared.requests}
     session = config.backend.open(
-        Job(plan.model, config.kind, config.sampling, dist, config.modality, plan.longest)
+        Job(
+            plan.model,
+            config.kind,
+            config.sampling,
+            dist,
+            config.modality,
+            plan.longest,
+        )
     )
     try:
         if config.kind == "generate":
@@ -31,7 +38,16 @@ def answer_rows(
             answers = session.classify(prepared.requests, done)
         for number, answer in answers:
             num_cut = prepared.num_cut.get(number, 0)
-            yield number, build_record(answer, requests[number], num_cut, config, session.labels)
+            yield (
+                number,
+                build_record(
+                    answer,
+                    requests[number],
+                    num_cut,
+                    config,
+                    session.labels,
+                ),
+            )
             # Alone, a process may stop between any two rows; several agree at their batches' ends.
             if dist.world_size == 1:
                 dist.check_preemption()

@@ -163,7 +163,13 @@ class RequestBuilder:
         start = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else ()
         return replace(request, prompt=start + prompt[len(start) + num_cut :])
 
-    def _build_request(self, number: int, place: Place, row: Row, seed: int) -> Request:
+    def _build_request(
+        self,
+        number: int,
+        place: Place,
+        row: Row,
+        seed: int,
+    ) -> Request:
         """Build the request of one row, as the kind of the run and the template need it."""
         images = self._read_images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)

@@ -50,7 +50,8 @@ def map_in_order(
 _function: Callable[[Any], Any]
 
 
-def _call(item: Any) -> Any:
+def _call(item: object) -> Any:
+    """Apply the function in a forked process."""
     return _function(item)
 
 

@@ -135,7 +135,12 @@ class CausalLMSession:
 
     labels: Sequence[str] = ()
 
-    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+    def __init__(
+        self,
+        job: Job,
+        batch_size: int | None,
+        tokens_per_batch: int | None,
+    ):
         self.loaded = loaded = loading.load(job.model, training=False)
         loaded.model = placement.place_model(loaded.model, job.dist)
         own_settings = loaded.model.generation_config
@@ -158,13 +163,24 @@ class CausalLMSession:
         loaded.model.generation_config = settings
         unwrap_model(loaded.model).generation_config = settings
 
-        self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.dist, stops=stops)
+        self.engine = HFEngine(
+            loaded.model,
+            loaded.tokenizer,
+            batch_size,
+            job.dist,
+            stops=stops,
+        )
         device_type = "cuda" if job.dist.device.type == "cuda" else "cpu"
         self.engine.budgets["generate"] = tokens_per_batch or TOKENS[device_type]
         if tokens_per_batch:
             self.engine.budgets["score"] = tokens_per_batch
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         """Continue the prompts of requests."""
         num_beams = sampling.num_beams or 1
         planner = PoolPlanner(
@@ -197,7 +213,14 @@ class CausalLMSession:
                 answers[i] = Failure(NOT_FINITE)
             return answers
 
-        yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
+        yield from run_batches(
+            self.engine,
+            "generate",
+            requests,
+            planner,
+            answer_batch,
+            done,
+        )
 
     def _continue(
         self,
@@ -266,8 +289,11 @@ class CausalLMSession:
         )
         rows: list[list[int]] = sequences[:, tensors["input_ids"].shape[1] :].tolist()
         ids = [row[: find_stop(row, self.engine.stops)] for row in rows]
-        flags = finite.find_broken([NEVER] * len(requests))
-        return GeneratedTexts(ids, {i for i, is_broken in enumerate(flags) if is_broken})
+        broken = set()
+        for i, is_broken in enumerate(finite.find_broken([NEVER] * len(requests))):
+            if is_broken:
+                broken.add(i)
+        return GeneratedTexts(ids, broken)
 
     def _build_completions(
         self,
@@ -320,7 +346,14 @@ class CausalLMSession:
             return [AnswerScore(tuple(map(float, score.logprob))) for score in scores]
 
         planner = self.engine.plan_scores(pairs)
-        yield from run_batches(self.engine, "score", requests, planner, score_batch, done)
+        yield from run_batches(
+            self.engine,
+            "score",
+            requests,
+            planner,
+            score_batch,
+            done,
+        )
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         raise AssertionError("a language model has no classes")

@@ -49,7 +49,12 @@ class VisionSession:
 
     labels: Sequence[str] = ()
 
-    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+    def __init__(
+        self,
+        job: Job,
+        batch_size: int | None,
+        tokens_per_batch: int | None,
+    ):
         self.loaded = loaded = vision.load(job.model)
         move_to_device(loaded.model, job.dist.device)
         self.stops = loaded.stops
@@ -69,7 +74,12 @@ class VisionSession:
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         """Continue the conversations of requests."""
         num_beams = sampling.num_beams or 1
         if sampling.perplexity and num_beams > 1:
@@ -96,7 +106,14 @@ class VisionSession:
             batch_requests = [requests[i] for [i] in batch]
             return self._answer(batch_requests, sampling)
 
-        yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
+        yield from run_batches(
+            self.engine,
+            "generate",
+            requests,
+            planner,
+            answer_batch,
+            done,
+        )
 
     def _answer(self, requests: list[Request], sampling: Sampling) -> list[Answer]:
         """Answer each request; those that cannot be asked are left out of the pass."""
@@ -229,7 +246,12 @@ class VisionSession:
         for i, row in enumerate(new_ids.tolist()):
             row_logprobs = logprobs[i] if logprobs else None
             prompt_length = prompt_lengths[i // texts_per_prompt]
-            completion = self._build_completion(row, row_logprobs, prompt_length, sampling)
+            completion = self._build_completion(
+                row,
+                row_logprobs,
+                prompt_length,
+                sampling,
+            )
             completions[i // num_texts].append(completion)
 
         answers: list[Answer] = []

@@ -87,7 +87,13 @@ def run_batches(
         reason = message.splitlines()[0]
         return Failure(f"this row does not fit into memory, even alone ({reason})")
 
-    for i, answer in engine.run(kind, planner, waiting, work, describe_failure=describe_failure):
+    for i, answer in engine.run(
+        kind,
+        planner,
+        waiting,
+        work,
+        describe_failure=describe_failure,
+    ):
         if numbers[i] not in done:
             yield numbers[i], answer
 
@@ -117,7 +123,11 @@ def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSamp
     return SeededSampler(warpers, seeds)
 
 
-def find_finish_reason(is_stopped: bool, num_ids: int, max_new_tokens: int) -> FinishReason:
+def find_finish_reason(
+    is_stopped: bool,
+    num_ids: int,
+    max_new_tokens: int,
+) -> FinishReason:
     """Say what ended a continuation of so many ids, the end of sequence not among them.
 
     Args:

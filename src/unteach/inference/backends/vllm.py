@@ -378,9 +378,10 @@ def _pick_logprobs(
     logprobs: Sequence[Mapping[int, Any]],
 ) -> tuple[float, ...]:
     """Pick each token's own log p out of those that vLLM gives at its position."""
-    return tuple(
-        candidates[token].logprob for token, candidates in zip(tokens, logprobs, strict=False)
-    )
+    own = []
+    for token, candidates in zip(tokens, logprobs, strict=False):
+        own.append(candidates[token].logprob)
+    return tuple(own)
 
 
 def _get_first_line(error: Exception) -> str:

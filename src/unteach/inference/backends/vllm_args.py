@@ -31,7 +31,11 @@ class EngineSettings(Protocol):
     engine_args: dict[str, Any]
 
 
-def build_engine_args(settings: EngineSettings, job: Job, empty: "LoadedModel") -> dict[str, Any]:
+def build_engine_args(
+    settings: EngineSettings,
+    job: Job,
+    empty: "LoadedModel",
+) -> dict[str, Any]:
     """Build the arguments of vLLM's EngineArgs.
 
     Args:
