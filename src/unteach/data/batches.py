@@ -47,6 +47,7 @@ class SlotDataset:
         self.anchor = anchor
 
     def __len__(self) -> int:
+        """Rows of the anchor stream."""
         return len(self.streams[self.anchor])
 
     def __getitem__(self, slot: Slot) -> tuple[Slot, Example]:

@@ -54,6 +54,7 @@ class FileStreams:
 
     @property
     def parts(self) -> dict[str, ComponentConfig]:
+        """All datasets by stream, trained on or only measured."""
         return {**self.trained, **self.measured}
 
     def explain_alpha(self) -> str:

@@ -29,7 +29,11 @@ class Unreadable(ValueError):
     """An image that cannot be used, and why."""
 
 
-def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
+def read(
+    source: object,
+    most_bytes: int = MOST_BYTES,
+    seconds: float = SECONDS,
+) -> "Image":
     """Read an image in RGB, upright as its EXIF tells.
 
     Args:
@@ -94,7 +98,12 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
     deadline = time.monotonic() + seconds
     body = bytearray()
     try:
-        with httpx2.stream("GET", url, timeout=seconds, follow_redirects=True) as response:
+        with httpx2.stream(
+            "GET",
+            url,
+            timeout=seconds,
+            follow_redirects=True,
+        ) as response:
             if response.status_code != 200:
                 raise Unreadable(f"{url} was answered with HTTP {response.status_code}")
             for chunk in response.iter_bytes():
@@ -109,7 +118,9 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
 
 
 def read_ahead(
-    rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = ROWS_AHEAD
+    rows: Iterable[T],
+    sources: Callable[[T], Sequence[Any]],
+    workers: int = ROWS_AHEAD,
 ) -> "Iterator[tuple[T, list[Image] | Unreadable]]":
     """Read the images of rows in threads, some rows ahead of the one in use.
 
@@ -137,6 +148,7 @@ def read_ahead(
 
 
 def _read_all(sources: Sequence[Any]) -> "list[Image] | Unreadable":
+    """Read the images of a row; an error is given back, not raised."""
     try:
         return [read(source) for source in sources]
     except Unreadable as error:
