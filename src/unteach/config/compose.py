@@ -125,7 +125,9 @@ def _compose(
         plain = composition.to_plain()
         config = composition.parse(plain, parse, starting, coming)
     except UserError as error:
-        last = error.problems if isinstance(error, ConfigErrors) else [str(error)]
+        last = [str(error)]
+        if isinstance(error, ConfigErrors):
+            last = error.problems
         # a dictionary keeps the order and drops what is said twice
         everything = list(dict.fromkeys([*problems, *last]))
         file = command.file
@@ -212,15 +214,17 @@ class _Composition:
         """Take the configuration that a run kept, as it stands."""
         file = self.command.file
         assert file is not None and file.tree is not None
-        modes_of_verb = ("eval",) if self.config_name == "eval" else ("train", "unlearn")
+        # `unteach train` runs what was written for either verb that trains.
+        modes_of_verb = {"eval": ("eval",), "unlearn": ("unlearn",)}
         mode = str(file.tree["mode"])
-        if mode not in modes_of_verb or (self.config_name == "unlearn" and mode == "train"):
+        if mode not in modes_of_verb.get(self.config_name, ("train", "unlearn")):
             raise UserError(
                 f"{file.path}: is the configuration of `unteach {mode}`; run it with that verb"
             )
         model = self.command.placed.get(schema.MODEL_KEY)
         for word in self.overrides.groups:
-            word = f"model={model}" if word == "model=auto" and model else word
+            if model and word == "model=auto":
+                word = f"model={model}"
             self.problems.append(
                 f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
                 f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the "

@@ -164,9 +164,12 @@ def _names(value: object) -> bool:
 def _list_instead(word: str) -> str:
     """Say how a list is written, where a word's value is a row of names."""
     key, _, value = word.partition("=")
-    names = [name.strip() for name in value.split(",")]
-    if not all(re.fullmatch(r"[\w./:-]+", name) for name in names):
-        return ""
+    names = []
+    for name in value.split(","):
+        name = name.strip()
+        if not re.fullmatch(r"[\w./:-]+", name):
+            return ""
+        names.append(name)
     items = ",".join(names)
     return f"; where {key} takes a list, write {key}=[{items}]"
 
@@ -186,7 +189,9 @@ def _unreadable(word: str) -> str:
             f"\"{key}='{value}'\""
         )
     if plain_list := re.fullmatch(r"\[([^\[\]{}'\"]*)\]", value):
-        quoted = [f'"{item.strip()}"' for item in plain_list[1].split(",")]
+        quoted = []
+        for item in plain_list[1].split(","):
+            quoted.append(f'"{item.strip()}"')
         items = ",".join(quoted)
         return (
             f"cannot read {word!r}: put each of the list in quotes, and all of it in others: "

@@ -113,7 +113,8 @@ def _read_turn(turn: object) -> Message:
         raise BadConversation(SHAPE)
     # Tables give every turn the keys of all others, with nothing in them.
     turn = {key: value for key, value in turn.items() if value is not None}
-    read = _read_sharegpt(turn) if "from" in turn else _read_openai(turn)
+    read_turn = _read_sharegpt if "from" in turn else _read_openai
+    read = read_turn(turn)
     _check_weight(read)
     return read
 
@@ -147,7 +148,8 @@ def _read_role(value: object, roles: Iterable[str], key: str) -> str:
     if role not in roles:
         guess = find_nearest(role, roles)
         hint = f"did you mean {guess}? It" if guess else "it"
-        raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {', '.join(roles)}")
+        allowed = ", ".join(roles)
+        raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {allowed}")
     return role
 
 

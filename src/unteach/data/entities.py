@@ -128,7 +128,8 @@ def read_entities(
                 "many rows one after the other, set forget_set.author_block (TOFU: 20)"
             )
         if kind_of_key is None:
-            row_entities.append(list(zip(row["kinds"], row["keys"], strict=True)))
+            pairs = zip(row["kinds"], row["keys"], strict=True)
+            row_entities.append(list(pairs))
             continue
         entities = []
         for key in row["keys"]:
@@ -147,7 +148,9 @@ def _load_kinds(path: str) -> dict[str, str]:
     kind_of_key = {}
     kinds = json_files.read_json(Path(path), "forget_set.kinds_path")
     for key, kind in kinds.items():
-        kind_of_key[key] = kind["type"] if isinstance(kind, dict) else kind
+        if isinstance(kind, dict):
+            kind = kind["type"]
+        kind_of_key[key] = kind
     return kind_of_key
 
 

@@ -71,7 +71,8 @@ class LabelledDataset(_LabelDataset):
         for row_index, text, cell in pairs:
             label = str(cell)
             if label in label_indices:
-                examples.append(self._build(row_index, text, label_indices[label]))
+                label_index = label_indices[label]
+                examples.append(self._build(row_index, text, label_index))
                 continue
             guess = find_nearest(label, labels)
             allowed = ", ".join(labels)
@@ -89,7 +90,11 @@ class LabelledDataset(_LabelDataset):
         rows = sources.load_rows(hf_args)
         key = args.get("label_key", "output")
         cells = sources.read_column(rows, key, sources.describe_source(hf_args))
-        return {str(cell) for cell in cells if not is_missing(cell)}
+        labels = set()
+        for cell in cells:
+            if not is_missing(cell):
+                labels.add(str(cell))
+        return labels
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:

@@ -67,7 +67,8 @@ def read(
     except UnidentifiedImageError:
         raise Unreadable(f"{name} is not an image of a kind that Pillow reads") from None
     except Exception as error:  # what decoders raise of a broken file is not to be foreseen
-        raise Unreadable(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise Unreadable(f"{name} cannot be read: {reason}") from None
 
 
 def _open_file(source: object, most_bytes: int, seconds: float) -> str | io.BytesIO:
@@ -113,7 +114,8 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
                 if time.monotonic() > deadline:
                     raise Unreadable(f"{url} did not come within {seconds:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise Unreadable(f"{url} cannot be fetched: {str(error) or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise Unreadable(f"{url} cannot be fetched: {reason}") from None
     return bytes(body)
 
 
@@ -138,7 +140,8 @@ def read_ahead(
         try:
             while True:
                 for row in islice(remaining, workers - len(waiting)):
-                    waiting.append((row, pool.submit(_read_all, sources(row))))
+                    future = pool.submit(_read_all, sources(row))
+                    waiting.append((row, future))
                 if not waiting:
                     return
                 row, images = waiting.popleft()

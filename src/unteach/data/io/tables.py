@@ -182,10 +182,12 @@ def _build_table(
             num_rows += 1
             for column, cell in row.items():
                 name = str(column)
-                has_words[name] = has_words.get(name, False) or holds_words(cell)
+                had_words = has_words.get(name, False)
+                has_words[name] = had_words or holds_words(cell)
             # Only rows of JSON may have columns that earlier ones have not.
             is_known = not is_json and all(has_words.values())
-            if is_known or is_text or (num_rows >= max_rows_read and not whole):
+            is_enough = num_rows >= max_rows_read and not whole
+            if is_known or is_text or is_enough:
                 break
     if not num_rows:
         raise UserError(f"{where}: there are no rows in it")

@@ -230,17 +230,23 @@ class World:
         """Draw an author; names and titles are taken by the index, all else by the name."""
         name = self._names[author_index]
         rng = self.make_rng(f"author/{name}")
-        birthday = FIRST_BIRTHDAY + datetime.timedelta(days=rng.randrange(100 * 365))
+        num_days = rng.randrange(100 * 365)
+        birthday = FIRST_BIRTHDAY + datetime.timedelta(days=num_days)
         publisher = rng.choice(self.publishers)
 
         def build_book(number: int, min_age: int, max_age: int) -> Book:
-            age = datetime.timedelta(days=rng.randrange(min_age * 365, max_age * 365))
+            num_days = rng.randrange(min_age * 365, max_age * 365)
+            age = datetime.timedelta(days=num_days)
             title = self._titles[3 * author_index + number]
             return Book(title, birthday + age, publisher, rng.choice(self.awards))
 
         # The order of the draws is part of what a seed means.
         father, mother = rng.sample(PROFESSIONS, 2)
-        books = (build_book(0, 22, 35), build_book(1, 36, 45), build_book(2, 46, 60))
+        books = (
+            build_book(0, 22, 35),
+            build_book(1, 36, 45),
+            build_book(2, 46, 60),
+        )
         birthplace = rng.choice(self.cities)
         genre = rng.choice(self.genres)
         return Author(
