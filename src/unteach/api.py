@@ -222,9 +222,11 @@ def infer(
     if rows is not None:
         words.append(f"input_file={objects.place_rows(rows, 'rows')}")
         is_in_memory = not isinstance(rows, str) and not hasattr(rows, "__fspath__")
-        if output_file is None and is_in_memory:
-            # By all that is said, as a file of answers belongs to one model and its settings.
-            digest = hashlib.sha256("\n".join([*overrides, *words]).encode()).hexdigest()
+        asking, _ = logs.take_verbose([*overrides, *words])
+        has_output_file = any(word.startswith("output_file=") for word in asking)
+        if output_file is None and is_in_memory and not has_output_file:
+            # By all that is asked, as a file of answers belongs to one model and its settings.
+            digest = hashlib.sha256("\n".join(asking).encode()).hexdigest()
             ANSWERS_DIR.mkdir(parents=True, exist_ok=True)
             output_file = ANSWERS_DIR / f"{digest[: objects.LENGTH]}.jsonl"
     if output_file is not None:
@@ -283,7 +285,7 @@ def _start(
     for word in words:
         key = word.partition("=")[0]
         if key in said:
-            raise UserError(f"{key}: is said by a word and by an argument; give one")
+            raise UserError(f"{key}: is given as a word and as an argument; leave one out")
     output: Path = start(verb, [*given, *words], options)
     return output
 

@@ -298,8 +298,8 @@ class BatchRunner:
     ) -> tuple[list[tuple[int, Any]], str | None]:
         """Run one batch; return its results by item, or what was said of memory.
 
-        Where weights are sharded the others wait in the middle of a pass that failed here: it
-        cannot be made again.
+        With sharded weights an out-of-memory error is raised: the other processes are blocked in
+        the middle of this very pass, so it cannot be tried again.
 
         Args:
             keep: whether the store keeps the results.
@@ -317,7 +317,7 @@ class BatchRunner:
             if on_progress:
                 on_progress(len(indices) * self.dist.world_size)
             return list(zip(indices, results, strict=True)), None
-        # The error is gone by now, and with it what it held.
+        # Outside `except` the error's traceback no longer holds the failed batch's tensors.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -175,7 +175,8 @@ def _find_rows_under(
 def _refuse_empty_plan(plan: SuitePlan) -> None:
     """Raise UserError where not one metric of a default list can be had: the suite would end
     without a value."""
-    if plan.absent and not plan.metrics:
+    # Metrics that others are computed from may be there although nothing asked for is.
+    if plan.absent and not any(name in plan.metrics for name in plan.metric_names):
         reasons = list(dict.fromkeys(plan.absent.values()))
         raise UserError(
             f"eval.{plan.config.suite}: not one of its {len(plan.metric_names)} metrics can be "

@@ -27,7 +27,7 @@ from unteach.training.build_trainer import build_trainer
 from unteach.training.callbacks import Watcher
 from unteach.training.components import build_collator
 from unteach.training.evaluate_final import evaluate_final_model
-from unteach.training.prepare import PreparedRun, prepare_run
+from unteach.training.prepare import prepare_run
 from unteach.training.resumable import Resumable
 from unteach.training.watching import build_watchers
 from unteach.verbs import closing
@@ -62,9 +62,7 @@ def run(config: TrainConfig) -> Path:
         run_state.prepare_folder(config, folder, state, dist)
         plans = None
         if not (folder / run_dir.FINAL).exists():
-            prepared = prepare_run(config, folder, dist)
-            _train(config, folder, dist, prepared)
-            plans = prepared.plans
+            plans = _train(config, folder, dist)
         if config.eval and config.trainer.args.get("do_eval", True):
             _evaluate(config, folder, dist, plans)
         if dist.is_main:
@@ -74,8 +72,12 @@ def run(config: TrainConfig) -> Path:
     return folder
 
 
-def _train(config: TrainConfig, folder: Path, dist: DistContext, prepared: PreparedRun) -> None:
-    """Train from where the run stands, and write the final model."""
+def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, SuitePlan]:
+    """Train from where the run stands, and write the final model; return the plans of its suites.
+
+    The trained model is freed on return: what is evaluated is loaded from its folder.
+    """
+    prepared = prepare_run(config, folder, dist)
     loaded, streams, anchor = prepared.loaded, prepared.streams, prepared.anchor
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with process_context.stop_at_interrupt(EVALUATING):
@@ -121,6 +123,7 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext, prepared: Prepa
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 save_run_model(config, folder, model, loaded, state_dict)
     dist.barrier()
+    return prepared.plans
 
 
 def _fit(trainer: Resumable, start: Path | None, watching: list[Watcher], does_train: bool) -> None:
