@@ -9,6 +9,9 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import accelerate.commands.launch as accelerate_launch_command
+    import accelerate.state as accelerate_state
+    import accelerate.utils as accelerate_utils
     import datasets as datasets
     import hydra.core.override_parser.overrides_parser as hydra_parser
     import hydra.errors as hydra_errors
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import peft as peft
     import pyarrow as pyarrow
     import scipy.stats as scipy_stats
+    import sklearn.metrics as sklearn_metrics
     import tokenizers as tokenizers
     import torch as torch
     import transformers as transformers
@@ -37,6 +41,9 @@ else:
             module = sys.modules.get(self.module_name) or importlib.import_module(self.module_name)
             return getattr(module, name)
 
+    accelerate_launch_command = _LazyModule("accelerate.commands.launch")
+    accelerate_state = _LazyModule("accelerate.state")
+    accelerate_utils = _LazyModule("accelerate.utils")
     datasets = _LazyModule("datasets")
     hydra_errors = _LazyModule("hydra.errors")
     hydra_parser = _LazyModule("hydra.core.override_parser.overrides_parser")
@@ -45,6 +52,7 @@ else:
     pyarrow = _LazyModule("pyarrow")
     rouge_scorer = _LazyModule("rouge_score.rouge_scorer")
     scipy_stats = _LazyModule("scipy.stats")
+    sklearn_metrics = _LazyModule("sklearn.metrics")
     tokenizers = _LazyModule("tokenizers")
     torch = _LazyModule("torch")
     transformers = _LazyModule("transformers")

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from unteach.engines import generation
+from unteach.engines import generation, token_budget
 from unteach.engines.hf import HFEngine
 
 PROMPTS = [tuple(range(3 + i, 6 + 2 * i)) for i in range(1, 9)]
@@ -86,7 +86,7 @@ def test_a_batch_has_as_many_rows_as_their_cache_has_room_for(
     assert batches == [40, 16, 16, 8]
     layers, heads, width, bytes_ = 2, 4, 8, 4
     monkeypatch.setitem(
-        generation.MAX_CACHE_BYTES, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14
+        token_budget.MAX_CACHE_BYTES, "cpu", 2 * layers * heads * width * bytes_ * 20 * 14
     )
     batches.clear()
     HFEngine(tiny.model, tiny.tokenizer).generate(PROMPTS[:1] * 40, 20 - len(PROMPTS[0]))

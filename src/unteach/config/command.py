@@ -10,7 +10,11 @@ VERBS = ("train", "unlearn", "eval")
 """Verbs whose primary configuration has their name."""
 
 
-def command_line(config_name: str, overrides: Iterable[str], config_dirs: Iterable[str]) -> str:
+def command_line(
+    config_name: str,
+    overrides: Iterable[str],
+    config_dirs: Iterable[str],
+) -> str:
     """Write the command that composes a configuration, quoted for a shell, with secrets left
     out."""
     words = [config_name] if config_name in VERBS else ["train", f"--config-name={config_name}"]

@@ -71,7 +71,8 @@ def compose(
     Raises:
         UserError: with every mistake found.
     """
-    words, dirs = tuple(overrides), tuple(config_dirs)
+    words = tuple(overrides)
+    dirs = tuple(config_dirs)
     command = command_line(config_name.removesuffix(".yaml"), words, dirs)
 
     def parse(plain: dict[str, Any], variable_names: set[str]) -> schema.RunConfig:
@@ -81,7 +82,10 @@ def compose(
 
 
 def compose_inference(
-    overrides: Iterable[str], config_dirs: Iterable[str] = (), *, starting: bool = False
+    overrides: Iterable[str],
+    config_dirs: Iterable[str] = (),
+    *,
+    starting: bool = False,
 ) -> inference.InferConfig:
     """Compose `configs/infer.yaml` with the overrides in the same way."""
     return _compose(
@@ -109,16 +113,26 @@ def _compose(
     sorted_overrides = sort_overrides(command.overrides)
     problems = [*command.problems, *sorted_overrides.problems]
     try:
-        composition = _Composition(config_name, command, sorted_overrides, homes, problems)
+        composition = _Composition(
+            config_name,
+            command,
+            sorted_overrides,
+            homes,
+            problems,
+        )
         if starting:
             problems += composition.find_unnamed()
         plain = composition.to_plain()
         config = composition.parse(plain, parse, starting, coming)
     except UserError as error:
-        last = error.problems if isinstance(error, ConfigErrors) else [str(error)]
+        last = [str(error)]
+        if isinstance(error, ConfigErrors):
+            last = error.problems
+        # a dictionary keeps the order and drops what is said twice
         everything = list(dict.fromkeys([*problems, *last]))
-        if command.file is not None:
-            everything = [runfile.add_location(problem, command.file) for problem in everything]
+        file = command.file
+        if file is not None:
+            everything = [runfile.add_location(problem, file) for problem in everything]
         raise ConfigErrors(everything) from None
     for note in dict.fromkeys(composition.notes):
         logger.info(note)
@@ -151,7 +165,8 @@ class _Composition:
         self.measures_by_default = False
         """whether nobody named a suite and rows of the user's own get theirs"""
         self.is_whole = command.file is not None and command.file.tree is not None
-        self.tree, choices = self._take_whole() if self.is_whole else self._compose_groups()
+        compose_tree = self._take_whole if self.is_whole else self._compose_groups
+        self.tree, choices = compose_tree()
         self.method = choices.get("trainer")
         self.variables = {name for name in self.tree if name not in SECTIONS}
 
@@ -166,15 +181,20 @@ class _Composition:
                 "the model; `unteach list methods` has the others"
             )
         overrides.groups, problems, self.left_out = hydra_groups.mend_choices(
-            overrides.groups, self.homes
+            overrides.groups,
+            self.homes,
         )
         self.problems += problems
         composed, choices = hydra_groups.compose_hydra(
-            self.config_name, overrides.groups, self.homes
+            self.config_name,
+            overrides.groups,
+            self.homes,
         )
         if bare_method:
-            composed.trainer, choices["trainer"] = {"handler": bare_method}, bare_method
-        self.notes += layers.layer_trainer(composed, choices.get("trainer")) + overrides.notes
+            composed.trainer = {"handler": bare_method}
+            choices["trainer"] = bare_method
+        self.notes += layers.layer_trainer(composed, choices.get("trainer"))
+        self.notes += overrides.notes
         if overrides.eval_off:
             composed.eval = {}
         else:
@@ -194,21 +214,24 @@ class _Composition:
         """Take the configuration that a run kept, as it stands."""
         file = self.command.file
         assert file is not None and file.tree is not None
-        modes_of_verb = ("eval",) if self.config_name == "eval" else ("train", "unlearn")
+        # `unteach train` runs what was written for either verb that trains.
+        modes_of_verb = {"eval": ("eval",), "unlearn": ("unlearn",)}
         mode = str(file.tree["mode"])
-        if mode not in modes_of_verb or (self.config_name == "unlearn" and mode == "train"):
+        if mode not in modes_of_verb.get(self.config_name, ("train", "unlearn")):
             raise UserError(
                 f"{file.path}: is the configuration of `unteach {mode}`; run it with that verb"
             )
         model = self.command.placed.get(schema.MODEL_KEY)
         for word in self.overrides.groups:
-            word = f"model={model}" if word == "model=auto" and model else word
+            if model and word == "model=auto":
+                word = f"model={model}"
             self.problems.append(
                 f"{word}: chooses a file, and {file.path} is a whole run, in which values are set: "
                 f"trainer.args.…, {schema.MODEL_KEY}=…; for another method, model or data say the "
                 "run in words"
             )
-        whole = OmegaConf.create(runfile.normalize_tree(file.tree, dict(self.overrides.values)))
+        given = dict(self.overrides.values)
+        whole = OmegaConf.create(runfile.normalize_tree(file.tree, given))
         if self.overrides.eval_off:
             whole.eval = {}
         return whole, {}
@@ -277,7 +300,7 @@ class _Composition:
                 found += preflight.find_not_installed(plain)
                 found += preflight.find_from_scratch(plain)
             config = parse(plain, self.variables)
-        self.problems += [problem for problem in found if self._is_certain(problem)]
+        self.problems += filter(self._is_certain, found)
         if is_model_refused:
             self.problems[:] = [
                 problem for problem in self.problems if not problem.startswith("model: is required")
@@ -288,9 +311,9 @@ class _Composition:
 
     def _is_model_refused(self) -> bool:
         """Whether there is a sentence about the model already."""
-        return "model" in self._list_refused() or any(
-            problem.startswith("model:") for problem in self.problems
-        )
+        if "model" in self._list_refused():
+            return True
+        return any(problem.startswith("model:") for problem in self.problems)
 
     def _remove_keys(self) -> None:
         """Take out of the tree what the user removes by `~key`."""
@@ -334,8 +357,9 @@ class _Composition:
         doubtful: list[str] = []
         for group in self.left_out:
             doubtful += DEPENDENT_KEYS.get(group, (f"{group}.",))
-        is_about_overrides = problem.startswith(tuple(self.overrides.keys()))
-        return is_about_overrides and not problem.startswith(tuple(doubtful))
+        if problem.startswith(tuple(doubtful)):
+            return False
+        return problem.startswith(tuple(self.overrides.keys()))
 
 
 def _list_plugins(overrides: Overrides) -> list[str]:

@@ -41,14 +41,15 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
     positional = _find_positional(cls)
     for word in command.overrides:
         key, equals, text = word.partition("=")
-        field = keys.get(_find_known(key, keys) or "")
+        field = _find_field(key, keys)
+        is_group = takes_short_words and key in GROUPS
         if equals and field is not None:
             with collect_problems(problems):
                 value = _parse_value(word, text, hints.get(field, Any))
                 _set_nested(tree, key.split("."), value)
         elif positional is not None and not _is_setting(word):
             names.append(word)
-        elif re.match(r"[\w.]+=", word) and not (takes_short_words and key in GROUPS):
+        elif re.match(r"[\w.]+=", word) and not is_group:
             problems.append(verb_keys.refuse_key(verb, key))
         else:
             problems.append(f"unteach {verb}: takes key=value words, not {word}")
@@ -57,12 +58,15 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
             tree[field] = tree.pop(key)
     if positional is not None:
         tree[positional] = names
+
+    # What a sentence says already is not said again as missing.
     reader = Reader()
     config: T = reader.record(cls, tree, "")
-    refused = tuple(f"{key}: is required" for key in _list_refused(verb, command.problems))
-    problems += [
-        problem for problem in reader.problems if not (refused and problem.startswith(refused))
-    ]
+    refused = _list_refused(verb, command.problems)
+    answered = tuple(f"{key}: is required" for key in refused)
+    for problem in reader.problems:
+        if not problem.startswith(answered):
+            problems.append(problem)
     if problems:
         raise ConfigErrors(problems)
     return config
@@ -76,17 +80,18 @@ def _find_positional(cls: type) -> str | None:
     return None
 
 
-def _find_known(key: str, keys: Iterable[str]) -> str | None:
-    """Find the key of the verb that a word's key is, or lies within."""
-    for known in keys:
+def _find_field(key: str, fields_of_keys: dict[str, str]) -> str | None:
+    """Find the field of the verb's key that a word's key is, or lies within."""
+    for known, field in fields_of_keys.items():
         if key == known or key.startswith(f"{known}."):
-            return known
+            return field
     return None
 
 
 def _is_setting(word: str) -> bool:
     """Whether a word sets a key, rather than naming a folder whose name has a `=`."""
-    return re.match(r"[\w.]+=", word) is not None and not os.path.exists(word)
+    has_key = re.match(r"[\w.]+=", word) is not None
+    return has_key and not os.path.exists(word)
 
 
 def _parse_value(word: str, text: str, hint: object) -> object:
@@ -106,11 +111,15 @@ def _parse_value(word: str, text: str, hint: object) -> object:
 
 
 def _is_text(hint: object) -> bool:
-    kinds = set(typing.get_args(hint)) if isinstance(hint, types.UnionType) else {hint}
+    """Whether a type is that of text, which may be absent."""
+    kinds = {hint}
+    if isinstance(hint, types.UnionType):
+        kinds = set(typing.get_args(hint))
     return str in kinds and kinds <= {str, types.NoneType}
 
 
 def _set_nested(tree: dict[str, Any], path: list[str], value: object) -> None:
+    """Set a value in nested mappings, which are made where they are not there."""
     *parents, leaf = path
     for name in parents:
         tree = tree.setdefault(name, {})
@@ -121,6 +130,12 @@ def _list_refused(verb: str, problems: list[str]) -> list[str]:
     """List the long keys of tokenize's short words that a sentence is about already."""
     if verb not in shorthand.MODEL_KEYS:
         return []
-    long = {"model": shorthand.MODEL_KEYS[verb], "data": shorthand.DATA_KEYS[verb]}
-    keys = [problem.partition("=")[0] for problem in problems]
-    return [long.get(key, key) for key in keys]
+    long_keys = {
+        "model": shorthand.MODEL_KEYS[verb],
+        "data": shorthand.DATA_KEYS[verb],
+    }
+    refused = []
+    for problem in problems:
+        key = problem.partition("=")[0]
+        refused.append(long_keys.get(key, key))
+    return refused

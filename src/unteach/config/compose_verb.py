@@ -101,6 +101,7 @@ def compose_eval(overrides: list[str], options: Options) -> schema.EvalConfig:
 
 
 def _compose_infer(overrides: list[str], options: Options) -> inference.InferConfig:
+    """Compose a batch inference."""
     config = compose.compose_inference(overrides, options.config_dirs, starting=True)
     if config.modality == "vlm":
         require_extra("vision", "modality=vlm")
@@ -108,6 +109,7 @@ def _compose_infer(overrides: list[str], options: Options) -> inference.InferCon
 
 
 def _compose_demo(overrides: list[str], options: Options) -> verb_configs.DemoConfig:
+    """Compose the demo, which reads its own words."""
     return verb_configs.DemoConfig(tuple(overrides), options.config_dirs)
 
 
@@ -116,17 +118,17 @@ def _compose_world(overrides: list[str], options: Options) -> verb_configs.World
     them."""
     words = sort_overrides(overrides)
     problems = [*words.problems]
-    problems += [
-        f"unteach world: takes key=value words, not {word}"
-        for word in (*words.groups, *words.removed)
-    ]
-    given = OmegaConf.create({})
+    for word in (*words.groups, *words.removed):
+        problems.append(f"unteach world: takes key=value words, not {word}")
+    given: Any = OmegaConf.create({})
     tree.set_values(given, words.values, problems)
     if problems:
         raise ConfigErrors(problems)
     path = given.pop("config", None)
-    whole: Any = OmegaConf.merge(read_yaml(Path(str(path))) or {}, given) if path else given
-    settings = tree.resolve(whole)
+    if path:
+        from_file = read_yaml(Path(str(path))) or {}
+        given = OmegaConf.merge(from_file, given)
+    settings = tree.resolve(given)
     refuse_odd_values(settings)
     to = settings.pop("to", None)
     if not isinstance(to, str) or not to:
@@ -164,8 +166,13 @@ def _compose_study(overrides: list[str], options: Options) -> verb_configs.Study
 def _compose_ask(overrides: list[str], options: Options) -> verb_configs.AskConfig:
     """Compose the configuration of `unteach infer`, without what concerns tables, and the
     question."""
-    words = [word for word in overrides if _is_override(word)]
-    questions = [word for word in overrides if not _is_override(word)]
+    words = []
+    questions = []
+    for word in overrides:
+        if _is_override(word):
+            words.append(word)
+        else:
+            questions.append(word)
     names_model = any(word.lstrip("+").startswith("model") for word in words)
     first = questions[0] if questions else None
     if first and not names_model and " " not in first and is_place(first):
@@ -181,7 +188,8 @@ def _compose_ask(overrides: list[str], options: Options) -> verb_configs.AskConf
         key = re.split(r"[=.]", word.lstrip("+~"))[0]
         if key not in ASK_KEYS:
             raise UserError(describe_unknown("key of ask", key, ASK_KEYS))
-    infer = compose.compose_inference([*words, "input_file=-"], options.config_dirs, starting=True)
+    words.append("input_file=-")
+    infer = compose.compose_inference(words, options.config_dirs, starting=True)
     return verb_configs.AskConfig(infer, first)
 
 
@@ -195,11 +203,15 @@ def _compose_check(overrides: list[str], options: Options) -> verb_configs.Check
     verbs: list[str] = []
     words: list[str] = []
     for word in overrides:
-        is_name = "=" not in word and not word.startswith("~") and not is_run_file(word)
-        (verbs if is_name else words).append(word)
+        is_override = "=" in word or word.startswith("~")
+        if is_override or is_run_file(word):
+            words.append(word)
+        else:
+            verbs.append(word)
     if len(verbs) > 1 or (verbs and verbs[0] not in RUN_VERBS):
         raise UserError(describe_unknown("verb to check", " ".join(verbs), RUN_VERBS))
-    name = options.config_name or (verbs[0] if verbs else "train")
+    name = verbs[0] if verbs else "train"
+    name = options.config_name or name
     config = compose.compose(name, words, options.config_dirs, starting=True)
     origins = None
     if options.prints_tree:

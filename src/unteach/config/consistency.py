@@ -14,19 +14,23 @@ from unteach.errors import find_nearest
 def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
     """What names a folder must name one of its own, a seed must fit every generator, nproc must
     have its launch."""
-    name, paths, seed = built.get("task_name"), built.get("paths"), built.get("seed")
-    if isinstance(name, str) and (
-        not name.isprintable() or any(part in ("", ".", "..") for part in name.split("/"))
-    ):
+    name = built.get("task_name")
+    paths = built.get("paths")
+    seed = built.get("seed")
+    if isinstance(name, str) and not _is_folder_name(name):
         reader.wrong(
-            "task_name", f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot"
+            "task_name",
+            f"names the run's folder saves/<mode>/<task_name>; {name!r} cannot",
         )
-    if paths and not (paths.output_dir.strip() and paths.output_dir.isprintable()):
-        reader.wrong("paths.output_dir", f"must name a folder, got {paths.output_dir!r}")
+    if paths:
+        folder = paths.output_dir
+        if not folder.strip() or not folder.isprintable():
+            reader.wrong("paths.output_dir", f"must name a folder, got {folder!r}")
     nproc = built.get("nproc")
     if nproc is not None and built.get("launch") is None:
         reader.wrong(
-            "nproc", "says how many processes launch starts: set launch too (`unteach list launch`)"
+            "nproc",
+            "says how many processes launch starts: set launch too (`unteach list launch`)",
         )
     elif isinstance(nproc, int) and nproc < 1:
         reader.wrong("nproc", f"must be 1 or more, got {nproc}")
@@ -34,12 +38,27 @@ def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
         reader.wrong("seed", f"must be from 0 to {2**32 - 1}, got {seed}")
 
 
+def _is_folder_name(name: str) -> bool:
+    """Whether a name is a path below a folder, each part with a name of its own."""
+    parts = name.split("/")
+    return name.isprintable() and not {"", ".", ".."}.intersection(parts)
+
+
 def reports_to(trainer: TrainerConfig | None, tracker: str) -> bool:
-    asked = trainer.args.get("report_to") if trainer else None
-    return bool({tracker, "all"} & {*(asked if isinstance(asked, list) else [asked])})
+    """Whether a run sends its metrics to a tracker."""
+    if trainer is None:
+        return False
+    trackers = trainer.args.get("report_to")
+    if not isinstance(trackers, list):
+        trackers = [trackers]
+    return tracker in trackers or "all" in trackers
 
 
-def check_streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+def check_streams(
+    reader: Reader,
+    trainer: TrainerConfig,
+    data: DataConfig | None,
+) -> None:
     """A method that lacks a stream cannot run, and a stream that nothing knows is a name
     misspelled.
 
@@ -48,20 +67,22 @@ def check_streams(reader: Reader, trainer: TrainerConfig, data: DataConfig | Non
     wanted = trainer.method.streams() if trainer.method else ()
     if data is None or not wanted:
         return
-    there = {name for name, parts in data.streams.items() if parts}
-    there |= _of_files(data.files)
-    given = ", ".join(sorted(there)) or "none"
-    for name in dict.fromkeys(BESIDE.get(name, name) for name in wanted if name not in there):
-        if name not in there:
+    available = {name for name, datasets in data.streams.items() if datasets}
+    available |= _list_file_streams(data.files)
+    has = ", ".join(sorted(available)) or "none"
+    lacking = [BESIDE.get(name, name) for name in wanted if name not in available]
+    for name in dict.fromkeys(lacking):
+        if name not in available:
+            mend = _explain_stream(name, data.files)
             reader.wrong(
                 f"data.{name}",
                 f"trainer.handler={trainer.handler} trains on the stream {name!r}; this run has "
-                f"{given}. {_give(name, data.files)}",
+                f"{has}. {mend}",
             )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
 
 
-def _give(stream: str, files: Files | None) -> str:
+def _explain_stream(stream: str, files: Files | None) -> str:
     """Say how a stream that is missing is given: a file beside files of one's own, a dataset beside
     datasets."""
     if files is None or f"{stream}_file" not in FILE_KEYS:
@@ -70,19 +91,28 @@ def _give(stream: str, files: Files | None) -> str:
     return f"Give its rows too: {short}=FILE"
 
 
-def check_samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | None) -> None:
+def check_samples(
+    reader: Reader,
+    trainer: TrainerConfig,
+    data: DataConfig | None,
+) -> None:
     """Samples are of rows that the run trains on, and made at moments that it has."""
     samples = trainer.samples
     if samples is None or data is None:
         return
-    trained = (trainer.method.streams() if trainer.method else ()) or tuple(data.streams)
+    trained = tuple(data.streams)
+    if trainer.method:
+        trained = trainer.method.streams() or trained
     if samples.stream is not None and samples.stream not in trained:
+        allowed = ", ".join(trained)
         reader.wrong(
-            "trainer.samples.stream", f"must be one of {', '.join(trained)}, got {samples.stream}"
+            "trainer.samples.stream",
+            f"must be one of {allowed}, got {samples.stream}",
         )
     if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
         reader.wrong(
-            "trainer.samples", f"{trainer.handler} trains a classifier, which generates no text"
+            "trainer.samples",
+            f"{trainer.handler} trains a classifier, which generates no text",
         )
     if samples.every is None and trainer.args.get("eval_strategy", "no") == "no":
         reader.wrong(
@@ -92,21 +122,29 @@ def check_samples(reader: Reader, trainer: TrainerConfig, data: DataConfig | Non
         )
 
 
-def _of_files(files: Files | None) -> set[str]:
-    """The streams that files give; rows to forget, and to retain, may stand in train_file."""
+def _list_file_streams(files: Files | None) -> set[str]:
+    """List the streams that files give; rows to forget, and to retain, may stand in train_file."""
     if files is None:
         return set()
-    given = {stream for stream in STREAMS if files.of(stream) is not None}
-    return given | ({"forget", "retain"} if "train" in given else set())
+    streams = {stream for stream in STREAMS if files.of(stream) is not None}
+    if "train" in streams:
+        streams |= {"forget", "retain"}
+    return streams
 
 
 def check_measured(
-    reader: Reader, trainer: TrainerConfig, suites: dict[str, SuiteConfig], held_out: bool
+    reader: Reader,
+    trainer: TrainerConfig,
+    suites: dict[str, SuiteConfig],
+    held_out: bool,
 ) -> None:
     """What is measured while training must fit the method; keeping the best and stopping early go
     by it."""
-    method, handler = trainer.method, trainer.handler
-    measured = [f"{name}_{metric}" for name, suite in suites.items() for metric in suite.asked()]
+    method = trainer.method
+    handler = trainer.handler
+    measured = []
+    for name, suite in suites.items():
+        measured += [f"{name}_{metric}" for metric in suite.asked()]
     if isinstance(method, TheirTrainer):
         if held_out:
             reader.wrong(
@@ -114,24 +152,24 @@ def check_measured(
                 f"{handler} says its own loss; rows held out are measured by a method's",
             )
     elif method is not None:
-        measured += (
-            ["loss", *(method.metric_names() if method.is_finetuning() else ("perplexity",))]
-            if held_out
-            else []
-        )
+        if held_out:
+            measured.append("loss")
+            measured += method.metric_names() if method.is_finetuning() else ("perplexity",)
         if method.ROWS in ("classes", "numbers"):
-            asks = {
+            asks_language_model = {
                 "eval": suites,
                 "trainer.guard": trainer.guard,
                 "trainer.samples": trainer.samples,
             }
-            for name in (name for name, given in asks.items() if given):
+            for name, section in asks_language_model.items():
+                if not section:
+                    continue
                 reader.wrong(
                     name,
                     f"asks a language model, and trainer.handler={handler} trains none; leave it "
                     "out (data.validation measures a classifier)",
                 )
-    _best(reader, trainer.args, measured)
+    _check_best(reader, trainer.args, measured)
 
 
 def check_own_rows(
@@ -169,15 +207,18 @@ def check_own_rows(
             )
 
 
-def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
+def _check_best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
     """Keeping the best and stopping early go by a metric that is measured while training."""
-    best, needed = args.get("metric_for_best_model"), []
-    needed += ["load_best_model_at_end"] if args.get("load_best_model_at_end") else []
-    needed += ["save_strategy"] if args.get("save_strategy") == "best" else []
-    needed += ["early_stopping_patience"] if args.get("early_stopping_patience") is not None else []
-    if best is None and needed:
+    best = args.get("metric_for_best_model")
+    go_by_metric = {
+        "load_best_model_at_end": bool(args.get("load_best_model_at_end")),
+        "save_strategy": args.get("save_strategy") == "best",
+        "early_stopping_patience": args.get("early_stopping_patience") is not None,
+    }
+    needing = [name for name, needs_metric in go_by_metric.items() if needs_metric]
+    if best is None and needing:
         hint = "one of what eval measures, or loss where rows are held out"
-        reader.wrong(f"trainer.args.{needed[0]}", f"needs metric_for_best_model, {hint}")
+        reader.wrong(f"trainer.args.{needing[0]}", f"needs metric_for_best_model, {hint}")
     if best is None:
         return
     if not measured or args.get("eval_strategy", "no") == "no":
@@ -185,9 +226,13 @@ def _best(reader: Reader, args: dict[str, Any], measured: list[str]) -> None:
             "trainer.args.metric_for_best_model",
             "nothing is measured while training: set eval_strategy, and eval or data.validation",
         )
-    elif isinstance(best, str) and not any(
-        fnmatch.fnmatchcase(best.removeprefix("eval_"), one) for one in measured
-    ):
+    elif isinstance(best, str) and not _is_measured(best.removeprefix("eval_"), measured):
         guess = find_nearest(best, measured)
-        hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(measured)}"
+        allowed = ", ".join(measured)
+        hint = f"did you mean {guess}?" if guess else f"it may be {allowed}"
         reader.wrong("trainer.args.metric_for_best_model", f"{best!r} is not measured; {hint}")
+
+
+def _is_measured(metric: str, measured: list[str]) -> bool:
+    """Whether a metric is among those measured, which may be patterns."""
+    return any(fnmatch.fnmatchcase(metric, pattern) for pattern in measured)

@@ -97,14 +97,19 @@ class Files:
         return found
 
     def most(self, stream: str) -> int | None:
-        return self.max_rows.get(stream) if isinstance(self.max_rows, dict) else self.max_rows
+        """The most rows that are read of a stream; None: all."""
+        if isinstance(self.max_rows, dict):
+            return self.max_rows.get(stream)
+        return self.max_rows
 
 
 def name_and_split(source: str) -> tuple[str, str | None]:
     """`name:split` as the two, where the split may be a slice of one or a sum of such
     (train[:10%]+test)."""
     found = re.fullmatch(r"([^:\[\]]+):(\w[\w.-]*(?:\[[^\]]*\])?(?:\+.+)?)", source)
-    return (found[1], found[2]) if found else (source, None)
+    if found is None:
+        return source, None
+    return found[1], found[2]
 
 
 FILE_KEYS = frozenset(one.name for one in fields(Files))

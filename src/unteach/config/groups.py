@@ -5,7 +5,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-GROUPS = {"model", "trainer", "data", "collator", "eval", "paths", "experiment"}
+GROUPS = {
+    "model",
+    "trainer",
+    "data",
+    "collator",
+    "eval",
+    "paths",
+    "experiment",
+}
 
 
 def list_options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:
@@ -14,6 +22,8 @@ def list_options(group: str, config_dirs: Iterable[str] = ()) -> list[str]:
         return []
     names = set()
     for home in (CONFIGS, *map(Path, config_dirs)):
-        for file in (home / group).rglob("*.yaml"):
-            names.add(str(file.relative_to(home / group).with_suffix("")))
+        group_dir = home / group
+        for file in group_dir.rglob("*.yaml"):
+            name = file.relative_to(group_dir).with_suffix("")
+            names.add(str(name))
     return sorted(names)

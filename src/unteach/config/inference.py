@@ -1,6 +1,5 @@
 """What `unteach infer` is told: how text is continued, and all that a run of it needs to know."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
@@ -41,68 +40,86 @@ class Sampling:
     @property
     def drawn(self) -> bool:
         """Whether tokens are drawn at random."""
-        return (
-            any(getattr(self, name) is not None for name in DRAWN)
-            if self.do_sample is None
-            else self.do_sample
-        )
+        if self.do_sample is not None:
+            return self.do_sample
+        return any(getattr(self, name) is not None for name in DRAWN)
 
     def asked(self) -> dict[str, Any]:
         """The options that are not at their defaults, and that not every backend has."""
-        names = [f.name for f in fields(self) if f.name not in ("max_new_tokens", "do_sample")]
-        changed = {
-            name: getattr(self, name)
-            for name in names
-            if getattr(self, name) != getattr(PLAIN, name)
-        }
-        return changed | ({"do_sample": True} if self.drawn else {})
+        changed = {}
+        for option in fields(self):
+            if option.name in ("max_new_tokens", "do_sample"):
+                continue
+            value = getattr(self, option.name)
+            if value != getattr(PLAIN, option.name):
+                changed[option.name] = value
+        if self.drawn:
+            changed["do_sample"] = True
+        return changed
 
     def __post_init__(self) -> None:
-        problems = list(_wrong(self))
+        problems = _find_wrong_values(self)
+        problems += _find_clashes(self)
         if problems:
             raise UserError("; ".join(problems))
 
 
-def _wrong(asked: Sampling) -> list[str]:
-    """A sentence for each value that is impossible, alone or beside another."""
-    found = []
-    least = {"max_new_tokens": 1, "num_return_sequences": 1, "num_beams": 1, "top_k": 1}
-    for name, bound in least.items():
-        if (value := getattr(asked, name)) is not None and value < bound:
-            found.append(f"{name} must be {bound} or more, got {value}")
-    if asked.temperature is not None and asked.temperature <= 0:
-        found.append(
-            f"temperature must be more than 0, got {asked.temperature}; do_sample=false takes the "
-            f"likeliest"
+LEAST = {
+    "max_new_tokens": 1,
+    "num_return_sequences": 1,
+    "num_beams": 1,
+    "top_k": 1,
+}
+"""The least value that an option may have."""
+
+
+def _find_wrong_values(sampling: Sampling) -> list[str]:
+    """Write a sentence for each value that is impossible by itself."""
+    problems = []
+    for name, bound in LEAST.items():
+        value = getattr(sampling, name)
+        if value is not None and value < bound:
+            problems.append(f"{name} must be {bound} or more, got {value}")
+    if sampling.temperature is not None and sampling.temperature <= 0:
+        problems.append(
+            f"temperature must be more than 0, got {sampling.temperature}; do_sample=false takes "
+            f"the likeliest"
         )
     for name in ("top_p", "min_p"):
-        if (value := getattr(asked, name)) is not None and not 0 < value <= 1:
-            found.append(f"{name} must be more than 0 and at most 1, got {value}")
-    if asked.repetition_penalty is not None and asked.repetition_penalty <= 0:
-        found.append(
-            f"repetition_penalty must be more than 0 (1 is none), got {asked.repetition_penalty}"
+        value = getattr(sampling, name)
+        if value is not None and not 0 < value <= 1:
+            problems.append(f"{name} must be more than 0 and at most 1, got {value}")
+    penalty = sampling.repetition_penalty
+    if penalty is not None and penalty <= 0:
+        problems.append(f"repetition_penalty must be more than 0 (1 is none), got {penalty}")
+    if not all(sampling.stop_strings):
+        problems.append("stop_strings must not be empty texts")
+    return problems
+
+
+def _find_clashes(sampling: Sampling) -> list[str]:
+    """Write a sentence for each value that is impossible beside another."""
+    problems = []
+    drawing = [name for name in DRAWN if getattr(sampling, name) is not None]
+    if sampling.do_sample is False and drawing:
+        names = ", ".join(drawing)
+        says = "says" if len(drawing) == 1 else "say"
+        problems.append(
+            f"{names} {says} how tokens are drawn, and do_sample=false draws none; leave one out"
         )
-    if any(not stop for stop in asked.stop_strings):
-        found.append("stop_strings must not be empty texts")
-    said = [name for name in DRAWN if getattr(asked, name) is not None]
-    if asked.do_sample is False and said:
-        says = "says" if len(said) == 1 else "say"
-        found.append(
-            f"{', '.join(said)} {says} how tokens are drawn, and do_sample=false draws none; leave "
-            f"one out"
-        )
-    beams, several = asked.num_beams or 1, asked.num_return_sequences
-    if beams > 1 and asked.drawn:
-        found.append(
+    num_beams = sampling.num_beams or 1
+    num_texts = sampling.num_return_sequences
+    if num_beams > 1 and sampling.drawn:
+        problems.append(
             "num_beams searches for the likeliest text and draws none; leave out do_sample or "
             "num_beams"
         )
-    if several > beams and not asked.drawn:
-        found.append(
-            f"num_return_sequences={several} would be one text {several} times: set "
-            f"do_sample=true, or num_beams to {several} or more"
+    if num_texts > num_beams and not sampling.drawn:
+        problems.append(
+            f"num_return_sequences={num_texts} would be one text {num_texts} times: set "
+            f"do_sample=true, or num_beams to {num_texts} or more"
         )
-    return found
+    return problems
 
 
 PLAIN = Sampling()
@@ -162,9 +179,9 @@ def parse_infer_config(tree: dict[str, Any], variables: set[str]) -> InferConfig
     """
     reader = Reader()
     name = tree.get("backend")
-    backend_class = (
-        registry.backend.get(name) if isinstance(name, str) and name in registry.backend else None
-    )
+    backend_class = None
+    if isinstance(name, str) and name in registry.backend:
+        backend_class = registry.backend.get(name)
     top = select_known(reader, KEYS, set(), tree, backend_class)
     model = parse_model(reader, top.get("model") or {})
     if model and model.merge_adapter:
@@ -174,16 +191,21 @@ def parse_infer_config(tree: dict[str, Any], variables: set[str]) -> InferConfig
     if isinstance(top.get("resume"), bool):  # resume=false is how the seed's users say it
         top["resume"] = "auto" if top["resume"] else "never"
     hints = get_type_hints(InferConfig)
-    plain = {
-        name: reader.value(hints[name], top[name], name)
-        for name in OWN - {"model", "backend"}
-        if name in top
-    }
-    sampling = reader.record(Sampling, {name: top[name] for name in DRAWING if name in top}, "")
-    backend = _backend(reader, top.get("backend"), top.get("backend_args") or {})
+    plain = {}
+    for name in OWN - {"model", "backend"}:
+        if name in top:
+            plain[name] = reader.value(hints[name], top[name], name)
+    sampling_options = {name: top[name] for name in DRAWING if name in top}
+    sampling = reader.record(Sampling, sampling_options, "")
+    backend_args = top.get("backend_args") or {}
+    backend = _parse_backend(reader, top.get("backend"), backend_args)
     if not reader.problems and model and sampling:
         config = InferConfig(
-            model=model, backend_name=top["backend"], backend=backend, sampling=sampling, **plain
+            model=model,
+            backend_name=top["backend"],
+            backend=backend,
+            sampling=sampling,
+            **plain,
         )
         reader.problems += _find_impossible(config)
     if reader.problems:
@@ -191,60 +213,74 @@ def parse_infer_config(tree: dict[str, Any], variables: set[str]) -> InferConfig
     return config
 
 
-def _backend(reader: Reader, name: Any, given: Any) -> Any:
+def _parse_backend(reader: Reader, name: object, args: object) -> Any:
+    """Build the backend of a name; None, and reported, where it cannot be."""
     try:
         cls = registry.backend.get(str(name))
     except UserError as error:
         reader.wrong("backend", str(error))
         return None
-    return reader.record(cls, given, "backend_args")
+    return reader.record(cls, args, "backend_args")
+
+
+def _list_able(attribute: str, value: str) -> str:
+    """Say which backends have a value among those of an attribute of their class."""
+    able = []
+    for entry in registry.backend.entries():
+        if value in getattr(entry.target, attribute):
+            able.append(f"backend={entry.name}")
+    if not able:
+        return ""
+    names = ", ".join(able)
+    return f"; these can: {names}"
+
+
+CAPABILITIES = {
+    "kind": "KINDS",
+    "modality": "MODALITIES",
+}
+"""Keys, and the attribute of a backend's class with the values that it can do."""
 
 
 def _find_impossible(config: InferConfig) -> list[str]:
-    """What the backend that was asked for cannot do, and which can; options that would be
+    """Find what the backend that was asked for cannot do, and which can; options that would be
     ignored."""
-    found, backend = [], config.backend
-
-    def others(can: Callable[[Any], bool]) -> str:
-        names = [entry.name for entry in registry.backend.entries() if can(entry.target)]
-        return f"; these can: {', '.join(f'backend={name}' for name in names)}" if names else ""
-
-    for what in ("kind", "modality"):
-        value = getattr(config, what)
-        of = f"{what.upper().removesuffix('Y')}{'IES' if what == 'modality' else 'S'}"
-        if value not in getattr(backend, of):
-            can = others(lambda cls, of=of, value=value: value in getattr(cls, of))  # type: ignore[misc]
-            found.append(f"{what}={value}: backend={config.backend_name} cannot do it{can}")
-    asked = config.sampling.asked()
+    found = []
+    backend = config.backend
+    name = config.backend_name
+    for key, attribute in CAPABILITIES.items():
+        value = getattr(config, key)
+        if value not in getattr(backend, attribute):
+            able = _list_able(attribute, value)
+            found.append(f"{key}={value}: backend={name} cannot do it{able}")
+    options = config.sampling.asked()
     if config.kind == "generate":
-        for name in asked.keys() - backend.OPTIONS:
-            can = others(lambda cls, name=name: name in cls.OPTIONS)  # type: ignore[misc]
-            found.append(f"{name}: backend={config.backend_name} cannot do it{can}")
+        for option in options.keys() - backend.OPTIONS:
+            able = _list_able("OPTIONS", option)
+            found.append(f"{option}: backend={name} cannot do it{able}")
     else:
-        given = sorted(asked) + ["max_new_tokens"] * (
-            config.sampling.max_new_tokens != PLAIN.max_new_tokens
-        )
-        found += [
-            f"{name}: says how text is continued, and kind={config.kind} continues none"
-            for name in given
-        ]
+        ignored = sorted(options)
+        if config.sampling.max_new_tokens != PLAIN.max_new_tokens:
+            ignored.append("max_new_tokens")
+        for option in ignored:
+            found.append(
+                f"{option}: says how text is continued, and kind={config.kind} continues none"
+            )
     if config.answer_column is not None and config.kind != "score":
         found.append(f"answer_column: is what kind=score scores; kind={config.kind} reads none")
     if config.modality == "vlm" and config.kind != "generate":
         found.append(
             f"kind={config.kind}: modality=vlm only continues conversations with images in them"
         )
-    if config.too_long != "error" and (config.modality == "vlm" or not backend.LOCAL):
-        who = "modality=vlm" if backend.LOCAL else f"backend={config.backend_name}"
+    counts_tokens = backend.LOCAL and config.modality != "vlm"
+    if config.too_long != "error" and not counts_tokens:
+        who = "modality=vlm" if backend.LOCAL else f"backend={name}"
         found.append(
             f"too_long={config.too_long}: with {who} the tokens of a prompt are not known "
             f"beforehand"
         )
     if config.quantization and not backend.LOCAL:
-        found.append(
-            f"quantization: backend={config.backend_name} asks a server, which loads its model "
-            f"itself"
-        )
+        found.append(f"quantization: backend={name} asks a server, which loads its model itself")
     if config.launch is not None and config.launch.startswith(("fsdp", "zero")):
         found.append(
             f"launch={config.launch}: spreads what is trained; for inference, launch=ddp shares "
@@ -252,8 +288,9 @@ def _find_impossible(config: InferConfig) -> list[str]:
         )
     if config.nproc is not None and config.launch is None:
         found.append("nproc: says how many processes launch starts: set launch=ddp too")
-    if not 0 <= config.seed < 2**32:
-        found.append(f"seed: must be from 0 to {2**32 - 1}, got {config.seed}")
+    most = 2**32 - 1
+    if not 0 <= config.seed <= most:
+        found.append(f"seed: must be from 0 to {most}, got {config.seed}")
     return found
 
 
@@ -263,8 +300,9 @@ def find_output_file(config: InferConfig) -> Path:
     Raises:
         UserError: where that is no name for them, or the input itself.
     """
-    source = config.input_file
-    path = Path(source).expanduser() if isinstance(source, str) else None
+    path = None
+    if isinstance(config.input_file, str):
+        path = Path(config.input_file).expanduser()
     if config.output_file is not None:
         output = Path(config.output_file).expanduser()
         if output.suffix != ".jsonl":
@@ -272,7 +310,8 @@ def find_output_file(config: InferConfig) -> Path:
                 f"output_file={output}: its name must end in .jsonl, for it holds JSON lines"
             )
     elif path is not None and path.exists():
-        output = path.with_name(f"{path.stem if path.is_file() else path.name}_output.jsonl")
+        stem = path.stem if path.is_file() else path.name
+        output = path.with_name(f"{stem}_output.jsonl")
     else:
         raise UserError(
             "output_file: is required where the rows come from no file here; set "

@@ -19,60 +19,83 @@ FOLDERS = ("output_dir", "logging_dir")
 """As OpenUnlearning's files have them among trainer.args; ours is paths.output_dir."""
 
 
-def layer_trainer(tree: Any, choice: str | None) -> list[str]:
-    """Puts the layers of the trainer on one another, weakest first; gives a sentence for each old
+def layer_trainer(tree: DictConfig, choice: str | None) -> list[str]:
+    """Put the layers of the trainer on one another, weakest first; give a sentence for each old
     name in them."""
     if "trainer" not in tree:
         return []
-    layers = {name: _mapping(tree, f"layers.{name}") for name in ("base", "common", "tuned")}
-    below = [
-        {"args": layers["base"].get("args") or {}},
-        {"args": layers["common"].get("args") or {}},
+    base = _read_mapping(tree, "layers.base")
+    common = _read_mapping(tree, "layers.common")
+    all_tuned = _read_mapping(tree, "layers.tuned")
+    own_tuned = OmegaConf.create({"tuned": all_tuned.get(choice or "")})
+    layers = [
+        {"args": base.get("args") or {}},
+        {"args": common.get("args") or {}},
+        _read_mapping(tree, "trainer"),
+        _read_mapping(own_tuned, "tuned", f"layers.tuned.{choice}"),
     ]
     merged: Any = OmegaConf.create({"args": {}})
-    said: list[str] = []
-    tuned = OmegaConf.create({"tuned": layers["tuned"].get(choice or "")})
-    above = [_mapping(tree, "trainer"), _mapping(tuned, "tuned", f"layers.tuned.{choice}")]
-    for layer in [*below, *above]:
-        args = _mapping(OmegaConf.create(layer), "args", "trainer.args")
-        args = {name: value for name, value in args.items() if name not in FOLDERS}
-        args, notes = training_args.translate_old_names(args)
-        said += notes
+    notes: list[str] = []
+    for layer in layers:
+        args = _read_mapping(OmegaConf.create(layer), "args", "trainer.args")
+        for folder in FOLDERS:
+            args.pop(folder, None)
+        args, layer_notes = training_args.translate_old_names(args)
+        notes += layer_notes
+        # Warm-up said in one way replaces a weaker layer's in another.
         if not args.keys().isdisjoint(training_args.WARMUPS):
             for name in training_args.WARMUPS:
                 merged.args.pop(name, None)
         merged = OmegaConf.merge(merged, OmegaConf.create({**layer, "args": args}))
     tree.trainer = merged
-    return said
+    return notes
 
 
-def _mapping(tree: Any, key: str, called: str | None = None) -> dict[str, Any]:
-    """The mapping at a key as plain values with their interpolations; empty where there is none."""
+def _read_mapping(
+    tree: DictConfig,
+    key: str,
+    label: str | None = None,
+) -> dict[str, Any]:
+    """Give the mapping at a key as plain values with their interpolations; empty where there is
+    none.
+
+    Args:
+        tree: a composed tree.
+        key: a dotted key.
+        label: what a message calls it, where that is not the key.
+    """
     try:
         node = OmegaConf.select(tree, key)
     except OmegaConfBaseException as error:
-        raise UserError(f"{called or key}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{label or key}: {reason}") from None
     if node is not None and not isinstance(node, DictConfig):
-        raise UserError(f"{called or key}: must be a mapping, got {quote_value(node)}")
+        raise UserError(f"{label or key}: must be a mapping, got {quote_value(node)}")
     return OmegaConf.to_container(node, resolve=False) if node else {}  # type: ignore[return-value]
 
 
-def keep_one_warmup(tree: Any, given: set[str]) -> None:
-    """What the user says of warm-up replaces what the files say of it in another way."""
-    said = [name for name in training_args.WARMUPS if f"trainer.args.{name}" in given]
-    if len(said) > 1:
-        raise UserError(f"trainer.args: {' and '.join(said)} say one thing in two ways; give one")
-    if said and "trainer" in tree:
+def keep_one_warmup(tree: DictConfig, given: set[str]) -> None:
+    """Let what the user says of warm-up replace what the files say of it in another way."""
+    own_names = [name for name in training_args.WARMUPS if f"trainer.args.{name}" in given]
+    if len(own_names) > 1:
+        both = " and ".join(own_names)
+        raise UserError(f"trainer.args: {both} say one thing in two ways; give one")
+    if own_names and "trainer" in tree:
         for name in training_args.WARMUPS:
             tree.trainer.args.pop(name, None)
 
 
-def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
-    """A benchmark starts from its own checkpoint of the chosen model; one it does not know needs a
+def choose_checkpoint(
+    tree: DictConfig,
+    choice: str | None,
+    given: set[str],
+) -> None:
+    """Start a benchmark from its own checkpoint of the chosen model; one it does not know needs a
     path."""
     # ${data_split} is the user's, applied after this
-    checkpoints = _mapping(tree, "layers.checkpoints")
-    if not checkpoints or choice in (None, "auto", "tiny") or MODEL_KEY in given:
+    checkpoints = _read_mapping(tree, "layers.checkpoints")
+    has_no_choice = choice in (None, "auto", "tiny")
+    if not checkpoints or has_no_choice or MODEL_KEY in given:
         return
     if choice not in checkpoints:
         known = ", ".join(checkpoints)
@@ -84,7 +107,10 @@ def choose_checkpoint(tree: Any, choice: str | None, given: set[str]) -> None:
 
 
 def add_own_rows_suite(
-    tree: Any, data_choice: str | None, chosen: Iterable[str], from_experiment: bool
+    tree: DictConfig,
+    data_choice: str | None,
+    chosen: Iterable[str],
+    from_experiment: bool,
 ) -> bool:
     """Give rows of the user's own the suite `rows`, where nobody names another; tells whether it
     did.
@@ -95,12 +121,14 @@ def add_own_rows_suite(
         chosen: what the user says: `eval` for a suite that is named, and keys of values.
         from_experiment: whether the suites may be an experiment's choice.
     """
-    named = [key for key in chosen if key == "eval" or key.startswith("eval.")]
-    others = [key for key in named if not key.startswith(f"eval.{OWN_ROWS}.")]
-    if data_choice != "files" or others or (from_experiment and tree.get("eval")):
+    eval_keys = [key for key in chosen if key == "eval" or key.startswith("eval.")]
+    names_another = not all(key.startswith(f"eval.{OWN_ROWS}.") for key in eval_keys)
+    has_suites = from_experiment and tree.get("eval")
+    if data_choice != "files" or names_another or has_suites:
         return False
-    tree.eval = {OWN_ROWS: OmegaConf.load(CONFIGS / "eval" / f"{OWN_ROWS}.yaml")}
-    return not named
+    suite = OmegaConf.load(CONFIGS / "eval" / f"{OWN_ROWS}.yaml")
+    tree.eval = {OWN_ROWS: suite}
+    return not eval_keys
 
 
 def drop_unmeasurable_suite(plain: dict[str, Any]) -> None:
@@ -110,5 +138,6 @@ def drop_unmeasurable_suite(plain: dict[str, Any]) -> None:
     handler = trainer.get("handler") if isinstance(trainer, dict) else None
     if not isinstance(handler, str) or handler not in registry.method:
         return  # which is refused later
-    if getattr(registry.method.get(handler), "ROWS", "answers") not in MEASURED_KINDS:
+    method = registry.method.get(handler)
+    if getattr(method, "ROWS", "answers") not in MEASURED_KINDS:
         plain["eval"] = {}

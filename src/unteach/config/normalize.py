@@ -12,7 +12,10 @@ HUB_ARGUMENTS = ("hf_args", "few_shot_dataset_hf_args")
 """Mappings that are given to `datasets.load_dataset`."""
 
 
-def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> list[str]:
+def normalize_config(
+    plain: dict[str, Any],
+    values: list[tuple[str, Any]],
+) -> list[str]:
     """Normalize a resolved tree in place; give what there is to say about it.
 
     Args:
@@ -28,11 +31,12 @@ def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> li
         _normalize_model(model, plain.get("template"))
     trainer = plain.get("trainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict | None):
-        trainer["args"] = trainer.get("args") or {}
+        args = trainer.get("args") or {}
+        trainer["args"] = args
         given = dict(values)
-        notes += _switch_off_idle_evaluation(plain, trainer["args"], given)
-        _unite_seeds(plain, trainer["args"], given)
-        _move_resume(plain, trainer["args"])
+        notes += _switch_off_idle_evaluation(plain, args, given)
+        _unite_seeds(plain, args, given)
+        _move_resume(plain, args)
         if plain.get("compat"):
             _add_quirks(trainer)
     paths = plain.get("paths")
@@ -41,26 +45,32 @@ def normalize_config(plain: dict[str, Any], values: list[tuple[str, Any]]) -> li
     return notes
 
 
-def _normalize_model(model: dict[str, Any], template: Any) -> None:
+def _normalize_model(model: dict[str, Any], template: object) -> None:
     """Bring the template's kind and the old names of a model's keys to where they are read."""
-    if template and isinstance(model.setdefault("template_args", {}), dict):
-        model["template_args"]["kind"] = template
+    if template:
+        template_args = model.setdefault("template_args", {})
+        if isinstance(template_args, dict):
+            template_args["kind"] = template
     for old, new in RENAMED.items():
         _, section_name, old_name = old.split(".")
+        new_name = new.rpartition(".")[2]
         section = model.get(section_name)
         if isinstance(section, dict) and old_name in section:
             value = section.pop(old_name)
-            section.setdefault(new.rpartition(".")[2], value)
+            section.setdefault(new_name, value)
 
 
 def _switch_off_idle_evaluation(
-    plain: dict[str, Any], args: dict[str, Any], given: dict[str, Any]
+    plain: dict[str, Any],
+    args: dict[str, Any],
+    given: dict[str, Any],
 ) -> list[str]:
     """Evaluate nothing while training where a run has no suite and holds no rows out."""
     if plain.get("eval") or has_held_out_rows(plain.get("data")):
         return []
     is_asked_for = args.get("eval_strategy", "no") != "no"
-    args |= {"eval_strategy": "no", "eval_on_start": False}
+    args["eval_strategy"] = "no"
+    args["eval_on_start"] = False
     if is_asked_for and "trainer.args.eval_strategy" in given:
         return [
             "trainer.args.eval_strategy has nothing to run: this run has no suite (eval=null) and "
@@ -69,12 +79,17 @@ def _switch_off_idle_evaluation(
     return []
 
 
-def _unite_seeds(plain: dict[str, Any], args: dict[str, Any], given: dict[str, Any]) -> None:
-    """`seed` and `trainer.args.seed` are one value; the user's own wins."""
+def _unite_seeds(
+    plain: dict[str, Any],
+    args: dict[str, Any],
+    given: dict[str, Any],
+) -> None:
+    """Make `seed` and `trainer.args.seed` one value; the user's own wins."""
     if "seed" not in args:
         return
     seed = args.pop("seed")
-    if {"seed", "trainer.args.seed"} <= given.keys() and seed != plain.get("seed"):
+    has_both = "seed" in given and "trainer.args.seed" in given
+    if has_both and seed != plain.get("seed"):
         raise UserError(
             "seed and trainer.args.seed are one value, and two different ones were given; give one"
         )
@@ -82,22 +97,26 @@ def _unite_seeds(plain: dict[str, Any], args: dict[str, Any], given: dict[str, A
 
 
 def _move_resume(plain: dict[str, Any], args: dict[str, Any]) -> None:
-    """What transformers calls resume_from_checkpoint is `resume` here."""
+    """Move what transformers calls resume_from_checkpoint to `resume`."""
     if "resume_from_checkpoint" not in args:
         return
     value = args.pop("resume_from_checkpoint")
     if isinstance(value, bool):
         value = "auto" if value else "never"
-    plain["resume"] = plain.get("resume", "auto") if value is None else value
+    if value is None:
+        value = plain.get("resume", "auto")
+    plain["resume"] = value
 
 
 def _add_quirks(trainer: dict[str, Any]) -> None:
     """Set the published quirks of the method, where the user says nothing else."""
-    handler, method_args = trainer.get("handler"), trainer.get("method_args") or {}
+    handler = trainer.get("handler")
     if not isinstance(handler, str) or handler not in registry.method:
         return
+    method_args = trainer.get("method_args") or {}
     if isinstance(method_args, dict):
-        quirks = getattr(registry.method.get(handler), "QUIRKS", {})
+        method = registry.method.get(handler)
+        quirks = getattr(method, "QUIRKS", {})
         trainer["method_args"] = {**quirks, **method_args}
 
 
@@ -105,18 +124,20 @@ def _spread_caches(plain: dict[str, Any], paths: dict[str, Any]) -> None:
     """Let `paths.model_cache_dir` and `paths.data_cache_dir` reach whatever loads from the hub and
     says nothing else."""
     model = plain.get("model")
-    model_cache, data_cache = paths.get("model_cache_dir"), paths.get("data_cache_dir")
+    model_cache = paths.get("model_cache_dir")
+    data_cache = paths.get("data_cache_dir")
     if model_cache and isinstance(model, dict):
         for name in ("model_args", "tokenizer_args"):
             section = model.get(name)
             if isinstance(section, dict) and section.get(PATH):
                 section.setdefault("cache_dir", model_cache)
     if data_cache:
-        for hub_arguments in _find_hub_arguments([plain.get("data"), plain.get("eval")]):
+        sections = [plain.get("data"), plain.get("eval")]
+        for hub_arguments in _find_hub_arguments(sections):
             hub_arguments.setdefault("cache_dir", data_cache)
 
 
-def _find_hub_arguments(node: Any) -> Iterator[dict[str, Any]]:
+def _find_hub_arguments(node: object) -> Iterator[dict[str, Any]]:
     """Find every mapping of arguments of `datasets.load_dataset` within a section."""
     if isinstance(node, list):
         for item in node:

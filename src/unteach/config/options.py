@@ -13,7 +13,9 @@ TOP = frozenset(
 
 
 def unknown_options(
-    options: list[tuple[str, str | None]], known: Iterable[str], verb: str
+    options: list[tuple[str, str | None]],
+    known: Iterable[str],
+    verb: str,
 ) -> UserError:
     """The error for words that begin with dashes and are no options: settings of a run are written
     key=value.
@@ -32,13 +34,16 @@ def unknown_options(
         if near and not key:
             lines.append(f"there is no option called {option!r}; did you mean {near}?")
         elif key:
-            lines.append(f"{option}: write {key}={'…' if value is None else value}, without dashes")
+            shown = "…" if value is None else value
+            lines.append(f"{option}: write {key}={shown}, without dashes")
         else:
             lines.append(
                 f"there is no option called {option!r}; settings are written key=value, without "
                 f"dashes"
             )
-    return UserError("\n  ".join([*lines, f"Options: {', '.join(known)}"]))
+    allowed = ", ".join(known)
+    lines.append(f"Options: {allowed}")
+    return UserError("\n  ".join(lines))
 
 
 def _key_of_option(name: str, verb: str) -> str | None:

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -17,6 +17,10 @@ from unteach.config.reader import collect_problems
 from unteach.errors import UserError, refuse_unreadable, shorten_name
 from unteach.lazy import hydra_errors, hydra_parser
 from unteach.strict_yaml import refuse_odd_values
+
+if TYPE_CHECKING:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Override
 
 RENAMED = {
     "model.model_args.torch_dtype": "model.model_args.dtype",
@@ -44,43 +48,77 @@ class Overrides:
     """a sentence for each word that cannot stand"""
 
     def keys(self) -> set[str]:
+        """The keys whose value the user sets."""
         return {key for key, _ in self.values}
 
     def chooses(self, *groups: str) -> bool:
         """Whether the user says anything of these groups: which one, or a value within it."""
-        said = {word.partition("=")[0] for word in self.groups} | self.keys()
-        return any(key.lstrip("+").partition(".")[0] in groups for key in said)
+        keys = self.keys()
+        keys |= {word.partition("=")[0] for word in self.groups}
+        for key in keys:
+            group = key.lstrip("+").partition(".")[0]
+            if group in groups:
+                return True
+        return False
 
 
 def sort_overrides(overrides: Iterable[str]) -> Overrides:
-    """Splits overrides into group choices (Hydra's work) and values (ours), and mends the short
+    """Split overrides into group choices (Hydra's work) and values (ours), and mend the short
     forms."""
-    parser, words = hydra_parser.OverridesParser.create(), Overrides()
+    parser = hydra_parser.OverridesParser.create()
+    words = Overrides()
     for word in overrides:
         with collect_problems(words.problems):
             _sort_word(words, word, parser)
     return words
 
 
-def _sort_word(words: Overrides, word: str, parser: Any) -> None:
-    """Puts one word where it belongs; UserError where it cannot stand."""
+def _sort_word(words: Overrides, word: str, parser: "OverridesParser") -> None:
+    """Put one word where it belongs. Raises UserError where it cannot stand."""
+    override = _parse_word(word, parser)
+    key = override.key_or_group
+    is_removal = override.is_delete()
+    value = None if is_removal else override.value()
+    _refuse_word(word, key, value)
+
+    stream = re.fullmatch(r"data\.(\w+)", key)
+    not_streams = ("anchor", *FILE_KEYS, *RENAMED_FILE_KEYS)
+    if key == "eval" and value is None and not is_removal:
+        words.eval_off = True
+    elif key == "experiment" and value is None:
+        return
+    elif value is None and (is_removal or key in GROUPS):
+        words.removed.append(key)
+    elif stream and _names(value) and stream[1] not in not_streams:
+        dataset = str(value).replace("'", "")
+        words.groups.append(f"data/datasets@data.{stream[1]}={dataset}")
+    elif override.package is not None or key in GROUPS or "/" in key:
+        _add_choice(words, word, key, value)
+    else:
+        _add_value(words, key, value)
+
+
+def _parse_word(word: str, parser: "OverridesParser") -> "Override":
+    """Parse a word by Hydra's grammar. Raises UserError where it is none, or asks for a sweep."""
     with refuse_unreadable(shorten_name(word), "cannot be read"):
         try:
             override = parser.parse_override(word)
         except hydra_errors.HydraException:
             raise UserError(_unreadable(word)) from None
-    key = override.key_or_group
     if override.is_sweep_override():
         raise UserError(
             f"{word!r} asks for several runs: put them under `vary` in a study (unteach study …)"
             + _list_instead(word)
         )
-    value = None if override.is_delete() else override.value()
+    return override
+
+
+def _refuse_word(word: str, key: str, value: object) -> None:
+    """Raise UserError where a word's key or value can stand nowhere."""
     try:
         refuse_odd_values(value)
     except UserError as error:
         raise UserError(f"{shorten_name(word)}: {error}") from None
-    stream = re.fullmatch(r"data\.(\w+)", key)
     if not key:
         raise UserError(_unreadable(word))
     if mend := openunlearning.find_refusal(key, value):
@@ -94,58 +132,67 @@ def _sort_word(words: Overrides, word: str, parser: Any) -> None:
             f"{word!r}: layers are for configuration files; set trainer.args.… or "
             f"trainer.method_args.…"
         )
-    if key == "eval" and value is None and not override.is_delete():
-        words.eval_off = True
-    elif key == "experiment" and value is None:
-        return
-    elif value is None and (override.is_delete() or key in GROUPS):
-        words.removed.append(key)
-    elif stream and _names(value) and stream[1] not in ("anchor", *FILE_KEYS, *RENAMED_FILE_KEYS):
-        words.groups.append(f"data/datasets@data.{stream[1]}={str(value).replace(chr(39), '')}")
-    elif override.package is not None or key in GROUPS or "/" in key:
-        if not _names(value):
-            raise UserError(
-                f"{word}: takes a name, of {', '.join(list_options(key)) or 'a file of that group'}"
-            )
-        choice = re.sub(r"\.yaml$", "", word.lstrip("+"))
-        if choice in RENAMED_CHOICES:
-            words.notes.append(
-                f"{choice} is spelled {RENAMED_CHOICES[choice].partition('=')[2]} here"
-            )
-        words.groups.append(RENAMED_CHOICES.get(choice, choice))
-        words.eval_off = words.eval_off and key != "eval"  # the later word wins
-    else:
-        _add_value(words, key, value)
+
+
+def _add_choice(
+    words: Overrides,
+    word: str,
+    key: str,
+    value: object,
+) -> None:
+    """Add the choice of a group's file. Raises UserError where the value names none."""
+    if not _names(value):
+        allowed = ", ".join(list_options(key)) or "a file of that group"
+        raise UserError(f"{word}: takes a name, of {allowed}")
+    choice = re.sub(r"\.yaml$", "", word.lstrip("+"))
+    current = RENAMED_CHOICES.get(choice, choice)
+    if current != choice:
+        name = current.partition("=")[2]
+        words.notes.append(f"{choice} is spelled {name} here")
+    words.groups.append(current)
+    if key == "eval":
+        words.eval_off = False  # the later word wins
 
 
 def _names(value: object) -> bool:
     """Whether a value names a file of a group, or several."""
-    many = value if isinstance(value, list) else [value]
-    return bool(many) and all(isinstance(name, str) for name in many)
+    if not isinstance(value, list):
+        return isinstance(value, str)
+    return bool(value) and all(isinstance(name, str) for name in value)
 
 
 def _list_instead(word: str) -> str:
     """Say how a list is written, where a word's value is a row of names."""
     key, _, value = word.partition("=")
-    names = [name.strip() for name in value.split(",")]
-    if not all(re.fullmatch(r"[\w./:-]+", name) for name in names):
-        return ""
-    return f"; where {key} takes a list, write {key}=[{','.join(names)}]"
+    names = []
+    for name in value.split(","):
+        name = name.strip()
+        if not re.fullmatch(r"[\w./:-]+", name):
+            return ""
+        names.append(name)
+    items = ",".join(names)
+    return f"; where {key} takes a list, write {key}=[{items}]"
 
 
 def _unreadable(word: str) -> str:
+    """Say how a word that the grammar does not read is to be written."""
     key, equals, value = word.partition("=")
     if not equals and os.path.isdir(os.path.expanduser(word)):
         return f"{word}: is a folder; a model is named by model={word}, rows by data={word}"
     if not equals and word.lower().endswith(TABLES):
         return f"{word}: is a file of rows; write data={word}"
-    if equals and re.fullmatch(r"[\w.@/+]+", key) and not re.search(r"^[\[{]|['\"]", value):
+    is_key = re.fullmatch(r"[\w.@/+]+", key) is not None
+    has_marks = re.search(r"^[\[{]|['\"]", value) is not None
+    if equals and is_key and not has_marks:
         return (
             f"cannot read {word!r}: put the value in quotes, and all of it in others: "
             f"\"{key}='{value}'\""
         )
     if plain_list := re.fullmatch(r"\[([^\[\]{}'\"]*)\]", value):
-        items = ",".join(f'"{item.strip()}"' for item in plain_list[1].split(","))
+        quoted = []
+        for item in plain_list[1].split(","):
+            quoted.append(f'"{item.strip()}"')
+        items = ",".join(quoted)
         return (
             f"cannot read {word!r}: put each of the list in quotes, and all of it in others: "
             f"'{key}=[{items}]'"
@@ -154,28 +201,33 @@ def _unreadable(word: str) -> str:
 
 
 def _add_value(words: Overrides, key: str, value: object) -> None:
-    """Adds a value under today's name of its key."""
+    """Add a value under today's name of its key."""
     section, _, name = key.rpartition(".")
     if section == "trainer.args":
-        current, said = training_args.translate_old_names({name: value})
-        words.values += [(f"trainer.args.{new}", item) for new, item in current.items()]
-        words.notes += said
+        current_args, notes = training_args.translate_old_names({name: value})
+        for current_name, current_value in current_args.items():
+            words.values.append((f"trainer.args.{current_name}", current_value))
+        words.notes += notes
         return
-    if key in RENAMED:
-        words.notes.append(f"{key} is called {RENAMED[key].rpartition('.')[2]} now")
-    words.values.append((RENAMED.get(key, key), value))
+    current_key = RENAMED.get(key, key)
+    if current_key != key:
+        current_name = current_key.rpartition(".")[2]
+        words.notes.append(f"{key} is called {current_name} now")
+    words.values.append((current_key, value))
 
 
 def spell_value(value: object) -> str:
-    """A value as a word's right side."""
+    """Write a value as a word's right side."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
-        return f"[{','.join(map(spell_value, value))}]"
+        items = ",".join(map(spell_value, value))
+        return f"[{items}]"
     if isinstance(value, dict):
-        return f"{{{','.join(f'{key}: {spell_value(item)}' for key, item in value.items())}}}"
+        entries = [f"{key}: {spell_value(item)}" for key, item in value.items()]
+        return "{" + ",".join(entries) + "}"
     if isinstance(value, str) and not _is_plain(value):
         return quote(value)
     return str(value)
@@ -194,21 +246,34 @@ def unquote(text: str) -> str:
     """Give the text that a word's right side stands for: the inverse of `quote`; without quotes it
     is as it stands."""
     text = text.strip()
-    if len(text) < 2 or text[0] != text[-1] or text[0] not in "'\"":
+    mark = text[:1]
+    is_quoted = len(text) >= 2 and mark in "'\"" and text.endswith(mark)
+    if not is_quoted:
         return text
-    mark, inner = text[0], text[1:-1]
-    inner = re.sub(rf"(\\*)\\{mark}", lambda found: found[1][: len(found[1]) // 2] + mark, inner)
-    return re.sub(r"(\\+)$", lambda found: found[1][: len(found[1]) // 2], inner)
+    inner = re.sub(
+        rf"(\\*)\\{mark}",
+        lambda match: _halve(match[1]) + mark,
+        text[1:-1],
+    )
+    return re.sub(r"(\\+)$", lambda match: _halve(match[1]), inner)
+
+
+def _halve(backslashes: str) -> str:
+    """Undo the doubling of backslashes by `quote`."""
+    return backslashes[: len(backslashes) // 2]
 
 
 @functools.cache
 def _is_plain(text: str) -> bool:
     """Whether text is itself without quotes, and no number, truth value or null."""
-    return bool(re.fullmatch(r"[\w./:%-]+", text, re.ASCII)) and _is_text(text)
+    if not re.fullmatch(r"[\w./:%-]+", text, re.ASCII):
+        return False
+    return _is_text(text)
 
 
 def _is_text(text: str) -> bool:
     """Whether YAML takes this for text; its value is not built, for a number may have too many
     digits."""
     node = yaml.compose(text, Loader=yaml.SafeLoader)
-    return node is not None and node.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
+    text_tag = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
+    return node is not None and node.tag == text_tag

@@ -47,7 +47,11 @@ EVALUATION = "eval"
 """The mode of a configuration that measures and does not train."""
 
 
-def parse_run_config(tree: dict[str, Any], variables: set[str], command: str = "") -> RunConfig:
+def parse_run_config(
+    tree: dict[str, Any],
+    variables: set[str],
+    command: str = "",
+) -> RunConfig:
     """Parse the composed, resolved tree.
 
     Args:
@@ -62,12 +66,21 @@ def parse_run_config(tree: dict[str, Any], variables: set[str], command: str = "
         UserError: with every problem in it.
     """
     reader = Reader()
-    top = select_known(reader, {*SECTIONS, *VALUES}, variables, tree, _find_method(tree))
+    top = select_known(
+        reader,
+        {*SECTIONS, *VALUES},
+        variables,
+        tree,
+        _find_method(tree),
+    )
     sections = _select_sections(reader, top)
     for name in REQUIRED:
         if name not in top:
             reader.wrong(name, "is required, and was removed")
-    built = {name: SECTIONS[name](reader, value) for name, value in sections.items()}
+    built = {}
+    for name, value in sections.items():
+        parse_section = SECTIONS[name]
+        built[name] = parse_section(reader, value)
     for name, hint in VALUES.items():
         if name in top:
             built[name] = reader.value(hint, top[name], name)
@@ -83,7 +96,9 @@ def parse_run_config(tree: dict[str, Any], variables: set[str], command: str = "
 def _find_method(tree: dict[str, Any]) -> type | None:
     """Find the class of the run's method, where the tree names one that there is."""
     trainer = tree.get("trainer")
-    handler = trainer.get("handler") if isinstance(trainer, dict) else None
+    if not isinstance(trainer, dict):
+        return None
+    handler = trainer.get("handler")
     if not isinstance(handler, str) or handler not in registry.method:
         return None
     return registry.method.get(handler)
@@ -101,13 +116,20 @@ def _select_sections(reader: Reader, top: dict[str, Any]) -> dict[str, dict[str,
     return sections
 
 
-def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any]) -> None:
+def _check_sections(
+    reader: Reader,
+    tree: dict[str, Any],
+    built: dict[str, Any],
+) -> None:
     """Report sections that do not fit one another."""
-    trainer, data, suites = built.get("trainer"), built.get("data"), built.get("eval") or {}
+    trainer = built.get("trainer")
+    data = built.get("data")
+    suites = built.get("eval") or {}
     consistency.check_names_and_seed(reader, built)
     if built.get("wandb") and not consistency.reports_to(trainer, "wandb"):
         reader.wrong(
-            "wandb", "nothing is sent there: set trainer.args.report_to=wandb, or leave it out"
+            "wandb",
+            "nothing is sent there: set trainer.args.report_to=wandb, or leave it out",
         )
     consistency.check_own_rows(reader, trainer, suites, data)
     if built.get("mode") == EVALUATION:
@@ -115,7 +137,8 @@ def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any])
             reader.wrong("trainer", "an evaluation trains nothing; leave it out")
         return
     if trainer:
-        consistency.check_measured(reader, trainer, suites, has_held_out_rows(tree.get("data")))
+        has_held_out = has_held_out_rows(tree.get("data"))
+        consistency.check_measured(reader, trainer, suites, has_held_out)
         consistency.check_streams(reader, trainer, data)
         consistency.check_samples(reader, trainer, data)
     if not tree.get("trainer") or not tree.get("data"):
@@ -125,7 +148,11 @@ def _check_sections(reader: Reader, tree: dict[str, Any], built: dict[str, Any])
 
 
 def select_known(
-    reader: Reader, own: set[str], variables: set[str], tree: dict[str, Any], method: type | None
+    reader: Reader,
+    own: set[str],
+    variables: set[str],
+    tree: dict[str, Any],
+    method: type | None,
 ) -> dict[str, Any]:
     """Select the keys at the top that are known; what other tools call a key further down is
     answered with that key."""
@@ -133,14 +160,17 @@ def select_known(
     for name in tree:
         if name in allowed:
             continue
-        hint = synonyms.suggest(str(name), tree[name], str(tree.get("mode")), method)
+        mode = str(tree.get("mode"))
+        hint = synonyms.suggest(str(name), tree[name], mode, method)
+        least_likeness = synonyms.NEAR if hint else 0.6
         # a verb says the mode
-        guess = find_nearest(str(name), allowed - {"mode"}, synonyms.NEAR if hint else 0.6)
+        guess = find_nearest(str(name), allowed - {"mode"}, least_likeness)
         if guess:
             hint = f"did you mean {guess}?"
         elif not hint:
-            used = sorted({*own, *(variables & tree.keys())})
-            hint = f"allowed: {', '.join(used)}"
+            used = own | (variables & tree.keys())
+            names = ", ".join(sorted(used))
+            hint = f"allowed: {names}"
         reader.wrong(str(name), f"no such key; {hint}")
     return {name: value for name, value in tree.items() if name in allowed}
 
@@ -154,25 +184,35 @@ def parse_model(reader: Reader, value: dict[str, Any]) -> ModelConfig | None:
         registry.model.get(model.model_handler)
     except UserError as error:
         reader.wrong("model.model_handler", str(error))
-    for name in ("dtype", PATH):
-        reader.value(str | None, model.model_args.get(name), f"model.model_args.{name}")
-    reader.value(str | None, model.tokenizer_args.get(PATH), f"model.tokenizer_args.{PATH}")
+    texts = {
+        "model.model_args.dtype": model.model_args.get("dtype"),
+        f"model.model_args.{PATH}": model.model_args.get(PATH),
+        f"model.tokenizer_args.{PATH}": model.tokenizer_args.get(PATH),
+    }
+    for key, text in texts.items():
+        reader.value(str | None, text, key)
     return model
 
 
 def _parse_paths(reader: Reader, value: dict[str, Any]) -> Paths | None:
+    """Parse the section `paths`."""
     paths: Paths | None = reader.record(Paths, value, "paths")
     return paths
 
 
 def _parse_wandb(reader: Reader, value: dict[str, Any]) -> Wandb | None:
+    """Parse the section `wandb`."""
     wandb: Wandb | None = reader.record(Wandb, value, "wandb")
     return wandb
 
 
 def _parse_component(
-    reader: Reader, kind: registry.Registry, value: object, path: str
+    reader: Reader,
+    kind: registry.Registry,
+    value: object,
+    path: str,
 ) -> ComponentConfig | None:
+    """Parse a handler of one kind and its arguments."""
     component: ComponentConfig | None = reader.record(ComponentConfig, value, path)
     if component is None:
         return None
@@ -204,19 +244,24 @@ def _parse_data(reader: Reader, value: dict[str, Any]) -> DataConfig | None:
         return DataConfig(streams, anchor or "", files)
     anchor = anchor or next(iter(streams), "train")
     if streams and anchor not in streams and not reader.problems:
+        names = ", ".join(streams)
         reader.wrong(
             "data.anchor",
-            f"{anchor!r} is not a stream of this run; its streams: {', '.join(streams)}",
+            f"{anchor!r} is not a stream of this run; its streams: {names}",
         )
     return DataConfig(streams, anchor)
 
 
 def _parse_stream(
-    reader: Reader, stream: str, datasets: object, files: Files | None
+    reader: Reader,
+    stream: str,
+    datasets: object,
+    files: Files | None,
 ) -> dict[str, ComponentConfig] | None:
     """Parse the datasets of one stream; None where they are none."""
     if stream in RENAMED_FILE_KEYS:
-        reader.wrong(f"data.{stream}", f"is called data.{RENAMED_FILE_KEYS[stream]} now")
+        current = RENAMED_FILE_KEYS[stream]
+        reader.wrong(f"data.{stream}", f"is called data.{current} now")
         return None
     if files is not None and files.of(stream) is not None:
         reader.wrong(
@@ -225,7 +270,8 @@ def _parse_stream(
         )
         return None
     if not isinstance(datasets, dict):
-        guess = find_nearest(str(stream), (*FILE_KEYS, *STREAMS, "anchor"))
+        known = (*FILE_KEYS, *STREAMS, "anchor")
+        guess = find_nearest(str(stream), known)
         hint = f"; did you mean data.{guess}?" if guess and guess != stream else ""
         reader.wrong(
             f"data.{stream}",
@@ -242,13 +288,16 @@ def _parse_stream(
 
 
 def _parse_collator(reader: Reader, value: dict[str, Any]) -> ComponentConfig | None:
+    """Parse the section `collator`, which holds one."""
     if len(value) > 1:
-        reader.wrong("collator", f"one collator, got {', '.join(value)}")
+        names = ", ".join(value)
+        reader.wrong("collator", f"one collator, got {names}")
     name, collator = next(iter(value.items()))
     return _parse_component(reader, registry.collator, collator, f"collator.{name}")
 
 
 def _parse_suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:
+    """Parse the section `eval`: suites by name."""
     suites = {}
     for name, section in value.items():
         suite: SuiteConfig | None = reader.record(SuiteConfig, section, f"eval.{name}")
@@ -261,14 +310,18 @@ def _parse_suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfi
 def _check_metrics(reader: Reader, path: str, suite: SuiteConfig) -> None:
     """Report metrics of a suite that are asked for or described and not defined, and definitions
     that cannot be."""
-    metrics = [suite.metrics] if isinstance(suite.metrics, str) else suite.metrics
+    metrics = suite.metrics
+    if isinstance(metrics, str):
+        metrics = [metrics]
     if not metrics:
         reader.wrong(f"{path}.metrics", "asks for nothing; eval=null measures nothing")
     for metric in metrics:
         if metric not in suite.define and metric not in ("all", "default"):
             guess = find_nearest(metric, suite.define)
-            allowed = ", ".join(sorted(suite.define))
-            hint = f"did you mean {guess}?" if guess else f"allowed: all, {allowed}"
+            hint = f"did you mean {guess}?"
+            if not guess:
+                allowed = ", ".join(sorted(suite.define))
+                hint = f"allowed: all, {allowed}"
             reader.wrong(f"{path}.metrics", f"no metric called {metric!r}; {hint}")
     for metric in suite.describe:
         if metric not in suite.define:
@@ -283,7 +336,9 @@ def _check_metrics(reader: Reader, path: str, suite: SuiteConfig) -> None:
 
 
 def _check_definition(
-    reader: Reader, path: str, definition: dict[str, Any]
+    reader: Reader,
+    path: str,
+    definition: dict[str, Any],
 ) -> registry.Entry | None:
     """Report a metric's definition that names no metric, or gives it what it does not take; give
     the metric that it names."""
@@ -304,7 +359,10 @@ def _check_definition(
 
 
 def _describe_by_class(
-    reader: Reader, suite: SuiteConfig, metric: str, entry: registry.Entry
+    reader: Reader,
+    suite: SuiteConfig,
+    metric: str,
+    entry: registry.Entry,
 ) -> None:
     """Add to a suite's description of a metric what the decorator of its class says."""
     by_class = reader.record(MetricDescription, entry.facts, f"@metric({entry.name!r})")

@@ -9,13 +9,18 @@ from unteach.config.schema import TheirTrainer, TrainerConfig
 from unteach.config.watching import Guard, Profiler, Samples
 from unteach.errors import UserError
 
-WATCHERS = {"guard": Guard, "samples": Samples, "profiler": Profiler}
+WATCHERS = {
+    "guard": Guard,
+    "samples": Samples,
+    "profiler": Profiler,
+}
 """Sections of `trainer` that watch a run."""
 
 
 def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     """Parse the section; None where it names no method."""
-    top = reader.known({"handler", "args", "method_args", *WATCHERS}, value, "trainer")
+    allowed = {"handler", "args", "method_args", *WATCHERS}
+    top = reader.known(allowed, value, "trainer")
     args = _parse_args(reader, top.get("args"))
     cls = _find_method(reader, top.get("handler"))
     if cls is None:
@@ -24,23 +29,36 @@ def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None
     for name, section in WATCHERS.items():
         if top.get(name) is not None:
             watchers[name] = reader.record(section, top[name], f"trainer.{name}")
-    method_args = {} if top.get("method_args") is None else top["method_args"]
+    method_args = top.get("method_args")
+    if method_args is None:
+        method_args = {}
     if registry.is_trainer(cls):
         method = _parse_their_trainer(reader, cls, method_args)
     else:
         method = reader.record(cls, method_args, "trainer.method_args")
-    return TrainerConfig(top["handler"], method, args, **watchers)
+    return TrainerConfig(
+        handler=top["handler"],
+        method=method,
+        args=args,
+        **watchers,
+    )
 
 
 def _parse_args(reader: Reader, value: object) -> dict[str, Any]:
     """Parse trainer.args: fields of TrainingArguments, and our own beside them."""
-    given: Any = {} if value is None else value
-    args: dict[str, Any] = reader.value(dict[str, Any], given, "trainer.args") or {}
-    allowed = {**training_args.REFUSED, **training_args.declared_fields()}
-    known = reader.known(allowed, args, "trainer.args", training_args.OTHER_NAMES)
+    if value is None:
+        value = {}
+    args: dict[str, Any] = reader.value(dict[str, Any], value, "trainer.args") or {}
+    refused = training_args.REFUSED
+    known = reader.known(
+        {**refused, **training_args.declared_fields()},
+        args,
+        "trainer.args",
+        training_args.OTHER_NAMES,
+    )
     for name, item in known.items():
-        if name in training_args.REFUSED:
-            reader.wrong(f"trainer.args.{name}", f"not used here: {training_args.REFUSED[name]}")
+        if name in refused:
+            reader.wrong(f"trainer.args.{name}", f"not used here: {refused[name]}")
         elif fault := training_args.find_fault(name, item):
             reader.wrong(f"trainer.args.{name}", fault)
     for name, clash in training_args.find_clashes(known):
@@ -49,6 +67,7 @@ def _parse_args(reader: Reader, value: object) -> dict[str, Any]:
 
 
 def _find_method(reader: Reader, handler: object) -> type | None:
+    """Find the class of the method; None, and reported, where there is none of that name."""
     if not isinstance(handler, str):
         reader.wrong(
             "trainer.handler",

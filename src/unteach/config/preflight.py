@@ -30,12 +30,17 @@ def find_unnamed(config_name: str, words: Overrides) -> Iterator[str]:
     is."""
     if config_name not in OWN:
         return
-    chosen = {word.partition("=")[0].lstrip("+"): word.partition("=")[2] for word in words.groups}
+    chosen = {}
+    for word in words.groups:
+        group, _, name = word.partition("=")
+        chosen[group.lstrip("+")] = name
     experiment = chosen.get("experiment")
     files = chosen.get("data") == "files"
     shipped = experiment in groups.list_options("experiment")
     keys = words.keys()
-    if not ("model" in chosen or MODEL_KEY in keys) and (not experiment or (files and shipped)):
+    names_model = "model" in chosen or MODEL_KEY in keys
+    brings_model = experiment and not (files and shipped)
+    if not names_model and not brings_model:
         yield (
             "model: no model was named: model=PATH (a model's or a run's folder), model=org/name "
             "(of the hub), or a configuration (`unteach list models`)"
@@ -43,15 +48,19 @@ def find_unnamed(config_name: str, words: Overrides) -> Iterator[str]:
     if experiment or config_name == "infer":
         return
     streams = [key for key in chosen if key.startswith("data/datasets@")]
-    if config_name in ("train", "unlearn") and not (streams or words.chooses("data")):
-        two = "data=FILE.csv with a column forget, or forget=FILE and retain=FILE"
-        unlearns = config_name == "unlearn"
-        rows, stream = (two, "forget") if unlearns else ("data=FILE.csv", "train")
+    trains = config_name in ("train", "unlearn")
+    if trains and not streams and not words.chooses("data"):
+        rows = "data=FILE.csv"
+        stream = "train"
+        if config_name == "unlearn":
+            rows = "data=FILE.csv with a column forget, or forget=FILE and retain=FILE"
+            stream = "forget"
         yield (
             f"data: no rows were named: {rows}, data.{stream}=DATASET (`unteach list datasets`), "
             "or experiment=NAME (`unteach list experiments`)"
         )
-    if config_name == "eval" and not (words.eval_off or files or words.chooses("eval")):
+    names_suite = words.eval_off or files or words.chooses("eval")
+    if config_name == "eval" and not names_suite:
         yield (
             "eval: no suite was named: eval=NAME (`unteach list suites`), experiment=eval/…, or "
             "data=FILE.csv for rows of your own"
@@ -59,7 +68,9 @@ def find_unnamed(config_name: str, words: Overrides) -> Iterator[str]:
 
 
 def find_absent(
-    plain: dict[str, Any], placed: dict[str, str], coming: frozenset[str] = frozenset()
+    plain: dict[str, Any],
+    placed: dict[str, str],
+    coming: frozenset[str] = frozenset(),
 ) -> Iterator[str]:
     """A sentence for each model folder and file that is named by its path and is not there.
 
@@ -68,87 +79,90 @@ def find_absent(
         placed: the long keys that short words said, which are then called by those.
         coming: model folders that other runs will have made by then.
     """
-    model, data = plain.get("model"), plain.get("data")
+    model = plain.get("model")
     if isinstance(model, dict) and not _asks_server(plain):
         for section in ("model_args", "tokenizer_args"):
             args = model.get(section)
             path = args.get(PATH) if isinstance(args, dict) else None
-            if path in coming:
+            if path in coming or not isinstance(path, str) or not is_local(path):
                 continue
-            if (
-                isinstance(path, str)
-                and is_local(path)
-                and not os.path.exists(os.path.expanduser(path))
-            ):
+            if not os.path.exists(os.path.expanduser(path)):
                 key = f"model.{section}.{PATH}"
-                yield (
-                    f"{'model' if key in placed else key}={path}: there is no such "
-                    f"folder{_beside(path)}"
-                )
-    files = (
-        {f"data.{key}": source for key, source in data.items()} if isinstance(data, dict) else {}
-    )
+                label = "model" if key in placed else key
+                yield f"{label}={path}: there is no such folder{_suggest_beside(path)}"
+
+    files = {}
+    data = plain.get("data")
+    if isinstance(data, dict):
+        files = {f"data.{key}": source for key, source in data.items()}
     files["input_file"] = plain.get("input_file")
     for key, source in files.items():
-        if not (key.endswith("_file") and isinstance(source, str)):
+        if not key.endswith("_file") or not isinstance(source, str):
             continue
-        local = is_local(source) or name_and_split(source)[0].lower().endswith(TABLES)
-        if local and not _is_there(source):
-            yield (
-                f"{'data' if key in placed else key}={source}: there is no such "
-                f"file{_beside(source)}"
-            )
+        name, _ = name_and_split(source)
+        is_path = is_local(source) or name.lower().endswith(TABLES)
+        if is_path and not _is_there(source):
+            label = "data" if key in placed else key
+            yield f"{label}={source}: there is no such file{_suggest_beside(source)}"
 
 
 def _is_there(source: str) -> bool:
     """Whether a file or folder is there, or the folder of a set whose split is named."""
+    if os.path.exists(os.path.expanduser(source)):
+        return True
     name, split = name_and_split(source)
-    is_split_of_folder = split is not None and os.path.isdir(os.path.expanduser(name))
-    return is_split_of_folder or os.path.exists(os.path.expanduser(source))
+    return split is not None and os.path.isdir(os.path.expanduser(name))
 
 
 def _asks_server(plain: dict[str, Any]) -> bool:
     """Whether the model is a name that a server knows, and no place here."""
     name = plain.get("backend")
-    return (
-        isinstance(name, str)
-        and name in registry.backend
-        and not getattr(registry.backend.get(name), "LOCAL", True)
-    )
+    if not isinstance(name, str) or name not in registry.backend:
+        return False
+    backend = registry.backend.get(name)
+    return not getattr(backend, "LOCAL", True)
 
 
-def _beside(path: str) -> str:
-    """What to look at instead: the nearest name in the folder, or the folder that is not there."""
+def _suggest_beside(path: str) -> str:
+    """Say what to look at instead: the nearest name in the folder, or that it is not there."""
     parent = Path(path).expanduser().parent
     if not os.path.isdir(parent):
         return f", and no folder {parent}"
-    guess = find_nearest(Path(path).name, [other.name for other in parent.iterdir()], NEAR)
-    return f"; did you mean {Path(path).with_name(guess)}?" if guess else ""
+    names = [other.name for other in parent.iterdir()]
+    guess = find_nearest(Path(path).name, names, NEAR)
+    if guess is None:
+        return ""
+    return f"; did you mean {Path(path).with_name(guess)}?"
 
 
 def find_not_installed(plain: dict[str, Any]) -> Iterator[str]:
     """A sentence where weights are to be quantised and the package that does it is not there."""
     model = plain.get("model")
     args = model.get("model_args") if isinstance(model, dict) else None
-    asked = args.get("quantization_config") if isinstance(args, dict) else None
-    by_bits = isinstance(asked, dict) and any(asked.get(f"load_in_{bits}bit") for bits in (4, 8))
-    key = (
-        "quantization"
-        if plain.get("quantization")
-        else "model.model_args.quantization_config"
-        if by_bits
-        else None
-    )
-    if key and not _asks_server(plain) and importlib.util.find_spec("bitsandbytes") is None:
-        yield f"{key}: {describe_missing_extra('quant', 'loading a model in 4 or 8 bits')}"
+    quantization = args.get("quantization_config") if isinstance(args, dict) else None
+    key = None
+    if plain.get("quantization"):
+        key = "quantization"
+    elif isinstance(quantization, dict):
+        flags = [quantization.get("load_in_4bit"), quantization.get("load_in_8bit")]
+        if any(flags):
+            key = "model.model_args.quantization_config"
+    if key is None or _asks_server(plain):
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        missing = describe_missing_extra("quant", "loading a model in 4 or 8 bits")
+        yield f"{key}: {missing}"
 
 
 def find_from_scratch(plain: dict[str, Any]) -> Iterator[str]:
     """A model of random weights has learned nothing that a method could make it forget."""
-    model, data = plain.get("model"), plain.get("data")
+    model = plain.get("model")
+    if not isinstance(model, dict) or model.get("model_handler") != "scratch":
+        return
+    data = plain.get("data")
     forgets = isinstance(data, dict) and (data.get("forget") or data.get("forget_file"))
-    unlearns = plain.get("mode") == "unlearn" or (plain.get("mode") == "train" and forgets)
-    if not unlearns or not isinstance(model, dict) or model.get("model_handler") != "scratch":
+    mode = plain.get("mode")
+    if mode != "unlearn" and not (mode == "train" and forgets):
         return
     args = model.get("model_args")
     if isinstance(args, dict) and not args.get(PATH):

@@ -22,7 +22,9 @@ COMMAND_LINE = "command line"
 
 
 def find_origins(
-    config_name: str, overrides: Iterable[str] = (), config_dirs: Iterable[str] = ()
+    config_name: str,
+    overrides: Iterable[str] = (),
+    config_dirs: Iterable[str] = (),
 ) -> dict[str, str]:
     """Dotted key -> the file that set it last, or `command line`; for keys as the files and the
     user wrote them.
@@ -34,37 +36,49 @@ def find_origins(
     overrides = list(overrides)
     command = shorthand.expand(config_name, overrides, homes)
     words = sort_overrides(command.overrides)
-    of_words = dict.fromkeys((key for key, _ in words.values), COMMAND_LINE)
+    from_words = dict.fromkeys(words.keys(), COMMAND_LINE)
     if command.file is not None:
         typed = shorthand.expand(config_name, overrides[1:], homes)
-        beside = {word.partition("=")[0] for word in typed.overrides}
-        of_words |= {key: command.file.locate(key) for key in of_words if key not in beside}
+        typed_keys = {word.partition("=")[0] for word in typed.overrides}
+        for key in from_words.keys() - typed_keys:
+            from_words[key] = command.file.locate(key)
         if command.file.tree is not None:
-            return dict.fromkeys(_leaves(command.file.tree, ""), command.file.path) | of_words
-    found: dict[str, str] = {}
+            file_keys = _list_leaves(command.file.tree, "")
+            return dict.fromkeys(file_keys, command.file.path) | from_words
+    from_groups: dict[str, str] = {}
     chosen: dict[str, str] = {}
-    for file, package, content in _files(config_name, words.groups, homes):
-        found |= dict.fromkeys(_leaves(content, package), file)
+    for file, package, content in _load_files(config_name, words.groups, homes):
+        for key in _list_leaves(content, package):
+            from_groups[key] = file
         chosen[package] = Path(file).stem
-    layered: dict[str, str] = {}
-    for layer in (
-        "layers.base",
-        "layers.common",
-        "trainer",
-        f"layers.tuned.{chosen.get('trainer')}",
-    ):
-        inside = {key: file for key, file in found.items() if key.startswith(f"{layer}.")}
-        layered |= {f"trainer{key.removeprefix(layer)}": file for key, file in inside.items()}
-    if checkpoint := found.get(f"layers.checkpoints.{chosen.get('model')}"):
-        layered[MODEL_KEY] = checkpoint
-    found = {
-        key: file for key, file in found.items() if not key.startswith(("layers.", "trainer."))
-    }
-    return found | layered | of_words
+    return _merge_layers(from_groups, chosen) | from_words
+
+
+def _merge_layers(origins: dict[str, str], chosen: dict[str, str]) -> dict[str, str]:
+    """Bring the origins of the trainer's layers, and of a checkpoint, to the keys that they set.
+
+    Args:
+        origins: the file that set each key, as the files have them.
+        chosen: the file chosen in each group.
+    """
+    method = chosen.get("trainer")
+    model = chosen.get("model")
+    merged: dict[str, str] = {}
+    for key, file in origins.items():
+        if not key.startswith(("layers.", "trainer.")):
+            merged[key] = file
+    for layer in ("layers.base", "layers.common", "trainer", f"layers.tuned.{method}"):
+        for key, file in origins.items():
+            if key.startswith(f"{layer}."):
+                path_in_trainer = key.removeprefix(layer)
+                merged[f"trainer{path_in_trainer}"] = file
+    if checkpoint := origins.get(f"layers.checkpoints.{model}"):
+        merged[MODEL_KEY] = checkpoint
+    return merged
 
 
 def find_origin(key: str, known: dict[str, str]) -> str | None:
-    """The origin of a key, or of the nearest mapping or list above it that was set as a whole."""
+    """Find the origin of a key, or of the nearest mapping or list above it that was set whole."""
     while key:
         if key in known:
             return known[key]
@@ -72,13 +86,24 @@ def find_origin(key: str, known: dict[str, str]) -> str | None:
     return None
 
 
-def annotate(tree: dict[str, Any], known: dict[str, str]) -> list[tuple[str, str]]:
-    """The tree as lines of YAML, each with where its value came from (empty for a mapping's own
-    line)."""
+def annotate(
+    tree: dict[str, Any],
+    known: dict[str, str],
+) -> list[tuple[str, str]]:
+    """Write the tree as lines of YAML, each with where its value came from.
+
+    The origin of a mapping's own line is empty.
+    """
     return list(_lines(tree, "", 0, known))
 
 
-def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[tuple[str, str]]:
+def _lines(
+    node: dict[str, Any],
+    path: str,
+    depth: int,
+    known: dict[str, str],
+) -> Iterator[tuple[str, str]]:
+    """Yield the lines of a mapping, and those of the mappings in it."""
     indent = "  " * depth
     for name, value in node.items():
         key = f"{path}.{name}" if path else str(name)
@@ -86,22 +111,24 @@ def _lines(node: Any, path: str, depth: int, known: dict[str, str]) -> Iterator[
             yield f"{indent}{name}:", ""
             yield from _lines(value, key, depth + 1, known)
         else:
-            style = '"' if isinstance(value, str) and "\n" in value else None
+            has_lines = isinstance(value, str) and "\n" in value
             text = yaml.safe_dump(
                 value,
                 default_flow_style=True,
-                default_style=style,
+                default_style='"' if has_lines else None,
                 allow_unicode=True,
                 width=10_000,
             )
-            yield (
-                f"{indent}{name}: {text.strip().removesuffix('...').strip()}",
-                find_origin(key, known) or "derived",
-            )
+            # YAML ends a bare scalar with a line of dots.
+            text = text.strip().removesuffix("...").strip()
+            origin = find_origin(key, known) or "derived"
+            yield f"{indent}{name}: {text}", origin
 
 
-def _files(
-    config_name: str, groups: list[str], homes: tuple[str, ...]
+def _load_files(
+    config_name: str,
+    groups: list[str],
+    homes: tuple[str, ...],
 ) -> Iterator[tuple[str, str, Any]]:
     """(file, package, content) of every configuration file that takes part, in the order in which
     they are merged."""
@@ -109,27 +136,34 @@ def _files(
     home = find_home(config_name, homes)
     with initialize_config_dir(str(home), version_base="1.3"):
         loader: Any = GlobalHydra.instance().config_loader()
-        search = search_path(home, homes)
-        listed = loader.compute_defaults_list(config_name, [*groups, *search], RunMode.RUN)
-        for one in listed.defaults:
-            places = [
-                folder / f"{one.config_path}.yaml" for folder in (home, *map(Path, homes), CONFIGS)
-            ]
-            file = next((place for place in places if place.is_file()), None)
+        overrides = [*groups, *search_path(home, homes)]
+        listed = loader.compute_defaults_list(config_name, overrides, RunMode.RUN)
+        folders = (home, *map(Path, homes), CONFIGS)
+        for default in listed.defaults:
+            name = f"{default.config_path}.yaml"
+            file = _find_file(name, folders)
             if file is None:  # Hydra's own
                 continue
             content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-            yield (
-                f"{one.config_path}.yaml",
-                "" if one.package in (None, "_global_") else one.package,
-                content,
-            )
+            is_global = default.package in (None, "_global_")
+            yield name, "" if is_global else default.package, content
 
 
-def _leaves(node: Any, path: str) -> Iterator[str]:
+def _find_file(name: str, folders: Iterable[Path]) -> Path | None:
+    """Find a configuration file in the first folder that has it."""
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _list_leaves(node: object, path: str) -> Iterator[str]:
+    """List the dotted keys of the values in a tree; an empty mapping is one."""
     if isinstance(node, dict) and node:
         for name, value in node.items():
-            if name != "defaults" or path:
-                yield from _leaves(value, f"{path}.{name}" if path else str(name))
+            if path:
+                yield from _list_leaves(value, f"{path}.{name}")
+            elif name != "defaults":
+                yield from _list_leaves(value, str(name))
     elif path:
         yield path

@@ -38,7 +38,13 @@ class Reader:
         """Report a problem at a dotted key."""
         self.problems.append(f"{path}: {what}" if path else what)
 
-    def record(self, cls: type, value: object, path: str, drop: tuple[str, ...] = ()) -> Any:
+    def record(
+        self,
+        cls: type,
+        value: object,
+        path: str,
+        drop: tuple[str, ...] = (),
+    ) -> Any:
         """Read a mapping into the dataclass `cls`; None where it could not be built.
 
         Args:
@@ -56,8 +62,10 @@ class Reader:
         for name in drop:
             del declared[name]
         kept = {}
-        for name, item in self.known(declared, value, path).items():
-            kept[name] = self.value(hints[name], item, join_key(path, name))
+        known = self.known(declared, value, path)
+        for name, item in known.items():
+            key = join_key(path, name)
+            kept[name] = self.value(hints[name], item, key)
         for name, field in declared.items():
             if _is_required(field) and name not in value:
                 self.wrong(join_key(path, name), "is required")
@@ -84,17 +92,24 @@ class Reader:
             path: the dotted key where it stands.
             other_names: what other tools call some of the keys.
         """
-        for name in value:
-            if name not in allowed:
-                right_name = (other_names or {}).get(str(name))
-                hint = f"did you mean {right_name}?" if right_name else suggest(str(name), allowed)
-                self.wrong(join_key(path, str(name)), f"no such key; {hint}")
-        return {name: item for name, item in value.items() if name in allowed}
+        known_items = {}
+        for name, item in value.items():
+            if name in allowed:
+                known_items[name] = item
+                continue
+            right_name = other_names.get(str(name)) if other_names else None
+            hint = suggest(str(name), allowed)
+            if right_name:
+                hint = f"did you mean {right_name}?"
+            key = join_key(path, str(name))
+            self.wrong(key, f"no such key; {hint}")
+        return known_items
 
-    def value(self, hint: Any, value: Any, path: str) -> Any:
+    def value(self, hint: object, value: object, path: str) -> Any:
         """Read one value of the annotated type, or report it."""
-        origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-        kind = origin or hint
+        origin = typing.get_origin(hint)
+        arguments = typing.get_args(hint)
+        kind: Any = origin or hint
         if hint is Any:
             return value
         if dataclasses.is_dataclass(hint):
@@ -105,34 +120,53 @@ class Reader:
             return self._choice(arguments, value, path)
         if kind in (list, tuple) and isinstance(value, list):
             item_hint = arguments[0] if arguments else Any
-            items = [self.value(item_hint, item, f"{path}[{i}]") for i, item in enumerate(value)]
+            items = []
+            for index, item in enumerate(value):
+                items.append(self.value(item_hint, item, f"{path}[{index}]"))
             return kind(items)
         if kind is dict and isinstance(value, dict):
             return self._mapping(arguments, value, path)
-        if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return self._scalar(kind, value, path)
+
+    def _scalar(self, kind: Any, value: object, path: str) -> object:
+        """Read a value that must be an instance of a class, or report it."""
+        is_bool = isinstance(value, bool)
+        if kind is float and isinstance(value, int) and not is_bool:
             return self._number(value, path)
-        is_truth_for_number = isinstance(value, bool) and hint in (int, float)
+        is_truth_for_number = is_bool and kind in (int, float)
         if isinstance(value, kind) and not is_truth_for_number:
             if isinstance(value, float) and not math.isfinite(value):
                 self.wrong(path, f"must be a finite number, got {value}")
             return value
         mend = ""
-        if hint is str and isinstance(value, int | float):
+        if kind is str and isinstance(value, int | float):
             mend = f"; as text, it is written \"{path}='{str(value).lower()}'\""
-        self.wrong(path, f"must be {describe_type(hint)}, got {quote_value(value)}{mend}")
+        expected = describe_type(kind)
+        self.wrong(path, f"must be {expected}, got {quote_value(value)}{mend}")
         return None
 
-    def _choice(self, allowed: tuple[object, ...], value: object, path: str) -> object:
-        # 1 equals true, and is no choice where true is one
-        if not any(value == choice and type(value) is type(choice) for choice in allowed):
-            self.wrong(
-                path, f"must be one of {', '.join(map(str, allowed))}, got {quote_value(value)}"
-            )
+    def _choice(
+        self,
+        allowed: tuple[object, ...],
+        value: object,
+        path: str,
+    ) -> object:
+        """Read one of the values of a Literal."""
+        for choice in allowed:
+            # 1 equals true, and is no choice where true is one
+            if value == choice and type(value) is type(choice):
+                return value
+        names = ", ".join(map(str, allowed))
+        self.wrong(path, f"must be one of {names}, got {quote_value(value)}")
         return value
 
     def _mapping(
-        self, arguments: tuple[Any, ...], value: dict[Any, Any], path: str
+        self,
+        arguments: tuple[Any, ...],
+        value: dict[Any, Any],
+        path: str,
     ) -> dict[Any, Any]:
+        """Read a mapping whose keys and values have the annotated types."""
         key_hint, item_hint = arguments or (Any, Any)
         items = {}
         for key, item in value.items():
@@ -150,6 +184,7 @@ class Reader:
             return None
 
     def _union(self, options: tuple[Any, ...], value: object, path: str) -> Any:
+        """Read a value as the first of several types that takes it."""
         if value is None and type(None) in options:
             return None
         real = [option for option in options if option is not type(None)]
@@ -160,28 +195,35 @@ class Reader:
                 return result
         if len(real) == 1:
             return self.value(real[0], value, path)
-        self.wrong(
-            path, f"must be {' or '.join(map(describe_type, real))}, got {quote_value(value)}"
-        )
+        types_in_words = " or ".join(map(describe_type, real))
+        self.wrong(path, f"must be {types_in_words}, got {quote_value(value)}")
         return None
 
     def arguments(self, cls: type, value: dict[str, Any], path: str) -> None:
         """Check a mapping against the constructor that it will be handed to."""
-        parameters = inspect.signature(cls).parameters
-        if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
-            return
-        allowed = {name: one for name, one in parameters.items() if name not in PROVIDED}
-        hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        for name, item in self.known(allowed, value, path).items():
-            self.value(hints.get(name, Any), item, join_key(path, name))
+        allowed = {}
+        for name, parameter in inspect.signature(cls).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                return
+            if name not in PROVIDED:
+                allowed[name] = parameter
+        hints = {}
+        if dataclasses.is_dataclass(cls):
+            hints = typing.get_type_hints(cls)
+        known = self.known(allowed, value, path)
+        for name, item in known.items():
+            hint = hints.get(name, Any)
+            self.value(hint, item, join_key(path, name))
         for name, parameter in allowed.items():
             if parameter.default is parameter.empty and name not in value:
                 self.wrong(join_key(path, name), "is required")
 
 
 def _is_required(field: "dataclasses.Field[Any]") -> bool:
-    has_default = field.default is not dataclasses.MISSING
-    return not has_default and field.default_factory is dataclasses.MISSING
+    """Whether a field has no default of either kind."""
+    if field.default is not dataclasses.MISSING:
+        return False
+    return field.default_factory is dataclasses.MISSING
 
 
 def join_key(path: str, name: str) -> str:
@@ -194,21 +236,26 @@ def suggest(name: str, allowed: Collection[str]) -> str:
     guess = find_nearest(name, allowed)
     if guess:
         return f"did you mean {guess}?"
-    return f"allowed: {', '.join(sorted(allowed)) or '(nothing)'}"
+    names = ", ".join(sorted(allowed)) or "(nothing)"
+    return f"allowed: {names}"
 
 
 def describe_type(hint: object) -> str:
     """Write a type in plain words."""
     kind: Any = typing.get_origin(hint) or hint
-    return TYPE_NAMES.get(kind, str(getattr(hint, "__name__", hint)))
+    if kind in TYPE_NAMES:
+        return TYPE_NAMES[kind]
+    return str(getattr(hint, "__name__", hint))
 
 
 def join_problems(problems: list[str]) -> str:
     """Write everything that is wrong with a configuration as one message."""
     if len(problems) == 1:
         return problems[0]
-    lines = [f"  {problem}" for problem in problems]
-    return "\n".join([f"{len(problems)} mistakes in this configuration:", *lines])
+    lines = [f"{len(problems)} mistakes in this configuration:"]
+    for problem in problems:
+        lines.append(f"  {problem}")
+    return "\n".join(lines)
 
 
 class ConfigErrors(UserError):

@@ -13,7 +13,10 @@ def is_path_or_hub_id(name: str) -> bool:
 
 def is_place(name: str) -> bool:
     """Whether a name says where something is: a path, a hub id, or what is there in this folder."""
-    return is_path_or_hub_id(name) or os.path.exists(os.path.expanduser(name_and_split(name)[0]))
+    if is_path_or_hub_id(name):
+        return True
+    path, _ = name_and_split(name)
+    return os.path.exists(os.path.expanduser(path))
 
 
 def is_local(name: str) -> bool:
@@ -21,6 +24,6 @@ def is_local(name: str) -> bool:
     here."""
     name, _ = name_and_split(name)
     first, *rest = name.split("/")
-    return (
-        name.startswith((".", "/", "~")) or len(rest) > 1 or (bool(rest) and os.path.isdir(first))
-    )
+    if name.startswith((".", "/", "~")) or len(rest) > 1:
+        return True
+    return bool(rest) and os.path.isdir(first)

@@ -26,12 +26,13 @@ TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
 STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
 
 
-def has_held_out_rows(data: Any) -> bool:
+def has_held_out_rows(data: object) -> bool:
     """Whether `data` has rows that are held out and measured: a stream of them, or how they come
     from files."""
-    return isinstance(data, dict) and any(
-        data.get(f"validation{kind}") for kind in ("", "_file", "_fraction")
-    )
+    if not isinstance(data, dict):
+        return False
+    keys = ("validation", "validation_file", "validation_fraction")
+    return any(data.get(key) for key in keys)
 
 
 @dataclass
@@ -142,7 +143,8 @@ class ForgetSet:
     kinds_path: str | None = None
 
     def __post_init__(self) -> None:
-        if sum(given is not None for given in (self.fraction, self.count, self.named)) != 1:
+        ways = (self.fraction, self.count, self.named)
+        if ways.count(None) != len(ways) - 1:
             raise UserError("give one of fraction, count, named: how many are forgotten, or which")
         if self.fraction is not None and not 0 < self.fraction < 1:
             raise UserError(f"fraction must lie between 0 and 1, got {self.fraction}")

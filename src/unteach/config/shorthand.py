@@ -13,6 +13,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 from unteach.config import groups
 from unteach.config.files import TABLES
@@ -69,17 +70,21 @@ class Command:
             return _plain_name(Path(self.file.path).stem)
         if self.data is None:
             return None
-        parts = [_stem(self.model)] if self.model else []
-        parts += [
-            part
-            for part in (_stem(self.data), method)
-            if part and not any(_is_said(part, one) for one in parts)
-        ]
-        return _plain_name("-".join(parts))
+        parts = [_stem(self.data), method or ""]
+        if self.model:
+            stem = _stem(self.model)
+            # What the model's name says already is not said again.
+            new_parts = [part for part in parts if not _is_said(part, stem)]
+            parts = [stem, *new_parts]
+        return _plain_name("-".join(filter(None, parts)))
 
 
-def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Command:
-    """Reads the run's file where the first word names one, and puts every short word in full."""
+def expand(
+    config_name: str,
+    overrides: list[str],
+    homes: tuple[str, ...],
+) -> Command:
+    """Read the run's file where the first word names one, and put every short word in full."""
     command = Command()
     words = list(overrides)
     if words and is_run_file(words[0]):
@@ -89,15 +94,15 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
         with collect_problems(command.problems):
             command.overrides += _expand_word(config_name, word, homes, command)
     given = {_key(word) for word in command.overrides}
-    if config_name not in DATA_KEYS and "data" not in given and not given.isdisjoint(MAKES_FILES):
+    names_files = "data" not in given and not given.isdisjoint(MAKES_FILES)
+    if config_name not in DATA_KEYS and names_files:
         command.overrides.insert(0, "data=files")
     # A path alone names the whole model: the default configuration would bring the tokenizer of
     # another. A benchmark's default stays, as OpenUnlearning's commands are written for it.
     is_whole = command.file is not None and command.file.tree is not None
-    is_path_alone = (
-        MODEL_KEY in given and given.isdisjoint({"model", "experiment"}) and not is_whole
-    )
-    if is_path_alone and config_name in ("train", "unlearn", "eval"):
+    is_path_alone = MODEL_KEY in given and given.isdisjoint({"model", "experiment"})
+    composes_model = config_name in ("train", "unlearn", "eval")
+    if is_path_alone and composes_model and not is_whole:
         command.overrides.insert(0, "model=auto")
     _refuse_two_places(command)
     return command
@@ -106,31 +111,47 @@ def expand(config_name: str, overrides: list[str], homes: tuple[str, ...]) -> Co
 def _is_said(part: str, name: str) -> bool:
     """Whether a part of a run's name stands in another as words of its own: `my` in `my-rows`, not
     in `mymodel`."""
-    inner, outer = (re.sub(r"[-_.]+", "-", text) for text in (part, name))
+    inner = re.sub(r"[-_.]+", "-", part)
+    outer = re.sub(r"[-_.]+", "-", name)
     return f"-{inner}-" in f"-{outer}-"
 
 
 def _weaker(words: list[str], stronger: list[str]) -> list[str]:
-    """The words of a file that the words beside it leave standing, whichever way either says it."""
-    given = {FILE_WORDS.get(_key(word), _key(word)) for word in stronger}
-    given |= {MODEL_KEY} if "model" in given else set()
-    given |= {*MAKES_FILES, "data.train_file"} if "data" in given else set()
-    given |= {"data"} if not given.isdisjoint(MAKES_FILES) else set()
-    return [word for word in words if FILE_WORDS.get(_key(word), _key(word)) not in given]
+    """List the words of a file that the words beside it leave standing.
+
+    Both may say a key by its short word or in full.
+    """
+    given = {_long_key(word) for word in stronger}
+    if "model" in given:
+        given.add(MODEL_KEY)
+    if "data" in given:
+        given |= {*MAKES_FILES, "data.train_file"}
+    if not given.isdisjoint(MAKES_FILES):
+        given.add("data")
+    return [word for word in words if _long_key(word) not in given]
+
+
+def _long_key(word: str) -> str:
+    """Give the key of a word, in full where it is short for a file's."""
+    key = _key(word)
+    return FILE_WORDS.get(key, key)
 
 
 def _key(word: str) -> str:
+    """Give a word's left side."""
     return word.partition("=")[0].lstrip("+")
 
 
 def _value(word: str) -> str:
-    """What a word's right side names: a path as it is typed, or what stands in quotes."""
+    """Give what a word's right side names: a path as it is typed, or what stands in quotes."""
     return unquote(word.partition("=")[2])
 
 
 def _spell_place(word: str) -> str:
-    """A word's right side for Hydra's grammar: its path in quotes; null, lists and mappings as they
-    are."""
+    """Write a word's right side for Hydra's grammar.
+
+    A path stands in quotes; null, lists and mappings as they are.
+    """
     text = word.partition("=")[2].strip()
     if text == "null" or text.startswith(("[", "{")):
         return text
@@ -138,13 +159,18 @@ def _spell_place(word: str) -> str:
 
 
 def _expand_word(
-    config_name: str, word: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
-    """One word, in full where it is short."""
-    key, value = _key(word), _value(word)
+    """Put one word in full where it is short."""
+    key = _key(word)
+    value = _value(word)
     if "=" not in word and is_run_file(word):
         raise UserError(f"{word}: a run's file comes first: unteach VERB {word} key=value …")
-    if config_name not in DATA_KEYS and "${" in value and os.path.exists(os.path.expanduser(value)):
+    composes_tree = config_name not in DATA_KEYS
+    if composes_tree and "${" in value and os.path.exists(os.path.expanduser(value)):
         raise UserError(
             f"{word}: ${{…}} stands for another key of the configuration wherever a value has it, "
             "so that a file of this name cannot be given; rename it"
@@ -155,56 +181,73 @@ def _expand_word(
             f"{key}=: names no {what}; {key}=PATH says which, and a word that is left out needs no "
             f"value"
         )
-    if key == "model" and value not in ("", "null") and not value.startswith(("[", "{")):
+    is_named = value not in ("", "null") and not value.startswith("{")
+    if key == "model" and is_named and not value.startswith("["):
         return _expand_model(config_name, word, value, homes, command)
-    if key == "data" and value not in ("", "null") and not value.startswith("{"):
+    if key == "data" and is_named:
         return _expand_data(config_name, word, value, homes, command)
-    if key in FILE_WORDS and config_name not in DATA_KEYS and "=" in word:
+    if key in FILE_WORDS and composes_tree and "=" in word:
         command.data = command.data or value
         return [f"{FILE_WORDS[key]}={_spell_place(word)}"]
     if key in MAKES_FILES:
         command.data = command.data or value
     if key == MODEL_KEY:
         command.model = value
-    return [f"{key}={_spell_place(word)}"] if key in PLACE_KEYS and "=" in word else [word]
+    if key in PLACE_KEYS and "=" in word:
+        return [f"{key}={_spell_place(word)}"]
+    return [word]
 
 
 def _names_nothing(config_name: str, key: str, word: str) -> bool:
     """Whether a word that must name a place has an empty value, which as a path would be the
     current folder."""
-    names_place = key in ("model", "data", *PLACE_KEYS) or (
-        key in FILE_WORDS and config_name not in DATA_KEYS
-    )
-    return names_place and "=" in word and not _value(word).strip()
+    if "=" not in word or _value(word).strip():
+        return False
+    if key in FILE_WORDS:
+        return config_name not in DATA_KEYS
+    return key in ("model", "data", *PLACE_KEYS)
 
 
 def _expand_model(
-    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    name: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
+    """Put `model=NAME` in full: a configuration, or a path or hub id."""
     if config_name in MODEL_KEYS:
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
     files = groups.list_options("model", homes)
-    if name.removesuffix(".yaml") in files:
-        command.model = command.model or name.removesuffix(".yaml")
+    file = name.removesuffix(".yaml")
+    if file in files:
+        command.model = command.model or file
         return [word]
     if config_name == "infer" and not is_place(name):
         if guess := find_nearest(name, files):
             logger.info(f"model={name} is taken for a hub id; `unteach list models` has {guess}")
     elif not is_place(name):
         guess = find_nearest(name, files)
-        hint = f"did you mean {guess}?" if guess else f"Configurations: {', '.join(files)}."
+        known = ", ".join(files)
+        hint = f"did you mean {guess}?" if guess else f"Configurations: {known}."
         raise UserError(
             f"model={name}: there is no model configuration and no folder of that name; {hint} "
             f"A folder is written with its path (./{name}), a hub id as org/name"
         )
+    path = os.path.expanduser(name)
     command.model = name
-    command.placed[MODEL_KEY] = os.path.expanduser(name)
-    return ["model=auto", f"{MODEL_KEY}={quote(command.placed[MODEL_KEY])}"]
+    command.placed[MODEL_KEY] = path
+    return ["model=auto", f"{MODEL_KEY}={quote(path)}"]
 
 
 def _expand_data(
-    config_name: str, word: str, name: str, homes: tuple[str, ...], command: Command
+    config_name: str,
+    word: str,
+    name: str,
+    homes: tuple[str, ...],
+    command: Command,
 ) -> list[str]:
+    """Put `data=NAME` in full: a configuration, or a file, folder or hub set."""
     files = groups.list_options("data", homes)
     if name.removesuffix(".yaml") in files:
         return [word]
@@ -216,42 +259,51 @@ def _expand_data(
             "data.retain_file, data.validation_file"
         )
     if not (is_place(name) or name.lower().endswith(TABLES)):
-        datasets = groups.list_options("data/datasets", homes)
-        if name in datasets:
-            raise UserError(
-                f"data={name}: is the dataset of one stream; write data.train={name} (or "
-                f"data.forget, …)"
-            )
-        own = [option for option in files if "/" not in option]
-        guess = find_nearest(name, own)
-        raise UserError(
-            f"data={name}: there is no file, folder or configuration of that "
-            f"name{f'; did you mean {guess}?' if guess else '.'} A file is written data=my.csv, a "
-            f"folder data=./folder, a hub set data=org/name; configurations: {', '.join(own)}"
-        )
+        _refuse_data(name, files, homes)
+    path = os.path.expanduser(name)
     command.data = name
-    command.placed["data.train_file"] = os.path.expanduser(name)
-    return [f"data.train_file={quote(command.placed['data.train_file'])}"]
+    command.placed["data.train_file"] = path
+    return [f"data.train_file={quote(path)}"]
+
+
+def _refuse_data(name: str, files: list[str], homes: tuple[str, ...]) -> NoReturn:
+    """Say that `data=NAME` names neither rows nor a configuration, and what it may have been."""
+    if name in groups.list_options("data/datasets", homes):
+        raise UserError(
+            f"data={name}: is the dataset of one stream; write data.train={name} (or "
+            f"data.forget, …)"
+        )
+    own = [file for file in files if "/" not in file]
+    known = ", ".join(own)
+    guess = find_nearest(name, own)
+    hint = f"; did you mean {guess}?" if guess else "."
+    raise UserError(
+        f"data={name}: there is no file, folder or configuration of that name{hint} A file is "
+        f"written data=my.csv, a folder data=./folder, a hub set data=org/name; configurations: "
+        f"{known}"
+    )
 
 
 def _refuse_two_places(command: Command) -> None:
-    """What a short word names, the long key beside it may not name otherwise."""
+    """Refuse a long key that names another place than the short word beside it."""
     for word in command.overrides:
-        key, value = _key(word), os.path.expanduser(_value(word))
-        if key in command.placed and value != command.placed[key]:
+        key = _key(word)
+        value = os.path.expanduser(_value(word))
+        placed = command.placed.get(key, value)
+        if value != placed:
             short = "model" if key == MODEL_KEY else "data"
-            command.problems.append(
-                f"{short}={command.placed[key]} and {key}={value} name two; give one"
-            )
+            command.problems.append(f"{short}={placed} and {key}={value} name two; give one")
 
 
 def _stem(place: str) -> str:
-    """The part of a path, a hub id or a configuration's name that people call it by."""
+    """Give the part of a path, a hub id or a configuration's name that people call it by."""
     path = Path(re.sub(r":\w+$", "", place))
     while path.name == "final_checkpoint" or re.fullmatch(r"checkpoint-\d+", path.name):
         path = path.parent
-    return path.stem if path.suffix.lower() in (*TABLES, *SUFFIXES) else path.name
+    is_file = path.suffix.lower() in (*TABLES, *SUFFIXES)
+    return path.stem if is_file else path.name
 
 
 def _plain_name(name: str) -> str:
+    """Make a text the name of a folder."""
     return re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"

@@ -99,7 +99,11 @@ INFER = {
 EVAL = {"batch_size": "eval.<suite>.batch_size", "max_length": "eval.<suite>.max_length"}
 
 
-def find_key(name: str, mode: str = "train", method: type | None = None) -> str | None:
+def find_key(
+    name: str,
+    mode: str = "train",
+    method: type | None = None,
+) -> str | None:
     """The full key that a bare name most likely means; None where nothing is called so.
 
     Args:
@@ -139,7 +143,10 @@ def _fields(method: type) -> set[str]:
 
 
 def suggest(
-    name: str, value: object, mode: str = "train", method: type | None = None
+    name: str,
+    value: object,
+    mode: str = "train",
+    method: type | None = None,
 ) -> str | None:
     """What to write instead of `name=value`; None where nothing is called so."""
     key = find_key(name, mode, method)

@@ -292,7 +292,8 @@ def find_clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
         found.append(
             ("optim_target_modules", f"{optim} has no use for it; galore_… and apollo_… have")
         )
-    evaluated, saved = args.get("eval_strategy", "no"), args.get("save_strategy", "steps")
+    evaluated = args.get("eval_strategy", "no")
+    saved = args.get("save_strategy", "steps")
     if args.get("load_best_model_at_end") and saved != "best" and evaluated != saved:
         found.append(
             (
@@ -329,7 +330,8 @@ def translate_old_names(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]
         elif name in DROPPED:
             said.append(f"trainer.args.{name} has no effect any more: {DROPPED[name]}")
         else:
-            current[RENAMED.get(name, name)] = _spelled(RENAMED.get(name, name), value)
+            current_name = RENAMED.get(name, name)
+            current[current_name] = _spelled(current_name, value)
     return current, said
 
 

@@ -22,22 +22,28 @@ MISSING_HINTS = {
 RESOLVER_ERROR = "UserError raised while resolving interpolation: "
 
 
-def set_values(tree: Any, values: list[tuple[str, Any]], problems: list[str]) -> None:
+def set_values(
+    tree: DictConfig,
+    values: list[tuple[str, Any]],
+    problems: list[str],
+) -> None:
     """Set dotted keys of a tree, in order; what cannot be set is added to `problems`."""
     for key, value in values:
         try:
             OmegaConf.update(tree, key, value, merge=True, force_add=True)
         except (OmegaConfBaseException, AttributeError, TypeError) as error:
             node = OmegaConf.select(tree, key, throw_on_missing=False)
-            reason = f"cannot be set ({str(error).splitlines()[0]})"
+            message = str(error).splitlines()[0]
+            reason = f"cannot be set ({message})"
             if isinstance(node, DictConfig):
                 reason = "must be a mapping"
             elif isinstance(node, ListConfig):
                 reason = "must be a list"
-            problems.append(f"{key}: {reason}, got {quote_value(value)}")
+            given = quote_value(value)
+            problems.append(f"{key}: {reason}, got {given}")
 
 
-def remove_key(tree: Any, key: str) -> None:
+def remove_key(tree: DictConfig, key: str) -> None:
     """Take a dotted key out of a tree. Raises UserError where it is not there."""
     parent, _, leaf = key.rpartition(".")
     node = OmegaConf.select(tree, parent) if parent else tree
@@ -46,24 +52,29 @@ def remove_key(tree: Any, key: str) -> None:
     del node[leaf]
 
 
-def find_missing(tree: Any) -> dict[str, str]:
+def find_missing(tree: DictConfig) -> dict[str, str]:
     """Find each required value that nobody gave: its key, and what is said of it."""
     problems = {}
-    for key in _list_missing(OmegaConf.to_container(tree, resolve=False), ""):
-        hint = f": {MISSING_HINTS[key]}" if key in MISSING_HINTS else ""
-        problems[key] = f"{key}: is required{hint}; set {key}=…"
+    plain = OmegaConf.to_container(tree, resolve=False)
+    for key in _list_missing(plain, ""):
+        problem = f"{key}: is required"
+        if key in MISSING_HINTS:
+            problem += f": {MISSING_HINTS[key]}"
+        problems[key] = f"{problem}; set {key}=…"
     return problems
 
 
-def _list_missing(node: Any, path: str) -> Iterator[str]:
+def _list_missing(node: object, path: str) -> Iterator[str]:
+    """List the dotted keys whose value must be given and is not."""
     if isinstance(node, dict):
         for name, item in node.items():
-            yield from _list_missing(item, f"{path}.{name}" if path else str(name))
+            key = f"{path}.{name}" if path else str(name)
+            yield from _list_missing(item, key)
     elif node == "???":
         yield path
 
 
-def resolve(tree: Any) -> dict[str, Any]:
+def resolve(tree: DictConfig) -> dict[str, Any]:
     """Give the tree as plain values. Raises UserError where a value refers to what is not there."""
     try:
         plain: Any = OmegaConf.to_container(tree, resolve=True)
@@ -73,15 +84,24 @@ def resolve(tree: Any) -> dict[str, Any]:
     return plain
 
 
-def _explain_interpolation(error: Exception, tree: Any) -> str:
+def _explain_interpolation(error: Exception, tree: DictConfig) -> str:
+    """Say in one sentence why an interpolation cannot be resolved."""
     message = str(error).splitlines()[0]
     if RESOLVER_ERROR in message:  # one of our resolvers refused, in a sentence of its own
         return message.rpartition(RESOLVER_ERROR)[2]
     key = getattr(error, "full_key", None)
-    absent = re.search(r"'(.*)'", message) if isinstance(error, InterpolationKeyError) else None
-    guess = find_nearest(absent[1], map(str, tree)) if absent else None
-    reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", message)
-    return "".join([f"{key}: " if key else "", reason, f"; did you mean {guess}?" if guess else ""])
+    explanation = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", message)
+    if key:
+        explanation = f"{key}: {explanation}"
+    if not isinstance(error, InterpolationKeyError):
+        return explanation
+    absent = re.search(r"'(.*)'", message)
+    if absent is None:
+        return explanation
+    guess = find_nearest(absent[1], map(str, tree))
+    if guess is None:
+        return explanation
+    return f"{explanation}; did you mean {guess}?"
 
 
 def to_yaml(tree: dict[str, Any]) -> str:

@@ -4,7 +4,7 @@ goes together."""
 import re
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from unteach.errors import UserError
 from unteach.run_dir import UNUSED_VARIABLES
@@ -14,31 +14,37 @@ TOFU_SPLITS = ("forget01", "forget05", "forget10")
 
 
 def drop_unused(tree: dict[str, Any], given: set[str]) -> None:
-    """Takes the variables of benchmarks out of a composed tree in which nothing refers to them and
+    """Take the variables of benchmarks out of a composed tree in which nothing refers to them and
     nobody set them."""
     plain: Any = OmegaConf.to_container(tree, resolve=False)
-    set_here = {key.partition(".")[0] for key in given}
-    waiting = {name for name in UNUSED_VARIABLES if name in plain} - set_here
-    kept = {name: value for name, value in plain.items() if name not in waiting}
+    set_by_user = {key.partition(".")[0] for key in given}
+    waiting = set(UNUSED_VARIABLES) & plain.keys()
+    waiting -= set_by_user
+    kept = dict(plain)
+    for name in waiting:
+        del kept[name]
     # A variable may refer to others, which are used then too.
     while used := {name for name in waiting if _refers(kept, name)}:
         waiting -= used
-        kept |= {name: plain[name] for name in used}
+        for name in used:
+            kept[name] = plain[name]
     for name in waiting:
         del tree[name]
 
 
-def _refers(node: Any, name: str) -> bool:
+def _refers(node: object, name: str) -> bool:
     """Whether a text within `node` holds an interpolation that names the variable."""
     if isinstance(node, dict):
         return any(_refers(value, name) for value in node.values())
     if isinstance(node, list):
         return any(_refers(value, name) for value in node)
-    return isinstance(node, str) and "${" in node and re.search(rf"\b{name}\b", node) is not None
+    if not isinstance(node, str) or "${" not in node:
+        return False
+    return re.search(rf"\b{name}\b", node) is not None
 
 
-def mend_compat(tree: Any) -> None:
-    """Refuses a `compat` that there is not; the suites, which refer to it, see none and do not
+def mend_compat(tree: DictConfig) -> None:
+    """Refuse a `compat` that there is not; the suites, which refer to it, see none and do not
     refuse it again."""
     compat = tree.get("compat")
     if compat in (None, "openunlearning") or "${" in str(compat):
@@ -49,27 +55,33 @@ def mend_compat(tree: Any) -> None:
     )
 
 
-def mend_split(tree: Any) -> None:
-    """Refuses a forget split whose partners are asked for and not known; what comes after it sees
+def mend_split(tree: DictConfig) -> None:
+    """Refuse a forget split whose partners are asked for and not known; what comes after it sees
     the nearest one."""
     plain: Any = OmegaConf.to_container(tree, resolve=False)
     split = plain.get("forget_split")
-    asked = [
-        name for name in ("retain_split", "holdout_split") if "${partner:" in str(plain.get(name))
-    ]
-    if not asked or "${" in str(split) or re.fullmatch(r"forget\d\d", str(split)):
+    partners = []
+    for name in ("retain_split", "holdout_split"):
+        if "${partner:" in str(plain.get(name)):
+            partners.append(name)
+    is_known = re.fullmatch(r"forget\d\d", str(split)) is not None
+    if not partners or is_known or "${" in str(split):
         return
     guess = _nearest_split(str(split))
     tree.forget_split = guess or TOFU_SPLITS[-1]
     hint = f"did you mean {guess}? " if guess else ""
+    published = ", ".join(TOFU_SPLITS)
+    to_set = " and ".join(partners)
     raise UserError(
-        f"forget_split={split}: {hint}TOFU has {', '.join(TOFU_SPLITS)}; a split of your own has "
-        f"no known partner: set {' and '.join(asked)} as well"
+        f"forget_split={split}: {hint}TOFU has {published}; a split of your own has "
+        f"no known partner: set {to_set} as well"
     )
 
 
 def _nearest_split(name: str) -> str | None:
     """TOFU's split of the same share, however it is written: forget5, forget_05, 5%."""
     share = re.search(r"(\d+)%?$", name)
-    guess = f"forget{int(share[1]):02d}" if share else None
+    if share is None:
+        return None
+    guess = f"forget{int(share[1]):02d}"
     return guess if guess in TOFU_SPLITS else None

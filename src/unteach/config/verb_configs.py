@@ -52,7 +52,8 @@ class ExportConfig:
     push: str | None = None
     private: bool = True
     model: ExportModelArgs = field(
-        default_factory=ExportModelArgs, metadata={KEYS: ("model.base_path", "model.peft_args")}
+        default_factory=ExportModelArgs,
+        metadata={KEYS: ("model.base_path", "model.peft_args")},
     )
 
     FORMS = ("model", "adapter")

@@ -50,5 +50,6 @@ def refuse_key(verb: str, name: str) -> str:
     """Say that a verb has no such key, which it most likely means, and which it has."""
     key = find_key(verb, name)
     hint = f"did you mean {key}? " if key else ""
-    allowed = ", ".join(sorted(list_keys(CONFIGS[verb])))
+    keys = list_keys(CONFIGS[verb])
+    allowed = ", ".join(sorted(keys))
     return f"unteach {verb}: {name}: no such key; {hint}Allowed: {allowed}"

@@ -47,6 +47,7 @@ class SlotDataset:
         self.anchor = anchor
 
     def __len__(self) -> int:
+        """Rows of the anchor stream."""
         return len(self.streams[self.anchor])
 
     def __getitem__(self, slot: Slot) -> tuple[Slot, Example]:
@@ -79,10 +80,13 @@ def collate(items: list[tuple[Slot, Example]], collator: Collator) -> Batch:
     is_filler = (weight == 0).unsqueeze(-1)
     batch["labels"] = batch["labels"].masked_fill(is_filler, IGNORED)
     batch["weight"] = weight
-    batch["number"] = torch.tensor([slot.row for slot in slots])
+    row_indices = [slot.row for slot in slots]
+    batch["number"] = torch.tensor(row_indices)
     if any("target" in example for example in examples):
-        batch["target"] = torch.tensor([example.get("target", 0.0) for example in examples])
-    batch["epoch"] = torch.tensor([slot.epoch for slot in slots])
+        targets = [example.get("target", 0.0) for example in examples]
+        batch["target"] = torch.tensor(targets)
+    epochs = [slot.epoch for slot in slots]
+    batch["epoch"] = torch.tensor(epochs)
 
     rows: dict[str, tuple[int, int]] = {}
     for row, slot in enumerate(slots):

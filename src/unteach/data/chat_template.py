@@ -99,7 +99,10 @@ class ChatTemplate:
 
         def apply() -> str:
             rendered: str = apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **variables
+                messages,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **variables,
             )
             return rendered
 

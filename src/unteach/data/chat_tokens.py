@@ -12,7 +12,10 @@ Piece = tuple[tuple[int, ...], bool]
 
 
 def encode_chat(
-    template: Template, messages: list[Message], last: bool = False, tools: Tools | None = None
+    template: Template,
+    messages: list[Message],
+    last: bool = False,
+    tools: Tools | None = None,
 ) -> list[Piece]:
     """Encode a conversation as pieces.
 
@@ -68,6 +71,7 @@ def encode_chat(
 
 
 def _refuse_other_kind(template: Template) -> None:
+    """Refuse a model that is asked by tags or by raw words."""
     if template.kind != "chat":
         raise UserError(
             "conversations are shown by a chat template, and this model is asked by "
@@ -85,7 +89,11 @@ def _list_answers(messages: list[Message], last: bool) -> list[int]:
     return indices[-1:] if last else indices
 
 
-def _render_whole(template: Template, messages: list[Message], tools: Tools | None) -> str:
+def _render_whole(
+    template: Template,
+    messages: list[Message],
+    tools: Tools | None,
+) -> str:
     """Render the conversation; say so where only its calls of tools make that fail."""
     try:
         return template.chat.render(messages, add_generation_prompt=False, tools=tools)
@@ -99,7 +107,12 @@ def _render_whole(template: Template, messages: list[Message], tools: Tools | No
         ) from None
 
 
-def _try_render(template: Template, messages: list[Message], tools: Tools | None) -> str | None:
+def _try_render(
+    template: Template,
+    messages: list[Message],
+    tools: Tools | None,
+) -> str | None:
+    """Render a whole conversation; None where the template refuses it."""
     try:
         return template.chat.render(messages, add_generation_prompt=False, tools=tools)
     except UserError:
@@ -149,7 +162,10 @@ def _list_texts(value: object) -> list[str]:
 
 
 def _refuse_unshown(
-    template: Template, messages: list[Message], tools: Tools | None, whole: str
+    template: Template,
+    messages: list[Message],
+    tools: Tools | None,
+    whole: str,
 ) -> None:
     """Refuse a conversation of which the chat template leaves something out.
 

@@ -37,7 +37,8 @@ class DataCollatorForSupervisedDataset:
         if "input_ids" not in examples[0]:
             nested = {}
             for key in examples[0]:
-                nested[key] = self([example[key] for example in examples])
+                examples_of_key = [example[key] for example in examples]
+                nested[key] = self(examples_of_key)
             return nested
         pad_id = self.tokenizer.pad_token_id
         if pad_id is None:
@@ -50,7 +51,8 @@ class DataCollatorForSupervisedDataset:
         if any(SEGMENT in example for example in examples):
             batch[SEGMENT] = self._pad(examples, SEGMENT, 0)
         if self.index:
-            batch[self.index] = torch.tensor([example[self.index] for example in examples])
+            row_indices = [example[self.index] for example in examples]
+            batch[self.index] = torch.tensor(row_indices)
         return batch
 
     def _pad(self, examples: list[Any], key: str, filler: int) -> "Tensor":

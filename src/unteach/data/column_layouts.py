@@ -105,9 +105,17 @@ def _build_qa_layouts(handler: str, **roles: str) -> tuple[ColumnLayout, ...]:
     """Build the layouts of a question and its answer, with further columns."""
     layouts = []
     for question, answer, raw in QUESTIONS:
-        qa_roles = {question: "question_key", answer: "answer_key", **roles}
+        qa_roles = {
+            question: "question_key",
+            answer: "answer_key",
+            **roles,
+        }
         layouts.append(ColumnLayout(handler, qa_roles, raw))
-    alpaca_roles = {"instruction": "question_key", "output": "answer_key", **roles}
+    alpaca_roles = {
+        "instruction": "question_key",
+        "output": "answer_key",
+        **roles,
+    }
     alpaca = ColumnLayout(
         handler,
         alpaca_roles,
@@ -123,7 +131,14 @@ def _build_answer_layouts() -> tuple[ColumnLayout, ...]:
     chats = []
     for turns in CHATS:
         roles = {turns: "messages_key"}
-        chats.append(ColumnLayout("ChatDataset", roles, raw=False, optional=CHAT_OPTIONAL))
+        chats.append(
+            ColumnLayout(
+                "ChatDataset",
+                roles,
+                raw=False,
+                optional=CHAT_OPTIONAL,
+            )
+        )
     return (*_build_qa_layouts("QADataset"), *chats, TEXT)
 
 
@@ -145,11 +160,25 @@ def _build_pair_layouts() -> tuple[ColumnLayout, ...]:
     for prompt, raw in PROMPTS.items():
         layouts.append(ColumnLayout(handler, {prompt: "prompt_key", **PAIR}, raw))
     alpaca_roles = {"instruction": "prompt_key", **PAIR}
-    layouts.append(ColumnLayout(handler, alpaca_roles, raw=False, optional=ALPACA_OPTIONAL))
+    layouts.append(
+        ColumnLayout(
+            handler,
+            alpaca_roles,
+            raw=False,
+            optional=ALPACA_OPTIONAL,
+        )
+    )
     for turns in CHATS:
         roles = {turns: "prompt_key", **PAIR}
         layouts.append(ColumnLayout(handler, roles, raw=False, optional=CHAT_OPTIONAL))
-    layouts.append(ColumnLayout(handler, PAIR, raw=False, fixed=(("prompt_key", None),)))
+    layouts.append(
+        ColumnLayout(
+            handler,
+            PAIR,
+            raw=False,
+            fixed=(("prompt_key", None),),
+        )
+    )
     return tuple(layouts)
 
 
@@ -165,7 +194,14 @@ def _build_feedback_layouts() -> tuple[ColumnLayout, ...]:
     labelled = {"instruction": "prompt_key", "output": "answer_key", "label": "label_key"}
     pairs = {"instruction": "prompt_key", **PAIR}
     for alpaca_roles in (labelled, pairs):
-        layouts.append(ColumnLayout(handler, alpaca_roles, raw=False, optional=ALPACA_OPTIONAL))
+        layouts.append(
+            ColumnLayout(
+                handler,
+                alpaca_roles,
+                raw=False,
+                optional=ALPACA_OPTIONAL,
+            )
+        )
     return tuple(layouts)
 
 
@@ -199,7 +235,8 @@ def list_text_layouts(with_output: bool | None) -> tuple[ColumnLayout, ...]:
     """
     layouts = LAYOUTS["text"]
     if with_output is False:
-        return tuple(layout for layout in layouts if len(layout.roles) == 1)
+        text_alone = [layout for layout in layouts if len(layout.roles) == 1]
+        return tuple(text_alone)
     return layouts
 
 
@@ -222,14 +259,17 @@ def list_columns(columns: Iterable[str]) -> str:
 
 
 def explain_no_such_column(
-    role: str, column: str, where: str, columns: Sequence[str], key: str = "data.columns"
+    role: str,
+    column: str,
+    where: str,
+    columns: Sequence[str],
+    key: str = "data.columns",
 ) -> str:
     """Say that a column is named which the rows do not have."""
     guess = find_nearest(column, columns) or find_nearest(role, columns)
     hint = f"; did you mean {name_column(role, guess, key)}?" if guess else ""
-    return (
-        f"{key}.{role}: {where}: no column {column!r}; its columns: {list_columns(columns)}{hint}"
-    )
+    there_are = list_columns(columns)
+    return f"{key}.{role}: {where}: no column {column!r}; its columns: {there_are}{hint}"
 
 
 def find_layout(
@@ -260,7 +300,8 @@ def find_layout(
     _check_mapped(where, columns, sorted(roles), mapped, key)
 
     # Those that take all the named columns, if any do.
-    layouts = [layout for layout in layouts if layout.takes(mapped)] or layouts
+    taking = [layout for layout in layouts if layout.takes(mapped)]
+    layouts = taking or layouts
 
     # Those whose columns are all there; of these one that is named whole is the one.
     fitting = []
@@ -270,7 +311,8 @@ def find_layout(
             fitting.append(layout)
             if set(layout.roles) == set(mapped):
                 named_whole.append(layout)
-    fitting = [layout.add_optional(columns, mapped) for layout in named_whole or fitting]
+    fitting = named_whole or fitting
+    fitting = [layout.add_optional(columns, mapped) for layout in fitting]
 
     # Those that no other one holds.
     widest = []
@@ -289,13 +331,18 @@ def find_layout(
 
 
 def _check_mapped(
-    where: str, columns: Sequence[str], roles: Sequence[str], mapped: dict[str, str], key: str
+    where: str,
+    columns: Sequence[str],
+    roles: Sequence[str],
+    mapped: dict[str, str],
+    key: str,
 ) -> None:
     """Refuse a named role that the method does not read, or a column that the rows do not have."""
     for role, column in mapped.items():
         if role not in roles:
             guess = find_nearest(role, roles)
-            hint = f"did you mean {guess}?" if guess else f"it may be {', '.join(roles)}"
+            allowed = ", ".join(roles)
+            hint = f"did you mean {guess}?" if guess else f"it may be {allowed}"
             raise UserError(f"{key}.{role}: this method reads no such column; {hint}")
         if column not in columns:
             raise UserError(explain_no_such_column(role, column, where, columns, key))
@@ -307,7 +354,8 @@ def note_unread(table: Table, read_columns: Iterable[str]) -> list[str]:
     if not unread:
         return []
     plural = "s" if len(unread) > 1 else ""
-    return [f"{table.where}: nothing reads its text column{plural} {', '.join(unread)}"]
+    names = ", ".join(unread)
+    return [f"{table.where}: nothing reads its text column{plural} {names}"]
 
 
 def _explain_no_layout(
@@ -337,6 +385,8 @@ def _explain_no_layout(
             guesses.append(name_column(role, guess, key))
     hint = f"say which it is: {key}.{lacking[0]}=NAME"
     if guesses:
-        hint = f"did you mean {' '.join(guesses)}?"
+        words = " ".join(guesses)
+        hint = f"did you mean {words}?"
     ways = ", or ".join(dict.fromkeys(map(str, layouts)))
-    return f"{where}: needs the columns {ways}; it has {list_columns(columns)}; {hint}"
+    there_are = list_columns(columns)
+    return f"{where}: needs the columns {ways}; it has {there_are}; {hint}"

@@ -74,7 +74,8 @@ def read_tools(cell: object) -> Tools:
     if is_missing(cell) or cell == []:
         return []
     tools = _parse_json(cell)
-    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+    are_mappings = isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)
+    if not are_mappings:
         raise BadConversation("must be a list of tools, each a mapping (or that as JSON)")
     wrapped = []
     for tool in tools:
@@ -97,8 +98,11 @@ def list_tool_names(tools: Tools) -> list[Any]:
 
 
 def _parse_json(cell: object) -> Any:
+    """Parse a cell that may be JSON; None where it is text of another kind."""
+    if not isinstance(cell, str):
+        return cell
     try:
-        return json.loads(cell) if isinstance(cell, str) else cell
+        return json.loads(cell)
     except ValueError:
         return None
 
@@ -109,7 +113,8 @@ def _read_turn(turn: object) -> Message:
         raise BadConversation(SHAPE)
     # Tables give every turn the keys of all others, with nothing in them.
     turn = {key: value for key, value in turn.items() if value is not None}
-    read = _read_sharegpt(turn) if "from" in turn else _read_openai(turn)
+    read_turn = _read_sharegpt if "from" in turn else _read_openai
+    read = read_turn(turn)
     _check_weight(read)
     return read
 
@@ -118,7 +123,11 @@ def _read_sharegpt(turn: dict[str, Any]) -> Message:
     """Read a turn of ShareGPT's, where a call of tools is a turn of its own with JSON in it."""
     role = _read_role(turn.pop("from"), SHAREGPT_ROLES, "from")
     content = _read_content(turn.pop("value", None))
-    message = {"role": SHAREGPT_ROLES[role], "content": content, **turn}
+    message = {
+        "role": SHAREGPT_ROLES[role],
+        "content": content,
+        **turn,
+    }
     if role == "function_call":
         calls = _parse_json(content)
         if not isinstance(calls, list):
@@ -139,7 +148,8 @@ def _read_role(value: object, roles: Iterable[str], key: str) -> str:
     if role not in roles:
         guess = find_nearest(role, roles)
         hint = f"did you mean {guess}? It" if guess else "it"
-        raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {', '.join(roles)}")
+        allowed = ", ".join(roles)
+        raise BadConversation(f"has a turn with {key} {value!r}; {hint} may be {allowed}")
     return role
 
 
@@ -158,7 +168,11 @@ def _read_openai(turn: dict[str, Any]) -> Message:
     if role != ASSISTANT:
         raise BadConversation(f"has tool_calls in a turn of {role}; only the assistant calls tools")
     content = _read_content(turn.get("content", ""))
-    return {**turn, "content": content, "tool_calls": _read_calls(calls)}
+    return {
+        **turn,
+        "content": content,
+        "tool_calls": _read_calls(calls),
+    }
 
 
 def _read_content(content: object) -> str:

@@ -19,7 +19,10 @@ def find_bos(template: Template) -> tuple[int, ...]:
 
 
 def tokenize_documents(
-    template: Template, rows: list[Row], text_key: str | list[str], where: str
+    template: Template,
+    rows: list[Row],
+    text_key: str | list[str],
+    where: str,
 ) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":
     """Tokenize the text of each row as a document, without BOS and with EOS.
 

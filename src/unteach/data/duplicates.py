@@ -81,13 +81,16 @@ def note_repeats(hashes: "np.ndarray", row_errors: RowErrors) -> list[str]:
     if not rows:
         return []
     verb = "says" if len(rows) == 1 else "say"
+    count = format_count(len(rows), "row")
     places = row_errors.list_places(rows)
-    return [f"{format_count(len(rows), 'row')} {verb} what an earlier one says ({places})"]
+    return [f"{count} {verb} what an earlier one says ({places})"]
 
 
 def find_shared(hashes: "np.ndarray", others: "np.ndarray") -> list[int]:
     """Find the rows that say what one of the others says."""
-    return np.flatnonzero(np.isin(hashes, others) & (hashes != 0)).tolist()
+    says_something = hashes != 0
+    is_shared = np.isin(hashes, others) & says_something
+    return np.flatnonzero(is_shared).tolist()
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,7 @@ class _TextColumns:
 
     @classmethod
     def build(cls, keys: ColumnKeys) -> "_TextColumns":
+        """Sort the columns of a dataset by where their texts stand."""
         earlier: list[str] = []
         question: list[str] = []
         required = []
@@ -141,6 +145,7 @@ def _read_texts(columns: _TextColumns, row: Row) -> tuple[str, ...]:
 
 
 def _read_cells(row: Row, columns: list[str]) -> list[str]:
+    """Read the texts in some columns of a row."""
     texts = []
     for column in columns:
         texts += _normalize_texts(row.get(column))
@@ -159,7 +164,10 @@ def _read_turns(cell: object) -> list[str]:
     except conversations.BadConversation:
         # It is refused where it is read; here it counts as it is written.
         return _normalize_texts(cell)
-    answers = [message for message in messages if message["role"] == conversations.ASSISTANT]
+    answers = []
+    for message in messages:
+        if message["role"] == conversations.ASSISTANT:
+            answers.append(message)
     if answers and conversations.says_nothing(answers[-1]):
         return []
     texts: list[str] = []
@@ -183,4 +191,7 @@ def _normalize_texts(cell: object) -> list[str]:
         for item in cell:
             texts += _normalize_texts(item)
         return texts
-    return [] if is_missing(cell) else [" ".join(str(cell).split())]
+    if is_missing(cell):
+        return []
+    words = str(cell).split()
+    return [" ".join(words)]

@@ -19,7 +19,8 @@ from unteach.errors import UserError, describe_unknown, find_nearest
 from unteach.seeds import subseed
 from unteach.wording import quote_value
 
-QUESTION, RELATIONSHIP = "question", "relationship"
+QUESTION = "question"
+RELATIONSHIP = "relationship"
 PARTS = ("forget", "retain")
 Entity = tuple[str, Hashable]
 """(kind, key) of something that a row is about."""
@@ -27,7 +28,12 @@ Unit = Hashable
 """What is drawn: a row index, a key, or a pair of keys in alphabetical order."""
 
 
-def select_part(rows: list[Row], part: str, forget_set: ForgetSet, where: str) -> list[int]:
+def select_part(
+    rows: list[Row],
+    part: str,
+    forget_set: ForgetSet,
+    where: str,
+) -> list[int]:
     """Select the rows that a forget set takes or leaves.
 
     Args:
@@ -49,8 +55,9 @@ def select_part(rows: list[Row], part: str, forget_set: ForgetSet, where: str) -
         raise UserError(
             f"{where}: this forget_set takes all {len(rows)} rows, and none is left to retain"
         )
-    is_forget = part == "forget"
-    return [index for index in range(len(rows)) if (index in forgotten) is is_forget]
+    if part == "forget":
+        return sorted(forgotten)
+    return [index for index in range(len(rows)) if index not in forgotten]
 
 
 def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[int]:
@@ -73,10 +80,13 @@ def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[in
         row_units.append(units_of_row)
         units.update(dict.fromkeys(units_of_row))
     if not units:
-        kinds = {kind for entities in row_entities for kind, _ in entities}
+        kinds: set[str] = set()
+        for entities in row_entities:
+            kinds |= {kind for kind, _ in entities}
+        there_are = ", ".join(sorted(kinds))
         raise UserError(
             f"{where}: forget_set.by={forget_set.by}: no row is about one; they are about "
-            f"{', '.join(sorted(kinds))}"
+            f"{there_are}"
         )
 
     if forget_set.named is not None:
@@ -94,7 +104,11 @@ def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[in
     return forgotten
 
 
-def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[list[Entity]]:
+def read_entities(
+    rows: list[Row],
+    forget_set: ForgetSet,
+    where: str,
+) -> list[list[Entity]]:
     """Read what each row is about.
 
     From its columns `keys` and `kinds`, a file with the kind of each key, or by counting rows where
@@ -114,7 +128,8 @@ def read_entities(rows: list[Row], forget_set: ForgetSet, where: str) -> list[li
                 "many rows one after the other, set forget_set.author_block (TOFU: 20)"
             )
         if kind_of_key is None:
-            row_entities.append(list(zip(row["kinds"], row["keys"], strict=True)))
+            pairs = zip(row["kinds"], row["keys"], strict=True)
+            row_entities.append(list(pairs))
             continue
         entities = []
         for key in row["keys"]:
@@ -133,7 +148,9 @@ def _load_kinds(path: str) -> dict[str, str]:
     kind_of_key = {}
     kinds = json_files.read_json(Path(path), "forget_set.kinds_path")
     for key, kind in kinds.items():
-        kind_of_key[key] = kind["type"] if isinstance(kind, dict) else kind
+        if isinstance(kind, dict):
+            kind = kind["type"]
+        kind_of_key[key] = kind
     return kind_of_key
 
 
@@ -148,10 +165,15 @@ def _list_units(by: str, row_index: int, entities: list[Entity]) -> list[Unit]:
 
 
 def _order_pair(pair: Iterable[Hashable]) -> Unit:
+    """Order two entities, so that a pair is one unit whichever comes first."""
     return tuple(sorted(pair))  # type: ignore[type-var]
 
 
-def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set[Unit]:
+def _find_named(
+    forget_set: ForgetSet,
+    units: Iterable[Unit],
+    where: str,
+) -> set[Unit]:
     """Find the units that the forget set names; refuse one that no row is about."""
     known = set(units)
     named_units = set()
@@ -171,7 +193,10 @@ def _find_named(forget_set: ForgetSet, units: Iterable[Unit], where: str) -> set
 
 
 def _draw_units(
-    forget_set: ForgetSet, units: Iterable[Unit], owners: dict[Unit, Hashable], where: str
+    forget_set: ForgetSet,
+    units: Iterable[Unit],
+    owners: dict[Unit, Hashable],
+    where: str,
 ) -> set[Unit]:
     """Draw so many units of each stratum; without strata, of all.
 
@@ -205,19 +230,23 @@ def _draw_units(
         sizes = []
         for stratum, members in list(strata.items())[:3]:
             sizes.append(f"{len(members)}{_describe_stratum(stratum)}")
+        there_are = ", ".join(sizes)
         raise UserError(
             f"{where}: forget_set.fraction={forget_set.fraction} of {forget_set.by} is less than "
-            f"one (there are {', '.join(sizes)})"
+            f"one (there are {there_are})"
         )
     return drawn
 
 
 def _describe_stratum(stratum: Hashable) -> str:
+    """Name the stratum of a count; empty where all is one."""
     return "" if stratum is None else f" of {stratum}"
 
 
 def _find_owners(
-    kind: str, row_entities: list[list[Entity]], row_units: Sequence[list[Unit]]
+    kind: str,
+    row_entities: list[list[Entity]],
+    row_units: Sequence[list[Unit]],
 ) -> dict[Unit, Hashable]:
     """Find the entity of this kind that each unit goes with: that of the first row about both."""
     owners: dict[Unit, Hashable] = {}

@@ -45,7 +45,11 @@ class Example(TypedDict, total=False):
 
 def build_example(encoded: "Encoded", row_index: int) -> Example:
     """Build the example of a row from the tokens of its prompt and its answer."""
-    return {"input_ids": encoded.input_ids, "labels": encoded.labels, "index": row_index}
+    return {
+        "input_ids": encoded.input_ids,
+        "labels": encoded.labels,
+        "index": row_index,
+    }
 
 
 def join_alternatives(examples: list[Example]) -> Example:

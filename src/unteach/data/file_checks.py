@@ -54,6 +54,7 @@ class FileStreams:
 
     @property
     def parts(self) -> dict[str, ComponentConfig]:
+        """All datasets by stream, trained on or only measured."""
         return {**self.trained, **self.measured}
 
     def explain_alpha(self) -> str:
@@ -67,7 +68,9 @@ def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
     """Refuse a key of `data` that the run would ignore."""
     files = streams.files
     for stream in SOURCE_STREAMS:
-        is_read = stream in streams.parts or (stream == "train" and streams.reads_train_file)
+        is_read = stream in streams.parts
+        if stream == "train":
+            is_read |= streams.reads_train_file
         if files.of(stream) is not None and not is_read:
             raise UserError(_explain_unread_file(streams, stream))
     if files.holdout_file is not None and "holdout" not in streams.parts:

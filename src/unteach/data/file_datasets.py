@@ -63,7 +63,12 @@ class FileDatasets:
             self._tables[key] = open_table(source, by_line=by_line, whole=True)
         return self._tables[key]
 
-    def build(self, stream: str, source: Source, selection: RowSelection) -> ComponentConfig:
+    def build(
+        self,
+        stream: str,
+        source: Source,
+        selection: RowSelection,
+    ) -> ComponentConfig:
         """Build the dataset that reads a source for a stream.
 
         Args:
@@ -111,7 +116,9 @@ class FileDatasets:
         selection: RowSelection,
     ) -> dict[str, str]:
         """Map roles to the columns that the user names for them, where this stream has the role."""
-        roles = {role for layout in layouts for role in layout.roles}
+        roles: set[str] = set()
+        for layout in layouts:
+            roles.update(layout.roles)
         mapped = {}
         for role, column in self.files.columns.items():
             if role == "forget" and selection.flag is not None:
@@ -162,7 +169,11 @@ class FileDatasets:
         return self.method.ask("", "") is None
 
     def _note_reading(
-        self, stream: str, table: Table, layout: ColumnLayout, columns: list[str]
+        self,
+        stream: str,
+        table: Table,
+        layout: ColumnLayout,
+        columns: list[str],
     ) -> None:
         """Note by which columns a stream is read, and whether its words are taken as they are."""
         way = ""
@@ -198,7 +209,12 @@ class FileDatasets:
             )
         return settings
 
-    def _build_of_tokens(self, stream: str, path: Path, hf_args: dict[str, Any]) -> ComponentConfig:
+    def _build_of_tokens(
+        self,
+        stream: str,
+        path: Path,
+        hf_args: dict[str, Any],
+    ) -> ComponentConfig:
         """Build a dataset of tokens.
 
         Args:
@@ -237,7 +253,9 @@ class FileDatasets:
         return _build_part("TokenizedDataset", {}, hf_args)
 
     def choose_template(
-        self, args: TemplateArgs, other_streams: Mapping[str, Mapping[str, ComponentConfig]]
+        self,
+        args: TemplateArgs,
+        other_streams: Mapping[str, Mapping[str, ComponentConfig]],
     ) -> TemplateArgs:
         """Choose the run's template.
 
@@ -271,8 +289,11 @@ class FileDatasets:
 
 
 def _build_part(
-    handler: str, arguments: dict[str, Any], hf_args: dict[str, Any]
+    handler: str,
+    arguments: dict[str, Any],
+    hf_args: dict[str, Any],
 ) -> ComponentConfig:
+    """Build the configuration of a dataset, with its class."""
     part = ComponentConfig(handler, {**arguments, "hf_args": hf_args})
     part.cls = registry.dataset.get(handler)
     return part

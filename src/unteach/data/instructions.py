@@ -47,10 +47,15 @@ class InstructionColumns:
 
     @property
     def names(self) -> tuple[str | None, ...]:
+        """The columns in the order in which their cells are read."""
         return self.input, self.system, self.history
 
     def read(
-        self, instruction: Any, cells: Sequence[Any], row_index: int, row_errors: RowErrors
+        self,
+        instruction: object,
+        cells: Sequence[Any],
+        row_index: int,
+        row_errors: RowErrors,
     ) -> tuple[Any, Context]:
         """Read a question with its input, and what stands before it.
 
@@ -64,7 +69,12 @@ class InstructionColumns:
         question = instruction
         if row_errors.check_text(added, str(self.input), row_index, is_required=False):
             question = _join_input(instruction, added)
-        if not row_errors.check_text(system, str(self.system), row_index, is_required=False):
+        if not row_errors.check_text(
+            system,
+            str(self.system),
+            row_index,
+            is_required=False,
+        ):
             system = ""
         pairs = () if is_missing(history) else _read_history(history)
         if pairs is None:
@@ -77,15 +87,19 @@ def _join_input(instruction: object, added: str) -> object:
     """Join an instruction and its input by a line end, as LLaMA-Factory does."""
     if is_missing(instruction):
         return added
-    return f"{instruction}\n{added}" if isinstance(instruction, str) else instruction
+    if not isinstance(instruction, str):
+        return instruction
+    return f"{instruction}\n{added}"
 
 
 def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
     """Read pairs of texts from a list or JSON; None where the cell is none."""
-    try:
-        pairs = json.loads(cell) if isinstance(cell, str) else cell
-    except ValueError:
-        return None
+    pairs = cell
+    if isinstance(cell, str):
+        try:
+            pairs = json.loads(cell)
+        except ValueError:
+            return None
     if not isinstance(pairs, list):
         return None
     history = []
@@ -129,7 +143,11 @@ def encode_last(
 
 
 def encode_all(
-    template: Template, context: Context, shots: Pairs, question: str, answer: str
+    template: Template,
+    context: Context,
+    shots: Pairs,
+    question: str,
+    answer: str,
 ) -> tuple[list[int], list[int]]:
     """Encode a question after its context; the answers of earlier turns are learned too.
 
@@ -144,7 +162,15 @@ def encode_all(
         encoded = encode_last(template, context, shots, question, answer)
         return encoded.input_ids, encoded.labels
     if template.kind == "chat":
-        pieces = encode_chat(template, _build_messages(context, shots, question, answer))
+        pieces = encode_chat(
+            template,
+            _build_messages(
+                context,
+                shots,
+                question,
+                answer,
+            ),
+        )
     else:
         _refuse_system(template, context)
         pieces = _encode_turns(template, shots, [*context.history, (question, answer)])
@@ -187,14 +213,25 @@ def _encode_turns(template: Template, shots: Pairs, turns: Pairs) -> list[Piece]
     return pieces
 
 
-def _build_messages(context: Context, shots: Pairs, question: str, answer: str) -> list[Message]:
+def _build_messages(
+    context: Context,
+    shots: Pairs,
+    question: str,
+    answer: str,
+) -> list[Message]:
     """Build the conversation of a question after its context, with its answer."""
     messages: list[Message] = []
     if context.system:
         messages.append({"role": "system", "content": context.system})
     for shot_question, shot_answer in shots:  # they show how, and are not learned
         messages.append({"role": "user", "content": shot_question})
-        messages.append({"role": ASSISTANT, "content": shot_answer, "weight": 0})
+        messages.append(
+            {
+                "role": ASSISTANT,
+                "content": shot_answer,
+                "weight": 0,
+            }
+        )
     for turn_question, turn_answer in [*context.history, (question, answer)]:
         messages.append({"role": "user", "content": turn_question})
         messages.append({"role": ASSISTANT, "content": turn_answer})

@@ -33,6 +33,7 @@ class MismatchedAnswers:
         return self.forget.locate(row)
 
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
+        """Build the question of a row with the answer of another, drawn anew in each epoch."""
         generator = random.Random(subseed(self.seed, "mismatched", epoch, row))
         retain_dataset, retain_row = generator.choice(self.retain.locations)
         _, answer = retain_dataset.text(retain_row)
@@ -46,6 +47,7 @@ def have_alternates(datasets: list[Any]) -> bool:
 
 
 def _refuse_without_answers(stream: Stream) -> None:
+    """Refuse a stream whose rows have no questions and answers."""
     for part in stream.datasets:
         if not isinstance(part, QADataset):
             raise UserError(

@@ -22,10 +22,12 @@ def explain_no_row_left(where: str, num_dropped: Mapping[str, int]) -> str:
         where: what the source is called.
         num_dropped: how many rows are dropped, by reason.
     """
-    reasons = [
-        f"{format_count(count, 'row')} dropped, {reason}" for reason, count in num_dropped.items()
-    ]
-    return f"{where}: no row can be used: {'; '.join(reasons) or 'there are none'}"
+    reasons = []
+    for reason, count in num_dropped.items():
+        num_rows = format_count(count, "row")
+        reasons.append(f"{num_rows} dropped, {reason}")
+    why = "; ".join(reasons) or "there are none"
+    return f"{where}: no row can be used: {why}"
 
 
 class RowErrors:
@@ -47,7 +49,11 @@ class RowErrors:
         """indices of the rows in which special tokens are written, which is read as text"""
 
     def check_text(
-        self, cell: object, column: str, row_index: int, is_required: bool = True
+        self,
+        cell: object,
+        column: str,
+        row_index: int,
+        is_required: bool = True,
     ) -> bool:
         """Whether a cell is text with something in it; note what it is otherwise.
 
@@ -69,7 +75,12 @@ class RowErrors:
             return False
         return True
 
-    def check_texts(self, cells: Sequence[object], columns: Sequence[str], row_index: int) -> bool:
+    def check_texts(
+        self,
+        cells: Sequence[object],
+        columns: Sequence[str],
+        row_index: int,
+    ) -> bool:
         """Whether all of a row's cells are text with something in them; note each that is not."""
         are_text = []
         for cell, column in zip(cells, columns, strict=True):
@@ -92,7 +103,8 @@ class RowErrors:
             return
         lines = []
         for message, row_indices in self.invalid.items():
-            lines.append(f"{message} ({self.list_places(row_indices)})")
+            places = self.list_places(row_indices)
+            lines.append(f"{message} ({places})")
         if len(lines) > 1:
             lines.insert(0, "")
         raise UserError(f"{self.where}: " + "\n  ".join(lines))
@@ -101,7 +113,8 @@ class RowErrors:
         """Count the rows that are dropped, by the reason with the places of the first of them."""
         counts: Counter[str] = Counter()
         for reason, row_indices in self.dropped.items():
-            counts[f"{reason} ({self.list_places(row_indices)})"] = len(row_indices)
+            places = self.list_places(row_indices)
+            counts[f"{reason} ({places})"] = len(row_indices)
         return counts
 
     def list_places(self, row_indices: Sequence[int]) -> str:
@@ -113,13 +126,15 @@ class RowErrors:
         more = f" and {num_more} more" if num_more > 0 else ""
         first = row_indices[:MAX_LISTED]
         if not isinstance(self.rows, Rows):
-            return _pluralize("row", row_indices) + _join(index + 1 for index in first) + more
+            numbers = [index + 1 for index in first]
+            return _pluralize("row", row_indices) + _join(numbers) + more
 
         places = [self.rows.places[index] for index in first]
         if not any(place.number for place in places):
             # Each text file is one row.
-            names = "the whole file" if len(self.rows) == 1 else _join(_list_files(places))
-            return names + more
+            if len(self.rows) == 1:
+                return "the whole file" + more
+            return _join(_list_files(places)) + more
         if len(set(_list_files(self.rows.places))) > 1:
             return _join(places) + more
         numbers = [place.number for place in places]
@@ -127,12 +142,15 @@ class RowErrors:
 
 
 def _pluralize(unit: str, row_indices: Sequence[int]) -> str:
+    """Write what the rows are counted in, before their numbers."""
     return f"{unit} " if len(row_indices) == 1 else f"{unit}s "
 
 
 def _list_files(places: Iterable[Place]) -> list[str]:
+    """List the file of each place."""
     return [place.file for place in places]
 
 
 def _join(items: Iterable[object]) -> str:
+    """Join items by commas."""
     return ", ".join(str(item) for item in items)

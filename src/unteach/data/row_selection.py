@@ -64,7 +64,12 @@ class RowSelection:
             )
         return selected
 
-    def _select_flagged(self, rows: list[PlacedRow], column: str, where: str) -> list[PlacedRow]:
+    def _select_flagged(
+        self,
+        rows: list[PlacedRow],
+        column: str,
+        where: str,
+    ) -> list[PlacedRow]:
         """Select the rows that a column marks; refuse where there are none."""
         selected = []
         for place, row in rows:
@@ -76,7 +81,13 @@ class RowSelection:
 
     def drop_limits(self) -> "RowSelection":
         """Give the same selection without any row left out."""
-        return replace(self, held_out=0.0, held=False, most=None, flag=None)
+        return replace(
+            self,
+            held_out=0.0,
+            held=False,
+            most=None,
+            flag=None,
+        )
 
 
 def parse_flag(cell: object, column: str, place: Place | str) -> bool:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 # Noncharacters of Unicode, which no text holds. One of them and a private character are one special
 # token.
-HIDDEN, OWN = "\ufdd0", "\ufdd1"
+HIDDEN = "\ufdd0"
+OWN = "\ufdd1"
 FIRST = 0x100000
 _HIDDEN_TOKEN = re.compile(f"{HIDDEN}(.)", re.DOTALL)
 
@@ -108,11 +109,14 @@ class SpecialText:
             backend = self._backend
             # Whoever asked the tokenizer for rows of one length left that in its backend.
             if backend is not None and backend.truncation is None and backend.padding is None:
-                return tuple(backend.encode(text, add_special_tokens=add_special_tokens).ids)
-            encoding = self.tokenizer(
-                text, add_special_tokens=add_special_tokens, return_attention_mask=False
+                encoding = backend.encode(text, add_special_tokens=add_special_tokens)
+                return tuple(encoding.ids)
+            batch = self.tokenizer(
+                text,
+                add_special_tokens=add_special_tokens,
+                return_attention_mask=False,
             )
-            return tuple(encoding["input_ids"])
+            return tuple(batch["input_ids"])
         if not self.tokenizer.is_fast:
             start = text.index(HIDDEN)
             token = self.reveal(text[start : start + 2])
@@ -124,7 +128,10 @@ class SpecialText:
         # The template's own tokens get names that the splitter knows; what is hidden is text again.
         text = self.reveal(self._replace(text, OWN))
         encoding = self._splitter.encode(text, add_special_tokens=add_special_tokens)
-        return tuple(self._own_ids.get(token_id, token_id) for token_id in encoding.ids)
+        own_ids = []
+        for token_id in encoding.ids:
+            own_ids.append(self._own_ids.get(token_id, token_id))
+        return tuple(own_ids)
 
     @cached_property
     def _backend(self) -> Tokenizer | None:
@@ -150,7 +157,10 @@ class SpecialText:
         for index, (_, token) in enumerate(self.added):
             # Those that are no special tokens are never split.
             own_token = tokenizers.AddedToken(
-                OWN + chr(FIRST + index), lstrip=token.lstrip, rstrip=token.rstrip, normalized=False
+                OWN + chr(FIRST + index),
+                lstrip=token.lstrip,
+                rstrip=token.rstrip,
+                normalized=False,
             )
             copy.add_tokens([own_token])
         copy.encode_special_tokens = True

@@ -37,7 +37,12 @@ class Steps:
     """
 
     def __init__(
-        self, streams: dict[str, Stream], anchor: str, size: int, seed: int, packed: bool = False
+        self,
+        streams: dict[str, Stream],
+        anchor: str,
+        size: int,
+        seed: int,
+        packed: bool = False,
     ):
         self.streams = streams
         self.anchor = anchor
@@ -52,15 +57,15 @@ class Steps:
         return -(-len(self.streams[self.anchor]) // self.size)
 
     def _permute(self, stream: str, epoch: int) -> list[int]:
-        return permutation(len(self.streams[stream]), self.seed, "data", stream, epoch)
+        """Order the rows of a stream for one of its epochs."""
+        num_rows = len(self.streams[stream])
+        return permutation(num_rows, self.seed, "data", stream, epoch)
 
     def draw(self, epoch: int, step: int) -> dict[str, list[Draw]]:
         """Draw the rows of one step, by stream."""
         num_anchor_rows = len(self.streams[self.anchor])
-        positions = range(
-            step * self.size,
-            min((step + 1) * self.size, num_anchor_rows),
-        )
+        first = step * self.size
+        positions = range(first, min(first + self.size, num_anchor_rows))
         anchor_order = self._order(self.anchor, epoch)
         draws: dict[str, list[Draw]] = {}
         draws[self.anchor] = [(anchor_order[position], epoch) for position in positions]
@@ -82,12 +87,19 @@ class Steps:
         seen: dict[str, list[Draw]] = {name: [] for name in self.streams}
         for step in range(num_steps):
             epoch, step_of_epoch = divmod(step, len(self))
-            for name, draws in self.draw(epoch, step_of_epoch).items():
+            step_draws = self.draw(epoch, step_of_epoch)
+            for name, draws in step_draws.items():
                 seen[name] += draws
-        return {name: list(dict.fromkeys(draws)) for name, draws in seen.items()}
+        for name, draws in seen.items():
+            # A dictionary keeps the order and drops what comes again.
+            seen[name] = list(dict.fromkeys(draws))
+        return seen
 
     def split_into_micro_batches(
-        self, epoch: int, step: int, num_micro_batches: int
+        self,
+        epoch: int,
+        step: int,
+        num_micro_batches: int,
     ) -> list[list[Slot]]:
         """Deal a step's rows to micro-batches of equal size, filled up with rows of weight zero.
 
@@ -109,9 +121,12 @@ class Steps:
             shares = partition(order, num_micro_batches, self.packed)
             for micro_batch, share in zip(micro_batches, shares, strict=True):
                 # What fills up is the share's shortest row, or the step's where there is no share.
-                row, row_epoch = draws[(share or order)[-1]]
-                filler = Slot(name, row, row_epoch, 0.0)
-                micro_batch += [Slot(name, *draws[k], 1.0) for k in share]
+                shortest = share[-1] if share else order[-1]
+                row, row_epoch = draws[shortest]
+                filler = Slot(name, row, row_epoch, weight=0.0)
+                for draw_index in share:
+                    row, row_epoch = draws[draw_index]
+                    micro_batch.append(Slot(name, row, row_epoch, weight=1.0))
                 micro_batch += [filler] * (num_slots - len(share))
         return micro_batches
 
@@ -125,8 +140,9 @@ class Steps:
         lengths = []
         for row, epoch in step_draws[leader]:
             examples = [stream.example(row, epoch) for stream in paired_streams]
-            lengths.append(max(len(example["input_ids"]) for example in examples))
-        return sorted(range(len(lengths)), key=lambda k: -lengths[k])
+            longer = max(len(example["input_ids"]) for example in examples)
+            lengths.append(longer)
+        return sorted(range(len(lengths)), key=lambda index: -lengths[index])
 
 
 def partition(order: list[int], num_parts: int, even: bool) -> list[list[int]]:
@@ -142,7 +158,8 @@ def partition(order: list[int], num_parts: int, even: bool) -> list[list[int]]:
     if even:
         parts = [[] for _ in range(num_parts)]
         to_and_fro = [*range(num_parts), *reversed(range(num_parts))]
-        for item, part_index in zip(order, itertools.cycle(to_and_fro), strict=False):
+        part_indices = itertools.cycle(to_and_fro)
+        for item, part_index in zip(order, part_indices, strict=False):
             parts[part_index].append(item)
         return parts
 
@@ -158,7 +175,13 @@ def partition(order: list[int], num_parts: int, even: bool) -> list[list[int]]:
 class MicroBatches:
     """A batch sampler: this rank's micro-batches of every step of an epoch, in order."""
 
-    def __init__(self, steps: Steps, accumulation: int, rank: int = 0, world: int = 1):
+    def __init__(
+        self,
+        steps: Steps,
+        accumulation: int,
+        rank: int = 0,
+        world: int = 1,
+    ):
         self.steps = steps
         self.accumulation = accumulation
         self.rank = rank
@@ -166,13 +189,19 @@ class MicroBatches:
         self.epoch = 0
 
     def __len__(self) -> int:
+        """Micro-batches of this rank in an epoch."""
         return len(self.steps) * self.accumulation
 
     def set_epoch(self, epoch: int) -> None:
+        """Say which epoch the next iteration goes through."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[Slot]]:
         num_micro_batches = self.accumulation * self.world
         for step in range(len(self.steps)):
-            micro_batches = self.steps.split_into_micro_batches(self.epoch, step, num_micro_batches)
+            micro_batches = self.steps.split_into_micro_batches(
+                self.epoch,
+                step,
+                num_micro_batches,
+            )
             yield from micro_batches[self.rank :: self.world]

@@ -38,11 +38,16 @@ def find_overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
     train = parts.get("train")
     if train is None or "forget_key" not in train.args:
         return None
-    forgotten, retained = _split_by_flag(_hash_words(train), train.args["forget_key"])
+    rows = _hash_words(train)
+    forgotten, retained = _split_by_flag(rows, train.args["forget_key"])
     return _describe_shared(forgotten, retained, FORGOTTEN_AND_RETAINED)
 
 
-def find_shared_rows(first: ComponentConfig, second: ComponentConfig, role: str) -> str | None:
+def find_shared_rows(
+    first: ComponentConfig,
+    second: ComponentConfig,
+    role: str,
+) -> str | None:
     """Find the rows that two datasets share.
 
     Args:
@@ -84,7 +89,9 @@ class _Side:
     row_errors: RowErrors
 
     def list_places(self, rows: list[int]) -> str:
-        places = self.row_errors.list_places([self.row_indices[row] for row in rows])
+        """Say where some of the rows stand."""
+        row_indices = [self.row_indices[row] for row in rows]
+        places = self.row_errors.list_places(row_indices)
         return f"{self.row_errors.where}, {places}"
 
 
@@ -95,7 +102,11 @@ def _hash_words(part: ComponentConfig) -> _Side:
     column_keys = duplicates.find_column_keys(part.cls, part.args)
     hashes = duplicates.hash_rows(column_keys, rows)
     row_errors = RowErrors(sources.describe_source(hf_args), rows)
-    return _Side(hashes, range(len(rows)), row_errors)
+    return _Side(
+        hashes=hashes,
+        row_indices=range(len(rows)),
+        row_errors=row_errors,
+    )
 
 
 def _hash_tokens(part: ComponentConfig) -> _Side:
@@ -107,7 +118,11 @@ def _hash_tokens(part: ComponentConfig) -> _Side:
             ids = np.asarray(shard.slice_ids(row), np.int64)
             hashes.append(hash(ids.tobytes()) or 1)
     row_errors = RowErrors(sources.describe_source(hf_args), [])
-    return _Side(np.array(hashes, np.int64), range(len(hashes)), row_errors)
+    return _Side(
+        hashes=np.array(hashes, np.int64),
+        row_indices=range(len(hashes)),
+        row_errors=row_errors,
+    )
 
 
 def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
@@ -119,8 +134,10 @@ def _split_by_flag(side: _Side, column: str) -> tuple[_Side, _Side]:
         if not side.hashes[row_index]:
             continue  # what is dropped need not say it
         place = locate_row(row_errors.rows, row_index, row_errors.where)
-        is_forgotten = parse_flag(row.get(column), column, place)
-        (forgotten if is_forgotten else retained).append(row_index)
+        if parse_flag(row.get(column), column, place):
+            forgotten.append(row_index)
+        else:
+            retained.append(row_index)
     return (
         _Side(side.hashes[forgotten], forgotten, row_errors),
         _Side(side.hashes[retained], retained, row_errors),
@@ -133,8 +150,10 @@ def _describe_shared(first: _Side, second: _Side, role: str) -> str:
     if not in_first:
         return ""
     in_second = duplicates.find_shared(second.hashes, first.hashes)
-    places = f"{first.list_places(in_first)}, and {second.list_places(in_second)}"
-    return f"{_count_rows(len(in_first), role)}: {places}"
+    first_places = first.list_places(in_first)
+    second_places = second.list_places(in_second)
+    num_rows = _count_rows(len(in_first), role)
+    return f"{num_rows}: {first_places}, and {second_places}"
 
 
 def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
@@ -146,14 +165,27 @@ def note_overlap(forget: Sequence[Any], retain: Sequence[Any]) -> list[str]:
     retained = _collect_hashes(retain)
     if not forgotten or not retained:
         return []
-    shared = duplicates.find_shared(np.concatenate(forgotten), np.concatenate(retained))
-    return [_count_rows(len(shared), FORGOTTEN_AND_RETAINED)] if shared else []
+    shared = duplicates.find_shared(
+        np.concatenate(forgotten),
+        np.concatenate(retained),
+    )
+    if not shared:
+        return []
+    return [_count_rows(len(shared), FORGOTTEN_AND_RETAINED)]
 
 
 def _collect_hashes(datasets: Sequence[Any]) -> "list[np.ndarray]":
-    hashes = [getattr(dataset, "row_hashes", None) for dataset in datasets]
-    return [values for values in hashes if values is not None]
+    """Collect the hashes of the rows of datasets that keep them."""
+    hashes = []
+    for dataset in datasets:
+        row_hashes = getattr(dataset, "row_hashes", None)
+        if row_hashes is not None:
+            hashes.append(row_hashes)
+    return hashes
 
 
 def _count_rows(num_rows: int, role: str) -> str:
-    return f"{format_count(num_rows, 'row')} {'is' if num_rows == 1 else 'are'} {role}"
+    """Say how many rows play a role."""
+    count = format_count(num_rows, "row")
+    verb = "is" if num_rows == 1 else "are"
+    return f"{count} {verb} {role}"

@@ -52,7 +52,8 @@ class Stream:
         self.locations: list[tuple[Any, int]] = []
         """(dataset, row of it) of each row"""
         for dataset in datasets:
-            self.locations += [(dataset, row) for row in range(len(dataset))]
+            for row in range(len(dataset)):
+                self.locations.append((dataset, row))
         if not self.locations:
             raise UserError(f"data.{name}: there are no rows")
 
@@ -77,7 +78,9 @@ class Stream:
     def locate(self, row_index: int) -> str:
         """Say where a row stands: its line in its file, or its number from 1."""
         dataset, row = self.locations[row_index]
-        return dataset.place(row) if hasattr(dataset, "place") else f"row {row + 1}"
+        if hasattr(dataset, "place"):
+            return str(dataset.place(row))
+        return f"row {row + 1}"
 
     def example(self, row_index: int, epoch: int = 0) -> Example:
         """Give the example that is trained on of a row in an epoch."""

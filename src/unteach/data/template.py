@@ -47,7 +47,10 @@ class Encoded:
 
     @classmethod
     def cut_answer(
-        cls, prompt: tuple[int, ...], answer: tuple[int, ...], max_length: int | None
+        cls,
+        prompt: tuple[int, ...],
+        answer: tuple[int, ...],
+        max_length: int | None,
     ) -> "Encoded":
         """Cut the answer to what fits into max_length beside the prompt."""
         if max_length is None:
@@ -57,10 +60,12 @@ class Encoded:
 
     @property
     def input_ids(self) -> list[int]:
+        """The prompt and the answer, end to end."""
         return [*self.prompt, *self.answer]
 
     @property
     def labels(self) -> list[int]:
+        """The answer where it stands, and -100 in place of the prompt."""
         return [IGNORED] * len(self.prompt) + list(self.answer)
 
 
@@ -143,11 +148,15 @@ class Template:
 
     def hide(self, text: str) -> str:
         """Mark the special tokens that are written in a text, so that they are read as text."""
-        return self.special.hide(text) if self.args.special_tokens == "text" else text
+        if self.args.special_tokens != "text":
+            return text
+        return self.special.hide(text)
 
     def hide_all(self, value: object) -> Any:
         """Hide every text in a conversation, or in its tools."""
-        return self.special.hide_all(value) if self.args.special_tokens == "text" else value
+        if self.args.special_tokens != "text":
+            return value
+        return self.special.hide_all(value)
 
     def hides(self, cells: Sequence[Any]) -> bool:
         """Whether a special token is written in cells of a row, and is read as text."""
@@ -159,6 +168,7 @@ class Template:
         return self.special.stands_in(cells)
 
     def _strip_ends(self, cell: object) -> object:
+        """Take the BOS and EOS that a text is written with off its ends."""
         if not isinstance(cell, str):
             return cell
         return cell.removeprefix(self._bos).removesuffix(self._eos)
@@ -185,20 +195,28 @@ class Template:
 
     @property
     def _answer_tags(self) -> tuple[str, str]:
+        """What stands before and after an answer."""
         if self._has_default_tags:
             return "Answer:\n", "\n\n"
         return self.args.asst_start_tag or "", self.args.asst_end_tag or ""
 
     @property
     def _prefix(self) -> str:
+        """What every answer begins with."""
         return self.args.answer_prefix or ""
 
     def _tag_question(self, question: str) -> str:
+        """Write a question between its tags."""
         if self._has_default_tags:
             return f"Question: {question}\n"
         return f"{self.args.user_start_tag or ''}{question}{self.args.user_end_tag or ''}"
 
-    def _render_question(self, question: str, shots: Shots, answer: str | None) -> str:
+    def _render_question(
+        self,
+        question: str,
+        shots: Shots,
+        answer: str | None,
+    ) -> str:
         """Render a question by the chat template.
 
         Args:
@@ -248,7 +266,11 @@ class Template:
         return self._bos, text[len(self._bos) :]
 
     def encode(
-        self, question: str, answer: str, shots: Shots = (), max_length: int | None = None
+        self,
+        question: str,
+        answer: str,
+        shots: Shots = (),
+        max_length: int | None = None,
     ) -> Encoded:
         """Encode a prompt and its answer.
 
@@ -369,7 +391,9 @@ def load_saved_args(folder: str) -> TemplateArgs | None:
         return None
     reader = Reader()
     args: TemplateArgs | None = reader.record(
-        TemplateArgs, json_files.read_json(path, "the model's template"), str(path)
+        TemplateArgs,
+        json_files.read_json(path, "the model's template"),
+        str(path),
     )
     if reader.problems:
         raise UserError(join_problems(reader.problems))

@@ -15,7 +15,12 @@ TokenRow = tuple[TokenIds, TokenIds]
 """input_ids and labels of one row."""
 
 
-def truncate(ids: TokenIds, labels: TokenIds, max_length: int, too_long: TooLong) -> list[TokenRow]:
+def truncate(
+    ids: TokenIds,
+    labels: TokenIds,
+    max_length: int,
+    too_long: TooLong,
+) -> list[TokenRow]:
     """Cut a row into examples of at most max_length tokens.
 
     Args:

@@ -39,11 +39,14 @@ def resolve_files(config: Run) -> Run:
     streams = {**config.data.streams, **_wrap(found.trained)}
     anchor = config.data.anchor or next(iter(found.wanted), "")
     if anchor not in streams and isinstance(config, schema.TrainConfig):
+        names = ", ".join(streams)
         raise UserError(
-            f"data.anchor: {anchor!r} is not a stream of this run; its streams: "
-            f"{', '.join(streams)}"
+            f"data.anchor: {anchor!r} is not a stream of this run; its streams: {names}"
         )
-    template_args = finder.datasets.choose_template(config.model.template_args, config.data.streams)
+    template_args = finder.datasets.choose_template(
+        config.model.template_args,
+        config.data.streams,
+    )
     model = replace(config.model, template_args=template_args)
     measured = _wrap(found.measured)
     data = replace(
@@ -138,14 +141,19 @@ class StreamFinder:
                     "method unlearns rows of train_file; give data.validation_file, or "
                     "data.holdout_file"
                 )
-            held_out = replace(self._select("train"), held=True, most=files.most("validation"))
+            held_out = replace(
+                self._select("train"),
+                held=True,
+                most=files.most("validation"),
+            )
             part = self.datasets.build("validation", files.train_file, held_out)
             self.streams.trained["validation"] = part
 
     def _add_measured(self) -> None:
         """Add rows that are measured and not trained on: to be retained by a method that looks at
         none, or never seen."""
-        files, measured = self.files, self.streams.measured
+        files = self.files
+        measured = self.streams.measured
         if "forget" in self.streams.wanted and "retain" not in self.streams.trained:
             if files.retain_file is not None:
                 measured["retain"] = self._build("retain")
@@ -163,7 +171,8 @@ class StreamFinder:
     def _build_marked(self, stream: str) -> ComponentConfig:
         """Build the dataset of `forget` or `retain` from its rows of train_file."""
         assert self.files.train_file is not None
-        return self.datasets.build(stream, self.files.train_file, self._select_marked(stream))
+        selection = self._select_marked(stream)
+        return self.datasets.build(stream, self.files.train_file, selection)
 
     def _select(self, stream: str) -> RowSelection:
         """Select the rows of a stream in its own file."""
@@ -192,12 +201,17 @@ class StreamFinder:
         assert source is not None
         column = self._find_flag_column()
         if column is not None:
-            return replace(self._select(stream), flag=column, flagged=stream == "forget")
+            return replace(
+                self._select(stream),
+                flag=column,
+                flagged=stream == "forget",
+            )
         if "retain" not in self.streams.wanted:
             return self._select(stream)
         guess = None
         if not tokenized_paths.is_tokenized(source):
-            guess = find_nearest("forget", self.datasets.open_table(source).columns)
+            table = self.datasets.open_table(source)
+            guess = find_nearest("forget", table.columns)
         hint = f"; did you mean {name_column('forget', guess)}?" if guess else ""
         raise UserError(
             f"data.{stream}: this method trains on rows to forget and on rows to retain: name "
@@ -220,15 +234,20 @@ class StreamFinder:
             return column
         if named_column is not None:
             raise UserError(
-                explain_no_such_column("forget", named_column, table.where, table.columns)
+                explain_no_such_column(
+                    "forget",
+                    named_column,
+                    table.where,
+                    table.columns,
+                )
             )
         # Taken for no such column, its rows would all be forgotten, those with 0 too.
         alike = [name for name in table.columns if name.strip().lower() == "forget"]
         if alike:
+            word = name_column("forget", alike[0])
             raise UserError(
                 f"{table.where}: has no column forget, and one called {alike[0]!r}: "
-                f"{name_column('forget', alike[0])} reads it as that; rename it if it is something "
-                "else"
+                f"{word} reads it as that; rename it if it is something else"
             )
         return None
 

@@ -33,7 +33,7 @@ from unteach.errors import (
     UserError,
     describe_unknown,
 )
-from unteach.lazy import torch
+from unteach.lazy import accelerate_launch_command, torch
 from unteach.strict_yaml import read_yaml
 from unteach.wording import format_count
 
@@ -152,11 +152,9 @@ def _read_launch_file(file: Path) -> dict[str, Any]:
 
 def _parse_launch_args(file: Path, num_processes: int, command: list[str]) -> Namespace:
     """Build what accelerate's own command would parse from its command line."""
-    from accelerate.commands.launch import launch_command_parser
-
     words = ["--config_file", str(file), "--num_processes", str(num_processes)]
     words += ["--main_process_port", "0", "-m", "unteach", *command]
-    args: Namespace = launch_command_parser().parse_args(words)
+    args: Namespace = accelerate_launch_command.launch_command_parser().parse_args(words)
     signals = []
     for name in SIGNALS:
         if signal.getsignal(signal.Signals[name]) is not signal.SIG_IGN:
@@ -168,14 +166,13 @@ def _parse_launch_args(file: Path, num_processes: int, command: list[str]) -> Na
 
 def _run(args: Namespace) -> None:
     """Start the processes and wait for them; how they ended is raised here."""
-    from accelerate.commands.launch import launch_command
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     os.environ[launch_environment.LAUNCHER] = str(os.getpid())
     try:
         with _mute_launcher_log():
-            launch_command(args)
+            accelerate_launch_command.launch_command(args)
     except SignalException as stop:
         # A second signal came while the launcher waited for what the first one asked for.
         is_second = isinstance(stop.__context__, SignalException)
@@ -267,16 +264,15 @@ def _apply_launch_file(file: Path, config: schema.RunConfig | InferConfig) -> No
 
 def _build_environment(file: Path) -> dict[str, str]:
     """Build the variables by which accelerate tells its processes of FSDP or DeepSpeed."""
-    from accelerate.commands.launch import _validate_launch_command
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
     num_processes = max(launch_environment.world_size(), 2)
     with _mute_launcher_log():
-        args, defaults, _ = _validate_launch_command(_parse_launch_args(file, num_processes, []))
+        args, defaults, _ = accelerate_launch_command._validate_launch_command(
+            _parse_launch_args(file, num_processes, [])
+        )
         args.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
         if args.use_deepspeed:
-            _, variables = prepare_deepspeed_cmd_env(args)
+            _, variables = accelerate_launch_command.prepare_deepspeed_cmd_env(args)
         else:
-            variables = prepare_multi_gpu_env(args)
+            variables = accelerate_launch_command.prepare_multi_gpu_env(args)
     prefixes = ("ACCELERATE_", "FSDP_")
     return {name: value for name, value in variables.items() if name.startswith(prefixes)}

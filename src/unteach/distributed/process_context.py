@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from unteach.distributed import extension_builds, launch_environment
 from unteach.errors import Preempted, UserError, describe_missing_extra
-from unteach.lazy import torch
+from unteach.lazy import accelerate_state, accelerate_utils, torch
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -117,9 +117,7 @@ class DistContext:
     def barrier(self) -> None:
         """Wait until every process is here."""
         if self.world_size > 1:
-            from accelerate import PartialState
-
-            PartialState().wait_for_everyone()
+            accelerate_state.PartialState().wait_for_everyone()
 
     def any(self, flag: bool) -> bool:
         """Say whether the flag is set in any process; all must call it, and get the same answer."""
@@ -193,8 +191,6 @@ def init_distributed(join_options: JoinOptions | None = None) -> DistContext:
 
     A process that was started alone is a world of one.
     """
-    from accelerate.utils import gather_object
-
     global _stop_requested, _interrupted, _listening_pid
     _stop_requested = False
     _interrupted = False
@@ -206,7 +202,7 @@ def init_distributed(join_options: JoinOptions | None = None) -> DistContext:
     return DistContext(
         rank=state.process_index,
         world_size=state.num_processes,
-        gather=gather_object if state.num_processes > 1 else None,
+        gather=accelerate_utils.gather_object if state.num_processes > 1 else None,
         device=state.device,
         mode=launch_environment.parallel_mode(),
     )
@@ -219,10 +215,8 @@ def _join_processes(join_options: JoinOptions) -> "PartialState":
     without a word. The same group of processes, called by the name of its GPU kind once it has
     joined over gloo, is sharded there too: accelerate asks for nothing else of a GPU.
     """
-    from accelerate.state import DistributedType, PartialState
-
-    if PartialState._shared_state:  # joined before
-        return PartialState()
+    if accelerate_state.PartialState._shared_state:  # joined before
+        return accelerate_state.PartialState()
     mode = launch_environment.parallel_mode()
     is_zero = mode.startswith("zero")
     is_on_cpu = (
@@ -239,7 +233,9 @@ def _join_processes(join_options: JoinOptions) -> "PartialState":
 
     timeout = timedelta(seconds=join_options.timeout)
     try:
-        state = PartialState(cpu=is_on_cpu, backend=join_options.backend, timeout=timeout)
+        state = accelerate_state.PartialState(
+            cpu=is_on_cpu, backend=join_options.backend, timeout=timeout
+        )
     except ValueError as error:
         raise UserError(f"trainer.args.ddp_backend={join_options.backend}: {error}") from None
     num_launched = launch_environment.world_size()
@@ -250,8 +246,10 @@ def _join_processes(join_options: JoinOptions) -> "PartialState":
         )
     if is_on_cpu and mode not in ("one", "ddp"):
         os.environ["ACCELERATE_USE_CPU"] = "false"
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
-    return PartialState()
+        accelerate_state.PartialState._shared_state["distributed_type"] = (
+            accelerate_state.DistributedType.MULTI_GPU
+        )
+    return accelerate_state.PartialState()
 
 
 def _refuse_without_deepspeed(mode: str) -> None:

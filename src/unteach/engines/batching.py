@@ -68,7 +68,8 @@ class BatchPlanner:
 
     def sort_rows(self, indices: Sequence[int]) -> list[Row]:
         """Put items into rows, the widest first."""
-        return sorted(self.make_rows(indices), key=self.get_width, reverse=True)
+        rows = self.make_rows(indices)
+        return sorted(rows, key=self.get_width, reverse=True)
 
     def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
         """Put rows into batches, each as full as the budget and the number of items allow."""
@@ -138,12 +139,19 @@ class BatchRunner:
         return self.budgets.get(pass_name) or TOKENS_PER_BATCH[get_device_type()]
 
     def build_planner(
-        self, pass_name: str, items: Sequence[Any], get_length: Callable[[Any], int]
+        self,
+        pass_name: str,
+        items: Sequence[Any],
+        get_length: Callable[[Any], int],
     ) -> BatchPlanner:
         return BatchPlanner(items, get_length, self.batch_size, self.get_budget(pass_name))
 
     def measure(
-        self, kind: str, planner: BatchPlanner, work: Work, on_progress: ProgressCallback
+        self,
+        kind: str,
+        planner: BatchPlanner,
+        work: Work,
+        on_progress: ProgressCallback,
     ) -> list[Any]:
         """Return the results of all items, in their order.
 
@@ -153,7 +161,8 @@ class BatchRunner:
         Args:
             kind: the name of the pass and, after a space, whatever else its results depend on.
         """
-        items, dist = planner.items, self.dist
+        items = planner.items
+        dist = self.dist
         results: list[Any] = [None] * len(items)
         if self.store:
             results = [self.store.get(kind, item) for item in items]
@@ -169,8 +178,17 @@ class BatchRunner:
         digest = fingerprints.hash_value([kind, self.batch_size, items])
         if missing:
             waiting = self._resume_plan(digest, planner, missing)
-            record_plan = functools.partial(plan_store.write_plan, digest) if plan_store else None
-            measured = self.run(kind, planner, waiting, work, on_progress, record_plan=record_plan)
+            record_plan = None
+            if plan_store:
+                record_plan = functools.partial(plan_store.write_plan, digest)
+            measured = self.run(
+                kind,
+                planner,
+                waiting,
+                work,
+                on_progress,
+                record_plan=record_plan,
+            )
             for i, result in self._gather(list(measured)):
                 results[i] = result
         if plan_store:
@@ -181,7 +199,12 @@ class BatchRunner:
         """Join the lists of all processes."""
         return self.dist.gather(values) if self.dist.gather else values
 
-    def _resume_plan(self, digest: str, planner: BatchPlanner, missing: list[int]) -> list[Batch]:
+    def _resume_plan(
+        self,
+        digest: str,
+        planner: BatchPlanner,
+        missing: list[int],
+    ) -> list[Batch]:
         """Return the batches that are left of a pass, as they were planned when it began.
 
         A batch of which anything is missing is made whole again, so that each result comes from the
@@ -195,7 +218,10 @@ class BatchRunner:
             plan = dist.gather([plan] if dist.is_main else [])[0]
 
         lacking = set(missing)
-        left = [batch for batch in plan or [] if not lacking.isdisjoint(list_items(batch))]
+        left = []
+        for batch in plan or []:
+            if not lacking.isdisjoint(list_items(batch)):
+                left.append(batch)
         unplanned = lacking.difference(*map(list_items, left))
         left += planner.plan_batches(sorted(unplanned))
         if self.store and dist.is_main and unplanned:
@@ -298,7 +324,12 @@ class BatchRunner:
         return [], message
 
     def _measure_batch(
-        self, kind: str, planner: BatchPlanner, batch: Batch, work: Work, keep: bool
+        self,
+        kind: str,
+        planner: BatchPlanner,
+        batch: Batch,
+        work: Work,
+        keep: bool,
     ) -> list[Any]:
         """Measure a batch and keep its results in the store."""
         with torch.no_grad():
@@ -311,7 +342,12 @@ class BatchRunner:
     def _list_failed(self, round_batches: list[Batch], memory_error: str | None) -> list[Batch]:
         """List the batches of this round that did not fit, as every process knows it."""
         flags = self._gather([memory_error is not None])
-        return [batch for batch, failed in zip(round_batches, flags, strict=False) if failed]
+        # A round may have fewer batches than there are processes.
+        failed_batches = []
+        for batch, has_failed in zip(round_batches, flags, strict=False):
+            if has_failed:
+                failed_batches.append(batch)
+        return failed_batches
 
 
 def get_device_type() -> str:

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 
 def compute_class_logits(
-    model: "PreTrainedModel", rows: Sequence[Sequence[int]], padding_id: int
+    model: "PreTrainedModel",
+    rows: Sequence[Sequence[int]],
+    padding_id: int,
 ) -> "Tensor":
     """Compute the logits [B, C] of rows of token ids, padded on the right.
 
@@ -27,13 +29,19 @@ def compute_class_logits(
     if finds_last_by_id and any(row[-1] == padding_id for row in rows if row):
         filler = _find_unused_id(model, rows, padding_id)
 
-    tensors = pad_rows(rows, filler, next(model.parameters()).device)
-    with _padding_id_set_to(model, filler if finds_last_by_id else None):
+    device = next(model.parameters()).device
+    tensors = pad_rows(rows, filler, device)
+    id_to_find_by = filler if finds_last_by_id else None
+    with _padding_id_set_to(model, id_to_find_by):
         logits: Tensor = model(**tensors).logits.float()
     return logits
 
 
-def _find_unused_id(model: "PreTrainedModel", rows: Sequence[Sequence[int]], otherwise: int) -> int:
+def _find_unused_id(
+    model: "PreTrainedModel",
+    rows: Sequence[Sequence[int]],
+    otherwise: int,
+) -> int:
     """Find the first id of the vocabulary that is in no row."""
     used = set(itertools.chain(*rows))
     vocab_size = int(unwrap_model(model).config.get_text_config().vocab_size)

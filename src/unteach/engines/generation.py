@@ -22,17 +22,12 @@ from unteach.engines.sampling import (
 from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
-from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
     from transformers.generation import GenerateDecoderOnlyOutput
 
-MAX_TOKENS = {"cuda": 65536, "cpu": 32768}
-"""Tokens of a batch, prompts included: a step makes one token a row, so rows are cheap."""
-MAX_CACHE_BYTES = {"cuda": 8 << 30, "cpu": 1 << 30}
-"""Bytes that the keys and values of so many tokens may take."""
 LEAVING_SHARE = 1 / 8
 """Share of the rows that must be over before they leave: sooner, the cache is copied too often for
 too little."""
@@ -59,29 +54,6 @@ class GenerationEngine(Protocol):
     @property
     def context(self) -> int | None: ...
     def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
-
-
-def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
-    """Compute how many tokens a batch may come to, prompts included.
-
-    Returns:
-        None where the cache is not of keys and values alone, so that its size is not known.
-    """
-    config = unwrap_model(model).config.get_text_config()
-    # Where layers differ in a setting, the configuration has no one value and refuses to give any
-    # as an attribute.
-    settings = {name: value for name, value in config.to_dict().items() if isinstance(value, int)}
-    for name, alias in config.attribute_map.items():
-        settings.setdefault(name, settings.get(alias, 0))
-
-    num_heads = settings.get("num_attention_heads")
-    if getattr(model, "_is_stateful", False) or not num_heads:
-        return None
-    head_dim = settings.get("head_dim") or config.hidden_size // num_heads
-    num_kv_heads = settings.get("num_key_value_heads") or num_heads
-    bytes_per_number = next(model.parameters()).element_size()
-    bytes_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_dim * bytes_per_number
-    return min(MAX_TOKENS[device], MAX_CACHE_BYTES[device] // bytes_per_token)
 
 
 class StopWhenShareDone:
@@ -135,15 +107,14 @@ class ContinuousBatching:
         self.refuse_non_finite = refuse_non_finite
         defaults = engine.model.generation_config
         self.sampling = {"do_sample": False, **sampling}
-        self.min_new_tokens = (
-            self.sampling.pop("min_new_tokens", None) or defaults.min_new_tokens or 0
-        )
+        min_new_tokens = self.sampling.pop("min_new_tokens", None)
+        self.min_new_tokens = min_new_tokens or defaults.min_new_tokens or 0
         # Ours does not count padding; the library's is switched off.
-        self.penalty = build_repetition_penalty(
-            self.sampling.pop("repetition_penalty", None) or defaults.repetition_penalty
-        )
+        penalty = self.sampling.pop("repetition_penalty", None)
+        self.penalty = build_repetition_penalty(penalty or defaults.repetition_penalty)
         self.sampling["repetition_penalty"] = 1.0
-        self.num_beams = self.sampling.get("num_beams") or defaults.num_beams or 1
+        num_beams = self.sampling.get("num_beams")
+        self.num_beams = num_beams or defaults.num_beams or 1
 
         # Beams, and a state that is no cache, cannot be interrupted.
         is_stateful = getattr(engine.model, "_is_stateful", False)
@@ -178,25 +149,42 @@ class ContinuousBatching:
         waiting = deque(range(len(prompts)))
         batch: ActiveBatch | None = None
         while waiting or batch:
-            num_free = max_rows - len(batch.prompt_indices) if batch else max_rows
             if batch is None:
-                batch = self._start(prompts, _take(waiting, num_free))
-            elif (
-                waiting
-                and num_free >= REFILL_SHARE * max_rows
-                and kv_cache.is_plain_cache(batch.cache)
-            ):
-                # New rows make one token by themselves, which gives them a cache to be joined by.
-                newcomers = self._start(prompts, _take(waiting, num_free))
-                batch = self._join(batch, self._step(newcomers, 1))
-            batch = self._step(batch, self._choose_piece(batch))
+                batch = self._start(prompts, _take(waiting, max_rows))
+            elif waiting:
+                batch = self._refill(batch, prompts, waiting, max_rows)
+            piece = self._choose_piece(batch)
+            batch = self._step(batch, piece)
         self._keep_step()
-        return [row[: find_stop(row, self.engine.stops)] for row in self.generated]
+
+        continuations = []
+        for row in self.generated:
+            end = find_stop(row, self.engine.stops)
+            continuations.append(row[:end])
+        return continuations
+
+    def _refill(
+        self,
+        batch: ActiveBatch,
+        prompts: Sequence[Ids],
+        waiting: deque[int],
+        max_rows: int,
+    ) -> ActiveBatch:
+        """Take rows that wait into a batch, where enough of its places are free."""
+        num_free = max_rows - len(batch.prompt_indices)
+        if num_free < REFILL_SHARE * max_rows or not kv_cache.is_plain_cache(batch.cache):
+            return batch
+        # New rows make one token by themselves, which gives them a cache to be joined by.
+        newcomers = self._start(prompts, _take(waiting, num_free))
+        return self._join(batch, self._step(newcomers, piece=1))
 
     def _choose_piece(self, batch: ActiveBatch) -> int:
         """Choose how many tokens the next call makes: no row may go beyond its room."""
-        room = [self.room[i] - len(self.generated[i]) for i in batch.prompt_indices]
-        return min(self.piece, *room)
+        piece = self.piece
+        for i in batch.prompt_indices:
+            num_left = self.room[i] - len(self.generated[i])
+            piece = min(piece, num_left)
+        return piece
 
     def _agree_on_piece(self, piece: int) -> int:
         """Take the shortest piece of all processes, unless pieces cannot be cut."""
@@ -243,7 +231,10 @@ class ContinuousBatching:
         return self._drop_finished(batch, output)
 
     def _record_non_finite(
-        self, batch: ActiveBatch, new_rows: list[list[int]], finite: FiniteCheck
+        self,
+        batch: ActiveBatch,
+        new_rows: list[list[int]],
+        finite: FiniteCheck,
     ) -> None:
         """Record which rows had logits that are not finite before they were over.
 
@@ -253,21 +244,31 @@ class ContinuousBatching:
         if self.num_beams > 1:
             lengths = [NEVER] * len(new_rows)
         else:
-            # The stop itself is one of a row's own tokens.
-            ends = [find_stop(row, self.engine.stops) + 1 for row in new_rows]
-            lengths = [min(end, len(row)) for end, row in zip(ends, new_rows, strict=True)]
-        for i, is_broken in zip(batch.prompt_indices, finite.find_broken(lengths), strict=True):
+            lengths = []
+            for row in new_rows:
+                # The stop itself is one of a row's own tokens.
+                end = find_stop(row, self.engine.stops) + 1
+                lengths.append(min(end, len(row)))
+        broken = finite.find_broken(lengths)
+        for i, is_broken in zip(batch.prompt_indices, broken, strict=True):
             if is_broken:
                 self.non_finite.add(i)
         if self.non_finite and self.refuse_non_finite:
             raise UserError(f"generating: {NOT_FINITE}")
 
     def _drop_finished(
-        self, batch: ActiveBatch, output: "GenerateDecoderOnlyOutput"
+        self,
+        batch: ActiveBatch,
+        output: "GenerateDecoderOnlyOutput",
     ) -> ActiveBatch | None:
         """Keep the rows that are not over, with their part of the cache; None where there are
         none."""
-        rows_left = [row for row, i in enumerate(batch.prompt_indices) if not self._is_over(i)]
+        rows_left = []
+        prompt_indices = []
+        for row, i in enumerate(batch.prompt_indices):
+            if not self._is_over(i):
+                rows_left.append(row)
+                prompt_indices.append(i)
         if not rows_left:
             return None
         cache: Any = output.past_key_values
@@ -275,12 +276,19 @@ class ContinuousBatching:
             cache.batch_select_indices(torch.tensor(rows_left, device=batch.ids.device))
         num_new = output.sequences.shape[1] - batch.ids.shape[1]
         mask = F.pad(batch.mask, (0, num_new), value=1)
-        prompt_indices = [batch.prompt_indices[row] for row in rows_left]
-        left = ActiveBatch(prompt_indices, output.sequences[rows_left], mask[rows_left], cache)
+        left = ActiveBatch(
+            prompt_indices,
+            ids=output.sequences[rows_left],
+            mask=mask[rows_left],
+            cache=cache,
+        )
         return self._trim(left)
 
     def _call_generate(
-        self, batch: ActiveBatch, piece: int, finite: FiniteCheck
+        self,
+        batch: ActiveBatch,
+        piece: int,
+        finite: FiniteCheck,
     ) -> "GenerateDecoderOnlyOutput":
         """Call the library for a piece more, with processors that know the rows of this batch."""
         processors: list[LogitsProcessor] = [finite]
@@ -294,7 +302,9 @@ class ContinuousBatching:
         if self.rows_leave_early:
             criteria.append(StopWhenShareDone(self.engine.stops, batch.ids))
         library_args = dict(self.sampling)
-        still_required = self.min_new_tokens - len(self.generated[batch.prompt_indices[0]])
+        # Rows of one batch have one minimum, so the first stands for all.
+        first = batch.prompt_indices[0]
+        still_required = self.min_new_tokens - len(self.generated[first])
         if still_required > 0:
             library_args["min_new_tokens"] = min(piece, still_required)
         output: GenerateDecoderOnlyOutput = self.engine.model.generate(
@@ -314,7 +324,8 @@ class ContinuousBatching:
 
     def _trim(self, batch: ActiveBatch) -> ActiveBatch:
         """Take off the padding that no row needs any more."""
-        num_padding = int((batch.mask.cumsum(-1) == 0).sum(-1).min())
+        is_padding = batch.mask.cumsum(-1) == 0  # [B, T]
+        num_padding = int(is_padding.sum(-1).min())
         if num_padding and kv_cache.is_plain_cache(batch.cache):
             kv_cache.trim(batch.cache, num_padding)
             batch.ids = batch.ids[:, num_padding:]
@@ -327,7 +338,8 @@ class ContinuousBatching:
             return batch
         width = max(batch.ids.shape[1], newcomers.ids.shape[1])
         filler = self.engine.tokenizer.pad_token_id
-        ids, masks = [], []
+        ids = []
+        masks = []
         for part in (batch, newcomers):
             num_padding = width - part.ids.shape[1]
             ids.append(F.pad(part.ids, (num_padding, 0), value=filler))

@@ -2,8 +2,8 @@
 processes."""
 
 import contextlib
-import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
-from unteach.engines import generation, padding, prompt_sharing
+from unteach.engines import padding, prompt_sharing, token_budget
 from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
 from unteach.engines.batching import Batch, BatchRunner, get_device_type
 from unteach.engines.generation import ContinuousBatching
@@ -73,7 +73,7 @@ class HFEngine(BatchRunner):
 
     def get_budget(self, pass_name: str) -> int:
         if pass_name == "generate" and pass_name not in self.budgets:
-            budget = generation.compute_token_budget(self.model, get_device_type())
+            budget = token_budget.compute_token_budget(self.model, get_device_type())
             if budget:
                 return budget
         return super().get_budget(pass_name)
@@ -100,20 +100,29 @@ class HFEngine(BatchRunner):
 
     def score_batch(self, pairs: Sequence[Pair], batch: Batch) -> list[Score]:
         """Score a batch of the plan of these pairs."""
-        return self.score_rows([[pairs[i] for i in row] for row in batch])
+        rows = []
+        for row in batch:
+            rows.append([pairs[i] for i in row])
+        return self.score_rows(rows)
 
     def score_rows(self, rows: list[list[Pair]]) -> list[Score]:
         """Make one pass over rows of pairs of one prompt each; return a Score for each pair.
 
         Without a prompt, nothing predicts an answer's first token, and it is not scored.
         """
-        rows = [[_split_off_prompt(pair) for pair in row] for row in rows]
-        if all(len(row) == 1 for row in rows):
-            statistics = self._compute_plain([row[0] for row in rows])
+        asked_rows = []
+        pairs: list[Pair] = []
+        for row in rows:
+            asked_row = [_split_off_prompt(pair) for pair in row]
+            asked_rows.append(asked_row)
+            pairs += asked_row
+        if len(pairs) == len(asked_rows):
+            statistics = self._compute_plain(pairs)
         else:
-            statistics = self._compute_shared(rows)
+            statistics = self._compute_shared(asked_rows)
+
         scores = []
-        for (_, answer), values in zip(itertools.chain(*rows), statistics, strict=True):
+        for (_, answer), values in zip(pairs, statistics, strict=True):
             token = np.array(answer, dtype=np.int64)
             logprob, hit, mean, variance = values.T
             scores.append(Score(token, logprob, hit > 0.5, mean, variance))
@@ -123,8 +132,8 @@ class HFEngine(BatchRunner):
         """Make one pass over pairs in rows of their own; return each answer's statistics [n, 4]."""
         outputs = self._compute_outputs(pairs, OutputSpec(fn=compute_token_statistics))
         values = outputs.value.float().cpu().numpy()
-        ends = np.cumsum([len(answer) for _, answer in pairs])
-        return np.split(values, ends[:-1])
+        num_tokens = [len(answer) for _, answer in pairs]
+        return _split_by_lengths(values, num_tokens)
 
     def _compute_shared(self, rows: list[list[Pair]]) -> list[np.ndarray]:
         """Make one pass over rows of a prompt and several answers; return each answer's statistics
@@ -133,27 +142,29 @@ class HFEngine(BatchRunner):
         trees: list[AnswerTree] = []
         token_rows = []
         for row in rows:
-            prompt = row[0][0]
+            prompt, _ = row[0]
             tree = AnswerTree([answer for _, answer in row])
             prompts.append(prompt)
             trees.append(tree)
             token_rows.append([*prompt, *tree.list_tokens()])
         tensors = self.pad_rows(token_rows, left=False)
         width = tensors["input_ids"].shape[1]
-        layout = prompt_sharing.lay_out(prompts, trees, width, next(self.model.parameters()))
+        any_weight = next(self.model.parameters())
+        layout = prompt_sharing.lay_out(prompts, trees, width, like=any_weight)
 
         labels = torch.full_like(tensors["input_ids"], IGNORED)
-        outputs = self._run_forward(
-            tensors, labels, OutputSpec(fn=compute_token_statistics), layout
-        )
+        spec = OutputSpec(fn=compute_token_statistics)
+        outputs = self._run_forward(tensors, labels, spec, layout)
         values = outputs.value.float().cpu().numpy()
 
         # The values are those of each tree's predictions; an answer picks its own by their numbers.
-        ends = np.cumsum([len(tree.predictions) for tree in trees])
+        num_predictions = [len(tree.predictions) for tree in trees]
+        values_by_tree = _split_by_lengths(values, num_predictions)
         statistics = []
-        for tree, tree_values in zip(trees, np.split(values, ends[:-1]), strict=True):
+        for tree, tree_values in zip(trees, values_by_tree, strict=True):
             for path in tree.paths:
-                statistics.append(tree_values[np.array(path) - 1])
+                numbers = np.array(path)  # from 1
+                statistics.append(tree_values[numbers - 1])
         return statistics
 
     def _find_shared_width(self, pairs: Sequence[Pair]) -> int | None:
@@ -162,7 +173,7 @@ class HFEngine(BatchRunner):
         Returns:
             None where no prompt has several answers, or the model does not take such a row.
         """
-        example = _find_shared_prompt(pairs)
+        example = prompt_sharing.find_shared_prompt(pairs)
         if example is None:
             return None
         if not self._has_tried_sharing:
@@ -181,7 +192,8 @@ class HFEngine(BatchRunner):
         prompt, answer = example
         first = answer[0]
         second = next(token for token in (*prompt, *answer, 0, 1) if token != first)
-        pairs: list[Pair] = [(prompt, (first, second, first)), (prompt, (second, first, second))]
+        answers = [(first, second, first), (second, first, second)]
+        pairs: list[Pair] = [(prompt, answer) for answer in answers]
         has_failed = self.dist.any(not self._scores_agree(pairs))
         return None if has_failed else max_width
 
@@ -198,8 +210,8 @@ class HFEngine(BatchRunner):
         finally:
             self.model.train(was_training)
         tolerance = self._find_tolerance()
-        for one, other in zip(plain, shared, strict=True):
-            if not np.allclose(one.logprob, other.logprob, atol=tolerance, rtol=0):
+        for alone, together in zip(plain, shared, strict=True):
+            if not np.allclose(alone.logprob, together.logprob, atol=tolerance, rtol=0):
                 return False
         return True
 
@@ -207,11 +219,15 @@ class HFEngine(BatchRunner):
         """Find how far a log-prob may move for rounding in the precision that passes run in."""
         if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
             return prompt_sharing.HALF_TOLERANCE
-        dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        return prompt_sharing.TOLERANCE.get(dtype, prompt_sharing.HALF_TOLERANCE)
+        dtype = next(self.model.parameters()).dtype
+        dtype_name = str(dtype).removeprefix("torch.")
+        return prompt_sharing.TOLERANCE.get(dtype_name, prompt_sharing.HALF_TOLERANCE)
 
     def grad_norms(
-        self, pairs: Sequence[Pair], p: float, on_progress: ProgressCallback = None
+        self,
+        pairs: Sequence[Pair],
+        p: float,
+        on_progress: ProgressCallback = None,
     ) -> list[float]:
         """Return, for each (prompt, answer), the mean over parameter tensors of |grad avg_loss|_p.
 
@@ -220,9 +236,13 @@ class HFEngine(BatchRunner):
         """
 
         def compute_norm(pair: Pair, weights: "list[Parameter]") -> "Tensor":
-            loss = -self._compute_outputs([pair], OutputSpec()).value.mean()
+            outputs = self._compute_outputs([pair], OutputSpec())
+            loss = -outputs.value.mean()
             grads = torch.autograd.grad(loss, weights, allow_unused=True)
-            norms = [grad.float().norm(p) for grad in grads if grad is not None]
+            norms = []
+            for grad in grads:
+                if grad is not None:
+                    norms.append(grad.float().norm(p))
             return torch.stack(norms).mean()
 
         def compute_norms(batch: Batch) -> list[float]:
@@ -253,6 +273,52 @@ class HFEngine(BatchRunner):
                 prompts are batched; None takes the likeliest token.
             sampling: further arguments of the library's `generate()`.
         """
+        kind = self._name_generation(max_new_tokens, until, seed, sampling)
+
+        def count_tokens(prompt: Ids) -> int:
+            return len(prompt) + max_new_tokens
+
+        planner = self.build_planner("generate", prompts, count_tokens)
+        # A batch leaves something to do for every process.
+        rows_per_process = math.ceil(len(prompts) / self.dist.world_size)
+        planner.max_items = min(planner.max_items, rows_per_process)
+
+        # With a seed the sampler below draws, and not the library.
+        library_args = dict(sampling)
+        warpers = []
+        if seed is not None:
+            limits = {}
+            for name in DRAWN:
+                if name in library_args:
+                    limits[name] = library_args.pop(name)
+            warpers = build_warpers(**limits)
+            library_args["do_sample"] = False
+
+        def continue_batch(batch: Batch) -> list[list[int]]:
+            sampler = None
+            if seed is not None:
+                seeds = [subseed(seed, i) for [i] in batch]
+                sampler = SeededSampler(warpers, seeds)
+            continuous = ContinuousBatching(
+                self,
+                max_new_tokens,
+                list(until),
+                library_args,
+                refuse_non_finite=True,
+            )
+            batch_prompts = [prompts[i] for [i] in batch]
+            return continuous.generate(batch_prompts, sampler)
+
+        return self.measure(kind, planner, continue_batch, on_progress)
+
+    def _name_generation(
+        self,
+        max_new_tokens: int,
+        until: Sequence[str],
+        seed: int | None,
+        sampling: dict[str, Any],
+    ) -> str:
+        """Name a pass of `generate` by all that its results depend on beside the prompts."""
         # A model's own file of settings may change what it says.
         own_settings = self.model.generation_config.to_diff_dict()
         arguments: list[Any] = [max_new_tokens, self.stops, sampling, own_settings]
@@ -260,39 +326,19 @@ class HFEngine(BatchRunner):
             arguments.append(list(until))
         if seed is not None:
             arguments.append(seed)
-        kind = f"generate {json.dumps(arguments, sort_keys=True, default=str)}"
-
-        planner = self.build_planner("generate", prompts, lambda ids: len(ids) + max_new_tokens)
-        # A batch leaves something to do for every process.
-        rows_per_process = -(-len(prompts) // self.dist.world_size)
-        planner.max_items = min(planner.max_items, rows_per_process)
-
-        # With a seed the sampler below draws, and not the library.
-        library_args = dict(sampling)
-        warpers = []
-        if seed is not None:
-            limits = {name: library_args.pop(name) for name in DRAWN if name in library_args}
-            warpers = build_warpers(**limits)
-            library_args["do_sample"] = False
-
-        def continue_batch(batch: Batch) -> list[list[int]]:
-            sampler = None
-            if seed is not None:
-                sampler = SeededSampler(warpers, [subseed(seed, i) for [i] in batch])
-            continuous = ContinuousBatching(
-                self, max_new_tokens, list(until), library_args, refuse_non_finite=True
-            )
-            return continuous.generate([prompts[i] for [i] in batch], sampler)
-
-        return self.measure(kind, planner, continue_batch, on_progress)
+        spelled = json.dumps(arguments, sort_keys=True, default=str)
+        return f"generate {spelled}"
 
     def _compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
         """Make one teacher-forced pass over (prompt, answer) pairs, for the answers' positions."""
-        tensors = self.pad_rows([[*prompt, *answer] for prompt, answer in pairs], left=False)
-        labels = torch.full_like(tensors["input_ids"], IGNORED)
+        token_rows = [[*prompt, *answer] for prompt, answer in pairs]
+        tensors = self.pad_rows(token_rows, left=False)
+        ids = tensors["input_ids"]  # [B, T]
+        labels = torch.full_like(ids, IGNORED)
         for row, (prompt, answer) in enumerate(pairs):
-            span = slice(len(prompt), len(prompt) + len(answer))
-            labels[row, span] = tensors["input_ids"][row, span]
+            start = len(prompt)
+            end = start + len(answer)
+            labels[row, start:end] = ids[row, start:end]
         return self._run_forward(tensors, labels, spec)
 
     def _run_forward(
@@ -311,8 +357,8 @@ class HFEngine(BatchRunner):
         }
         if shared is not None:
             batch["shared"] = shared
-        outputs: TokenOutputs = self.model(batch=batch, want={STREAM: spec})[STREAM]
-        return outputs
+        outputs: dict[str, TokenOutputs] = self.model(batch=batch, want={STREAM: spec})
+        return outputs[STREAM]
 
     def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
         return padding.pad_rows(rows, self.tokenizer.pad_token_id, self.device, left)
@@ -321,23 +367,26 @@ class HFEngine(BatchRunner):
 def _split_off_prompt(pair: Pair) -> Pair:
     """Make the first token of an answer its prompt where it has none."""
     prompt, answer = pair
-    return pair if prompt else (answer[:1], answer[1:])
+    if prompt:
+        return pair
+    return answer[:1], answer[1:]
 
 
-def _find_shared_prompt(pairs: Sequence[Pair]) -> Pair | None:
-    """Find the first prompt that has a second answer, and return it with that."""
-    first_answers: dict[Ids, Ids] = {}
-    for prompt, answer in pairs:
-        if prompt and answer and first_answers.setdefault(prompt, answer) != answer:
-            return prompt, answer
-    return None
+def _split_by_lengths(values: np.ndarray, lengths: list[int]) -> list[np.ndarray]:
+    """Split values [n, …] into pieces of these lengths, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.split(values, ends[:-1])
 
 
 @contextlib.contextmanager
 def _requiring_grad(model: "PreTrainedModel") -> "Iterator[list[Parameter]]":
     """Have all parameters require a gradient meanwhile, whether or not they are being trained."""
-    weights = [weight for weight in model.parameters() if weight.is_floating_point()]
-    before = [weight.requires_grad for weight in weights]
+    weights = []
+    before = []
+    for weight in model.parameters():
+        if weight.is_floating_point():
+            weights.append(weight)
+            before.append(weight.requires_grad)
     try:
         for weight in weights:
             weight.requires_grad_(True)

@@ -39,11 +39,8 @@ def is_plain_cache(cache: object) -> TypeGuard[PlainCache]:
 def join(cache: PlainCache, other: PlainCache) -> None:
     """Put another cache's rows under those of `cache`; the shorter one is padded on the left."""
     for layer, other_layer in zip(cache.layers, other.layers, strict=True):
-        num_tokens = max(layer.keys.shape[-2], other_layer.keys.shape[-2])
-        keys = [_pad(layer.keys, num_tokens), _pad(other_layer.keys, num_tokens)]
-        values = [_pad(layer.values, num_tokens), _pad(other_layer.values, num_tokens)]
-        layer.keys = torch.cat(keys)
-        layer.values = torch.cat(values)
+        layer.keys = _concatenate(layer.keys, other_layer.keys)
+        layer.values = _concatenate(layer.values, other_layer.values)
 
 
 def trim(cache: PlainCache, num_tokens: int) -> None:
@@ -53,5 +50,13 @@ def trim(cache: PlainCache, num_tokens: int) -> None:
         layer.values = layer.values[..., num_tokens:, :]
 
 
-def _pad(numbers: "Tensor", num_tokens: int) -> "Tensor":
-    return F.pad(numbers, (0, 0, num_tokens - numbers.shape[-2], 0))
+def _concatenate(numbers: "Tensor", others: "Tensor") -> "Tensor":
+    """Put rows under rows, padding the shorter ones on the left: two [rows, heads, tokens, size]
+    give one."""
+    num_tokens = max(numbers.shape[-2], others.shape[-2])
+    padded = []
+    for part in (numbers, others):
+        num_padding = num_tokens - part.shape[-2]
+        # Nothing is added to the last axis.
+        padded.append(F.pad(part, (0, 0, num_padding, 0)))
+    return torch.cat(padded)

@@ -10,7 +10,10 @@ if TYPE_CHECKING:
 
 
 def pad_rows(
-    rows: Sequence[Sequence[int]], padding_id: int, device: "torch.device", left: bool = False
+    rows: Sequence[Sequence[int]],
+    padding_id: int,
+    device: "torch.device",
+    left: bool = False,
 ) -> "dict[str, Tensor]":
     """Pad rows of ids to the longest one.
 

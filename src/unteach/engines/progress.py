@@ -3,6 +3,8 @@
 import time
 from typing import TYPE_CHECKING
 
+from rich.progress import BarColumn, Progress, TextColumn
+
 from unteach import console, logs
 from unteach.wording import format_count
 
@@ -24,7 +26,13 @@ class RowProgress:
         is_shown: whether this process says anything.
     """
 
-    def __init__(self, total: int, num_before: int, world_size: int, is_shown: bool):
+    def __init__(
+        self,
+        total: int,
+        num_before: int,
+        world_size: int,
+        is_shown: bool,
+    ):
         self.total = total
         self.num_before = num_before
         self.world_size = world_size
@@ -40,11 +48,13 @@ class RowProgress:
         if not self.is_shown:
             return self
         if console.is_live():
-            from rich.progress import BarColumn, Progress, TextColumn
-
             self.bar = Progress(BarColumn(), TextColumn("{task.description}"), transient=True)
             self.bar.start()
-            self.task = self.bar.add_task("", total=self.total, completed=self.num_before)
+            self.task = self.bar.add_task(
+                "",
+                total=self.total,
+                completed=self.num_before,
+            )
         else:
             before = ""
             if self.num_before:
@@ -57,7 +67,11 @@ class RowProgress:
         self.num_rows += 1
         self.num_tokens += num_tokens
         if self.bar:
-            self.bar.update(self.task, completed=self.num_done, description=str(self))
+            self.bar.update(
+                self.task,
+                completed=self.num_done,
+                description=str(self),
+            )
         elif self.is_shown and time.monotonic() - self.printed_at > SAY_EVERY:
             self.printed_at = time.monotonic()
             console.say(f"  {self}")

@@ -41,6 +41,15 @@ def count_tokens(pair: Pair) -> int:
     return len(prompt) + len(answer)
 
 
+def find_shared_prompt(pairs: Sequence[Pair]) -> Pair | None:
+    """Find the first prompt that has a second answer, and return it with that."""
+    first_answers: dict[Ids, Ids] = {}
+    for prompt, answer in pairs:
+        if prompt and answer and first_answers.setdefault(prompt, answer) != answer:
+            return prompt, answer
+    return None
+
+
 def find_max_width(model: "PreTrainedModel") -> int | None:
     """Find the width of the longest row that may be shared; None where none may."""
     config = unwrap_model(model).config.get_text_config()
@@ -92,13 +101,14 @@ class AnswerTree:
         number = 0
         num_new = 0
         for i, token in enumerate(answer):
-            has_place = number in self.place_after
-            if not has_place:
+            num_tokens_left = len(answer) - 1 - i
+            place = self.place_after.get(number)
+            if place is None:
                 num_new += 1
-            if not has_place or (self.place_after[number], token) not in self.predictions:
+            if place is None or (place, token) not in self.predictions:
                 # From here on the answer goes its own way.
-                return num_new + len(answer) - 1 - i
-            number = self.predictions[self.place_after[number], token]
+                return num_new + num_tokens_left
+            number = self.predictions[place, token]
         return num_new
 
     @property
@@ -108,13 +118,21 @@ class AnswerTree:
 
     def list_tokens(self) -> list[int]:
         """List the token of each place but the first."""
-        tokens = [token for _, token in self.predictions]
-        return [tokens[number - 1] for number in self.prediction_at[1:]]
+        predictions = list(self.predictions)
+        tokens = []
+        for number in self.prediction_at[1:]:
+            _, token = predictions[number - 1]
+            tokens.append(token)
+        return tokens
 
     def list_parents(self) -> list[int]:
         """List, for each place but the first, the place that it follows."""
-        places = [place for place, _ in self.predictions]
-        return [places[number - 1] for number in self.prediction_at[1:]]
+        predictions = list(self.predictions)
+        parents = []
+        for number in self.prediction_at[1:]:
+            place, _ = predictions[number - 1]
+            parents.append(place)
+        return parents
 
 
 class PromptPlanner(BatchPlanner):
@@ -163,28 +181,36 @@ class PromptPlanner(BatchPlanner):
             return False
         prompt, answer = self.items[index]
         tree = self.trees[row[0]]
-        return len(prompt) + tree.num_tokens + tree.count_new_places(answer) <= limit
+        width = len(prompt) + tree.num_tokens
+        return width + tree.count_new_places(answer) <= limit
 
     def get_width(self, row: Row) -> int:
         if len(row) == 1:
             return super().get_width(row)
-        prompt, _ = self.items[row[0]]
-        return len(prompt) + self.trees[row[0]].num_tokens
+        first = row[0]
+        prompt, _ = self.items[first]
+        return len(prompt) + self.trees[first].num_tokens
 
 
 def lay_out(
-    prompts: Sequence[Ids], trees: Sequence[AnswerTree], width: int, like: "Tensor"
+    prompts: Sequence[Ids],
+    trees: Sequence[AnswerTree],
+    width: int,
+    like: "Tensor",
 ) -> SharedRows:
     """Lay out rows of a prompt and a tree: what each token sees, its position, what is asked.
 
     Args:
+        prompts: of each row.
+        trees: of each row's answers.
         width: tokens of a row, to which the rows are padded on the right.
         like: a tensor of the weights' dtype and device.
     """
-    sees = np.zeros((len(trees), width, width), dtype=bool)
+    num_rows = len(trees)
+    sees = np.zeros((num_rows, width, width), dtype=bool)
     # Padding sees itself: no row is empty.
     sees[:, range(width), range(width)] = True
-    position_ids = np.zeros((len(trees), width), dtype=np.int64)
+    position_ids = np.zeros((num_rows, width), dtype=np.int64)
     targets: list[tuple[int, int, int]] = []
     for row, (prompt, tree) in enumerate(zip(prompts, trees, strict=True)):
         num_prompt = len(prompt)
@@ -193,14 +219,16 @@ def lay_out(
         # Place 0 is the column of the prompt's last token, and the others follow it.
         prompt_end = num_prompt - 1
         for column, parent in enumerate(tree.list_parents(), num_prompt):
-            sees[row, column] |= sees[row, prompt_end + parent]
-            position_ids[row, column] = position_ids[row, prompt_end + parent] + 1
+            parent_column = prompt_end + parent
+            sees[row, column] |= sees[row, parent_column]
+            position_ids[row, column] = position_ids[row, parent_column] + 1
         for place, token in tree.predictions:
             targets.append((row, prompt_end + place, token))
 
     mask = torch.zeros(sees.shape, dtype=like.dtype, device=like.device)
     is_hidden = ~torch.from_numpy(sees).to(like.device)
-    mask.masked_fill_(is_hidden, torch.finfo(like.dtype).min)
+    lowest = torch.finfo(like.dtype).min
+    mask.masked_fill_(is_hidden, lowest)
     rows, columns, labels = torch.tensor(targets, device=like.device).unbind(-1)
     return SharedRows(
         targets=(rows, columns, labels),

@@ -65,7 +65,8 @@ def build_repetition_penalty(penalty: float | None) -> UnpaddedProcessor | None:
     """Build the repetition penalty (arXiv:1909.05858) over prompt and text; None where it is 1."""
     if penalty is None or penalty == 1:
         return None
-    return UnpaddedProcessor(transformers.RepetitionPenaltyLogitsProcessor(float(penalty)))
+    processor = transformers.RepetitionPenaltyLogitsProcessor(float(penalty))
+    return UnpaddedProcessor(processor)
 
 
 class SeededSampler:
@@ -95,9 +96,11 @@ class SeededSampler:
             logits = warper(input_ids, logits)
         cumulative = logits.double().softmax(-1).cumsum(-1)
         numbers = [self.generators[row].random() for row in self.rows]
-        drawn = torch.tensor(numbers, dtype=cumulative.dtype, device=cumulative.device)
+        drawn = cumulative.new_tensor(numbers)  # [rows]
         # The last sum is not exactly 1.
         targets = drawn * cumulative[:, -1]
         tokens = torch.searchsorted(cumulative, targets.unsqueeze(-1), right=True)
-        tokens = tokens.clamp(max=cumulative.shape[-1] - 1)
-        return torch.full_like(scores, float("-inf")).scatter(-1, tokens, 0.0)
+        last_token = cumulative.shape[-1] - 1
+        tokens = tokens.clamp(max=last_token)
+        only_drawn = torch.full_like(scores, float("-inf"))
+        return only_drawn.scatter(-1, tokens, 0.0)

@@ -21,8 +21,12 @@ def compute_token_statistics(logits: "Tensor", labels: "Tensor") -> "Tensor":
     if logits.device.type != "cpu":
         return _compute_block(logits, labels)
     rows_per_block = max(1, BLOCK_ELEMENTS // logits.shape[-1])
-    blocks = zip(logits.split(rows_per_block), labels.split(rows_per_block), strict=True)
-    return torch.cat([_compute_block(*block) for block in blocks])
+    logits_blocks = logits.split(rows_per_block)
+    labels_blocks = labels.split(rows_per_block)
+    statistics = []
+    for logits_block, labels_block in zip(logits_blocks, labels_blocks, strict=True):
+        statistics.append(_compute_block(logits_block, labels_block))
+    return torch.cat(statistics)
 
 
 def _compute_block(logits: "Tensor", labels: "Tensor") -> "Tensor":
@@ -32,16 +36,24 @@ def _compute_block(logits: "Tensor", labels: "Tensor") -> "Tensor":
     # A log-prob is that of the likeliest token and how far the logit lies below the highest.
     highest_logprob = p.amax(-1).log()
     below = logits - highest.unsqueeze(-1)
-    picked = below.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    mean = torch.linalg.vecdot(p, below)
+    label_index = labels.unsqueeze(-1)
+    label_logprob = below.gather(-1, label_index).squeeze(-1) + highest_logprob
+    mean_below = torch.linalg.vecdot(p, below)
     # The variance is not E[x²] - E[x]², which cancels.
-    below -= mean.unsqueeze(-1)
+    below -= mean_below.unsqueeze(-1)
     variance = torch.linalg.vecdot(below * p, below)
+    mean_logprob = mean_below + highest_logprob
     hits = _find_hits(logits, labels, highest, p)
-    return torch.stack([picked + highest_logprob, hits, mean + highest_logprob, variance], dim=-1)
+    columns = [label_logprob, hits, mean_logprob, variance]
+    return torch.stack(columns, dim=-1)
 
 
-def _find_hits(logits: "Tensor", labels: "Tensor", highest: "Tensor", p: "Tensor") -> "Tensor":
+def _find_hits(
+    logits: "Tensor",
+    labels: "Tensor",
+    highest: "Tensor",
+    p: "Tensor",
+) -> "Tensor":
     """Say where the label is the argmax, as 0 or 1.
 
     An argmax costs as much as all else here, and is computed only where another entry may be as
@@ -54,9 +66,13 @@ def _find_hits(logits: "Tensor", labels: "Tensor", highest: "Tensor", p: "Tensor
         p: softmax of the logits [n, V], which is overwritten.
     """
     label_index = labels.unsqueeze(-1)
-    hits = (logits.gather(-1, label_index).squeeze(-1) == highest).to(logits.dtype)
+    label_logits = logits.gather(-1, label_index).squeeze(-1)
+    is_hit = label_logits == highest
     label_p = p.gather(-1, label_index).squeeze(-1)
     highest_other_p = p.scatter_(-1, label_index, -1.0).amax(-1)
-    tied = ((highest_other_p >= label_p) & (hits > 0)).nonzero().squeeze(-1)
-    hits[tied] = (logits[tied].argmax(-1) == labels[tied]).to(logits.dtype)
-    return hits
+
+    # Of several tokens that are as high, the argmax is one.
+    is_tied = (highest_other_p >= label_p) & is_hit
+    tied = is_tied.nonzero().squeeze(-1)
+    is_hit[tied] = logits[tied].argmax(-1) == labels[tied]
+    return is_hit.to(logits.dtype)

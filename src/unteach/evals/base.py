@@ -195,7 +195,8 @@ class Classed:
 
     @property
     def is_finite(self) -> bool:
-        return bool(np.isfinite(list(self.probabilities.values())).all())
+        probabilities = list(self.probabilities.values())
+        return bool(np.isfinite(probabilities).all())
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,8 @@ class Value:
         """Write the value as <SUITE>_EVAL.json has it."""
         entry: dict[str, Any] = dict(self.extra)
         if self.by_index is not None:
-            entry["value_by_index"] = {str(index): row for index, row in self.by_index.items()}
+            value_by_index = {str(index): row for index, row in self.by_index.items()}
+            entry["value_by_index"] = value_by_index
         entry["agg_value"] = self.agg
         entry["n"] = self.n
         entry["ci"] = bootstrap.compute_interval(self.replicates, self.agg)
@@ -268,7 +270,11 @@ class Metric:
         raise NotImplementedError
 
 
-def average_rows(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Value:
+def average_rows(
+    name: str,
+    by_index: dict[int, dict[str, Any]],
+    key: str,
+) -> Value:
     """Average one per-example value over the examples that have it.
 
     A list of several values, one for each alternative answer, counts by its own mean.
@@ -281,18 +287,28 @@ def average_rows(name: str, by_index: dict[int, dict[str, Any]], key: str) -> Va
     Raises:
         UserError: a value is not finite.
     """
-    per_row = [row[key] for row in by_index.values() if row[key] is not None]
-    values = np.array([np.mean(number) for number in per_row], dtype=float)  # [n]
+    means = []
+    for row in by_index.values():
+        if row[key] is not None:
+            means.append(np.mean(row[key]))
+    values = np.array(means, dtype=float)  # [n]
     if not len(values):
-        return Value(None, by_index, 0)
+        return Value(None, by_index)
     if not np.isfinite(values).all():
-        bad_rows = [index for index, row in by_index.items() if not _is_finite(row[key])]
+        bad_rows = []
+        for index, row in by_index.items():
+            if not _is_finite(row[key]):
+                bad_rows.append(index)
         raise UserError(
             f"{name}: the model's values are not finite at rows {bad_rows[:8]}; the model has "
             "diverged"
         )
-    replicates = bootstrap.resample_mean(values, name)
-    return Value(float(values.mean()), by_index, len(values), replicates)
+    return Value(
+        float(values.mean()),
+        by_index,
+        n=len(values),
+        replicates=bootstrap.resample_mean(values, name),
+    )
 
 
 def _is_finite(number: float | list[float] | None) -> bool:

@@ -36,11 +36,15 @@ Result = Score | list[int] | list[float] | float
 
 
 def hash_store(weights: str, precision: str) -> str:
-    return hashlib.sha256(json.dumps([FORMAT, weights, precision]).encode()).hexdigest()[:32]
+    """Hash what a store belongs to; its folder has this name."""
+    content = json.dumps([FORMAT, weights, precision])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def hash_item(kind: str, item: object) -> str:
-    return hashlib.sha256(json.dumps([kind, item], sort_keys=True).encode()).hexdigest()
+    """Hash what a record is of; it is found by this key."""
+    content = json.dumps([kind, item], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 @dataclass
@@ -56,10 +60,15 @@ class Record:
     arrays: list[np.ndarray]
 
     def to_bytes(self) -> bytes:
-        shapes = [(str(array.dtype), array.shape) for array in self.arrays]
+        """Write the record as it stands on disk."""
+        shapes = []
+        body = b""
+        for array in self.arrays:
+            shapes.append((str(array.dtype), array.shape))
+            body += array.tobytes()
         header = json.dumps([self.key, *shapes]).encode()
-        body = b"".join(array.tobytes() for array in self.arrays)
-        content = LENGTHS.pack(len(header), len(body)) + header + body
+        lengths = LENGTHS.pack(len(header), len(body))
+        content = lengths + header + body
         return START + compute_checksum(content) + content
 
     @classmethod
@@ -79,14 +88,19 @@ class Record:
         header_length, body_length = LENGTHS.unpack_from(file, content_start)
         body_start = header_start + header_length
         end = body_start + body_length
+        if end > len(file):
+            raise ValueError("torn")
         checksum = file[start + len(START) : content_start]
-        if end > len(file) or compute_checksum(file[content_start:end]) != checksum:
-            raise ValueError("torn or damaged")
+        content = file[content_start:end]
+        if compute_checksum(content) != checksum:
+            raise ValueError("damaged")
 
         key, *shapes = json.loads(file[header_start:body_start])
-        arrays, position = [], body_start
+        arrays = []
+        position = body_start
         for dtype, shape in shapes:
-            array = np.frombuffer(file, dtype, int(np.prod(shape)), position).reshape(shape)
+            size = int(np.prod(shape))
+            array = np.frombuffer(file, dtype, size, position).reshape(shape)
             arrays.append(array)
             position += array.nbytes
         return cls(key, arrays), end
@@ -103,7 +117,13 @@ class Store:
     damaged: places in its files that could not be read.
     """
 
-    def __init__(self, folder: Path, weights: str, precision: str, rank: int = 0):
+    def __init__(
+        self,
+        folder: Path,
+        weights: str,
+        precision: str,
+        rank: int = 0,
+    ):
         self.folder = folder / hash_store(weights, precision)
         self.damaged = 0
         self._measured: dict[str, list[np.ndarray]] = {}
@@ -132,17 +152,26 @@ class Store:
 
     def get(self, kind: str, item: object) -> Any:
         """Return what was measured of an item, or None."""
-        arrays = self._measured.get(hash_item(kind, item))
+        key = hash_item(kind, item)
+        arrays = self._measured.get(key)
         if arrays is None:
             return None
-        return Score(*arrays) if kind == "score" else arrays[0].tolist()
+        if kind == "score":
+            return Score(*arrays)
+        return arrays[0].tolist()
 
-    def put(self, kind: str, items: Sequence[object], results: Sequence[Result]) -> None:
+    def put(
+        self,
+        kind: str,
+        items: Sequence[object],
+        results: Sequence[Result],
+    ) -> None:
         """Append a batch of measurements; they are on disk when it returns."""
         self.folder.mkdir(parents=True, exist_ok=True)
         written = bytearray()
         for item, result in zip(items, results, strict=True):
-            record = Record(hash_item(kind, item), _make_arrays(result))
+            key = hash_item(kind, item)
+            record = Record(key, _make_arrays(result))
             written += record.to_bytes()
             self._measured[record.key] = record.arrays
         with name_file(self._own_file), self._own_file.open("ab") as file:
@@ -156,16 +185,20 @@ class Store:
         Returns:
             None where none was, or where the file is damaged.
         """
+        file = self._find_plan_file(of)
         try:
-            plan = json.loads(self._find_plan_file(of).read_text(encoding="utf-8"))
-            return [[_read_row(row) for row in batch] for batch in plan]
+            batches = json.loads(file.read_text(encoding="utf-8"))
+            return [_read_batch(batch) for batch in batches]
         except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def write_plan(self, of: str, plan: Plan) -> None:
-        atomic.write_text(self._find_plan_file(of), json.dumps(plan) + "\n")
+        """Keep how a pass is batched, until it ends."""
+        content = json.dumps(plan) + "\n"
+        atomic.write_text(self._find_plan_file(of), content)
 
     def drop_plan(self, of: str) -> None:
+        """Forget how a pass was batched that has ended."""
         self._find_plan_file(of).unlink(missing_ok=True)
 
     def _find_plan_file(self, of: str) -> Path:
@@ -177,8 +210,13 @@ def _make_arrays(result: Result) -> list[np.ndarray]:
         return list(vars(result).values())
     numbers = result if isinstance(result, list) else [result]
     is_real = any(isinstance(number, float) for number in numbers)
-    return [np.array(result, dtype=np.float64 if is_real else np.int64)]
+    dtype = np.float64 if is_real else np.int64
+    return [np.array(result, dtype=dtype)]
 
 
-def _read_row(row: list[object]) -> list[int]:
-    return [int(index) for index in row]  # type: ignore[call-overload]
+def _read_batch(batch: list[list[Any]]) -> list[list[int]]:
+    """Read the rows of one batch: the numbers of the items that share each row."""
+    rows = []
+    for row in batch:
+        rows.append([int(index) for index in row])
+    return rows

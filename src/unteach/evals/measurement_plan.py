@@ -1,6 +1,7 @@
 """The plan of a whole evaluation: the union of what all metrics need, without duplicates, in one
 pass of each kind."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,13 +67,19 @@ class AuxiliaryModels(Protocol):
     """Other models than the one that is evaluated, named by their paths."""
 
     def score(
-        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+        self,
+        path: str,
+        pairs: list[tuple[Ids, Ids]],
+        on_progress: ProgressCallback,
     ) -> list[Score]:
         """Score answers by a reference model."""
         ...
 
     def classify(
-        self, path: str, texts: list[str], on_progress: ProgressCallback
+        self,
+        path: str,
+        texts: list[str],
+        on_progress: ProgressCallback,
     ) -> list[dict[str, float]]:
         """Give texts' class probabilities by a classifier."""
         ...
@@ -116,17 +123,24 @@ def measure(
 
 
 def _collect_items(
-    suite_needs: dict[str, SuiteNeeds], outputs: dict[Pass, Outputs], is_classifying: bool
+    suite_needs: dict[str, SuiteNeeds],
+    outputs: dict[Pass, Outputs],
+    is_classifying: bool,
 ) -> dict[Pass, list[Any]]:
     """Collect the different items of each pass, in the order in which they are first needed."""
     items_by_pass: dict[Pass, dict[Any, None]] = {}
     for suite in suite_needs.values():
-        to_classify = [need for need in suite.measurements if isinstance(need, Classes)]
-        needs = [*suite.measurements, *(Texts(need.column) for need in to_classify)]
+        needs = list(suite.measurements)
+        # What is classified must be generated first.
+        for need in suite.measurements:
+            if isinstance(need, Classes):
+                needs.append(Texts(need.column))
         for need in needs:
-            if isinstance(need, Classes) is is_classifying:
-                items = items_by_pass.setdefault(_choose_pass(suite.rows, need), {})
-                items.update(dict.fromkeys(_list_items(suite.rows, need, outputs)))
+            if isinstance(need, Classes) is not is_classifying:
+                continue
+            model_pass = _choose_pass(suite.rows, need)
+            items = _list_items(suite.rows, need, outputs)
+            items_by_pass.setdefault(model_pass, {}).update(dict.fromkeys(items))
     return {model_pass: list(items) for model_pass, items in items_by_pass.items()}
 
 
@@ -150,29 +164,36 @@ def _choose_pass(rows: EvalRows, need: Measurement) -> Pass:
 
 
 def _list_items(
-    rows: EvalRows, need: Measurement, outputs: dict[Pass, Outputs]
+    rows: EvalRows,
+    need: Measurement,
+    outputs: dict[Pass, Outputs],
 ) -> Sequence[object]:
     """List what a pass runs over for one need."""
     match need:
         case Task():
             return [need.name]
         case Classes():
-            return [one.text for one in _read_texts(rows, Texts(need.column), outputs)]
+            generated = _read_texts(rows, Texts(need.column), outputs)
+            return [row.text for row in generated]
         case Texts():
             return rows.load_column(need.column).prompts
         case GradNorms():
             # An answer of no tokens has no gradient, and is not asked for.
-            return [pair for pair in _list_first_answers(rows, need) if pair[1]]
+            pairs = _list_first_answers(rows, need)
+            return [pair for pair in pairs if pair[1]]
         case _:
             pairs_by_row = rows.load_column(need.column).pairs
-            return [pair for pairs in pairs_by_row for pair in pairs]
+            return list(itertools.chain.from_iterable(pairs_by_row))
 
 
 def _list_first_answers(rows: EvalRows, need: GradNorms) -> list[tuple[Ids, Ids]]:
     """List each row's prompt with its first answer."""
     end = -1 if need.drop_last_label else None
-    firsts = [pairs[0] for pairs in rows.load_column(need.column).pairs]
-    return [(prompt, answer[:end]) for prompt, answer in firsts]
+    first_answers = []
+    for pairs in rows.load_column(need.column).pairs:
+        prompt, answer = pairs[0]
+        first_answers.append((prompt, answer[:end]))
+    return first_answers
 
 
 def _run_pass(
@@ -200,7 +221,11 @@ def _run_pass(
     return auxiliary_models.score(argument, items, advance)
 
 
-def _read_measurement(rows: EvalRows, need: Measurement, outputs: dict[Pass, Outputs]) -> list[Any]:
+def _read_measurement(
+    rows: EvalRows,
+    need: Measurement,
+    outputs: dict[Pass, Outputs],
+) -> list[Any]:
     """Read what was measured for a need from the outputs of its pass, row by row."""
     results = outputs[_choose_pass(rows, need)]
     match need:
@@ -209,36 +234,57 @@ def _read_measurement(rows: EvalRows, need: Measurement, outputs: dict[Pass, Out
         case Texts():
             return _read_texts(rows, need, outputs)
         case Classes():
-            generated = _read_texts(rows, Texts(need.column), outputs)
-            return [Classed(one.index, one.text, results[one.text]) for one in generated]
+            classed = []
+            for row in _read_texts(rows, Texts(need.column), outputs):
+                classed.append(Classed(row.index, row.text, results[row.text]))
+            return classed
         case GradNorms():
             return _read_norms(rows, need, results)
         case _:
             return _read_scores(rows, need, results)
 
 
-def _read_norms(rows: EvalRows, need: GradNorms, results: Outputs) -> list[NormedRow]:
+def _read_norms(
+    rows: EvalRows,
+    need: GradNorms,
+    results: Outputs,
+) -> list[NormedRow]:
+    """Read the gradient norm of each row's answer; it is 0 where there is nothing to learn."""
     column = rows.load_column(need.column)
+    pairs = _list_first_answers(rows, need)
     normed = []
-    for index, pair in zip(column.row_indices, _list_first_answers(rows, need), strict=True):
-        answer = pair[1]
-        normed.append(NormedRow(index, results[pair] if answer else 0.0))
+    for index, pair in zip(column.row_indices, pairs, strict=True):
+        _, answer = pair
+        norm = results[pair] if answer else 0.0
+        normed.append(NormedRow(index, norm))
     return normed
 
 
 def _read_scores(
-    rows: EvalRows, need: Scores | ReferenceScores, results: Outputs
+    rows: EvalRows,
+    need: Scores | ReferenceScores,
+    results: Outputs,
 ) -> list[ScoredRow]:
+    """Read the scores of all answers of each row."""
     column = rows.load_column(need.column)
     scored = []
     for position, index in enumerate(column.row_indices):
-        scores = [results[pair] for pair in column.pairs[position]]
-        texts = column.answer_texts[position]
-        scored.append(ScoredRow(index, scores, texts, column.has_alternatives))
+        scored_row = ScoredRow(
+            index,
+            scores=[results[pair] for pair in column.pairs[position]],
+            texts=column.answer_texts[position],
+            has_alternatives=column.has_alternatives,
+        )
+        scored.append(scored_row)
     return scored
 
 
-def _read_texts(rows: EvalRows, need: Texts, outputs: dict[Pass, Outputs]) -> list[Generated]:
+def _read_texts(
+    rows: EvalRows,
+    need: Texts,
+    outputs: dict[Pass, Outputs],
+) -> list[Generated]:
+    """Read the continuation of each row's prompt, cut where it no longer counts."""
     results: dict[Ids, list[int]] = outputs[_choose_pass(rows, need)]
     column = rows.load_column(need.column)
     stops = rows.get_config(need.column).stop
@@ -253,14 +299,14 @@ def _read_texts(rows: EvalRows, need: Texts, outputs: dict[Pass, Outputs]) -> li
         if need.adaptive:
             longest = max(len(answer) for answer in answers)
             continuation = continuation[: limit_continuation(longest)]
-        generated.append(
-            Generated(
-                index,
-                prompt=column.prompt_texts[position],
-                truths=truths,
-                text=cut_at_stop(decode(continuation), stops).strip(),
-                has_alternatives=column.has_alternatives,
-                question=column.questions[position],
-            )
+        text = cut_at_stop(decode(continuation), stops)
+        generated_row = Generated(
+            index,
+            prompt=column.prompt_texts[position],
+            truths=truths,
+            text=text.strip(),
+            has_alternatives=column.has_alternatives,
+            question=column.questions[position],
         )
+        generated.append(generated_row)
     return generated

@@ -33,13 +33,22 @@ Contents = dict[str, dict[str, Any]]
 
 def describe_basis(config: SuiteConfig, weights: str) -> dict[str, Any]:
     """Say what the values of a suite are of."""
-    settings = {
-        name: value for name, value in asdict(config).items() if name not in CHANGE_NO_VALUE
+    settings = {}
+    for name, value in asdict(config).items():
+        if name not in CHANGE_NO_VALUE:
+            settings[name] = value
+    return {
+        "weights": weights,
+        "settings": fingerprints.hash_value(settings),
     }
-    return {"weights": weights, "settings": fingerprints.hash_value(settings)}
 
 
-def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder: Path) -> bool:
+def write_merged(
+    contents: Contents,
+    basis: dict[str, Any],
+    prefix: str,
+    folder: Path,
+) -> bool:
     """Write a suite's results into a folder, with the values there that are of the same basis.
 
     Args:
@@ -51,13 +60,19 @@ def write_merged(contents: Contents, basis: dict[str, Any], prefix: str, folder:
     Returns:
         Whether values that were there are kept beside the new ones.
     """
-    old = {ending: _read_old(folder / f"{prefix}{ending}") for ending in (*contents, BASIS)}
+    old: Contents = {}
+    for ending in (*contents, BASIS):
+        old[ending] = _read_old(folder / f"{prefix}{ending}")
+    has_same_rows = _has_same_rows(old[ROWS], contents[ROWS])
+    is_same_basis = old[BASIS] == basis and has_same_rows
+
+    # Values that this evaluation does not measure again are kept, here or aside.
     not_measured_now = set(old[EVAL]) - set(contents[EVAL])
-    is_same_basis = old[BASIS] == basis and _has_same_rows(old[ROWS], contents[ROWS])
     if not_measured_now and is_same_basis:
         contents = _merge(old, contents, not_measured_now)
     elif not_measured_now:
         _move_aside(prefix, folder, len(not_measured_now))
+
     for ending, content in {**contents, BASIS: basis}.items():
         file = folder / f"{prefix}{ending}"
         if content or ending in WRITTEN_THOUGH_EMPTY:
@@ -74,15 +89,23 @@ def read_descriptions(folder: Path, prefix: str) -> dict[str, Any]:
 
 
 def _read_old(file: Path) -> dict[str, Any]:
-    return json_files.read_mapping(file, "an earlier evaluation") if file.exists() else {}
+    """Read a file of an earlier evaluation; empty where there is none."""
+    if not file.exists():
+        return {}
+    return json_files.read_mapping(file, "an earlier evaluation")
 
 
 def _has_same_rows(old: dict[str, Any], new: dict[str, Any]) -> bool:
     """Say whether the columns that both evaluations read were made of the same rows."""
-    return all(old[column] == new[column] for column in old.keys() & new.keys())
+    shared_columns = old.keys() & new.keys()
+    return all(old[column] == new[column] for column in shared_columns)
 
 
-def _merge(old: Contents, new: Contents, earlier_metrics: set[str]) -> Contents:
+def _merge(
+    old: Contents,
+    new: Contents,
+    earlier_metrics: set[str],
+) -> Contents:
     """Add the earlier metrics to the new contents."""
     merged = {ending: {**old[ending], **new[ending]} for ending in new}
     values = dict(new[EVAL])
@@ -91,7 +114,8 @@ def _merge(old: Contents, new: Contents, earlier_metrics: set[str]) -> Contents:
     merged[EVAL] = dict(sorted(values.items()))
     merged[SUMMARY] = dict(sorted(merged[SUMMARY].items()))
     # A metric that one of the two evaluations has is not absent.
-    merged[ABSENT] = {name: reason for name, reason in merged[ABSENT].items() if name not in values}
+    for name in values:
+        merged[ABSENT].pop(name, None)
     return merged
 
 

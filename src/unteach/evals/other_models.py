@@ -75,7 +75,10 @@ class OtherModels:
         self.progress = progress
 
     def score(
-        self, path: str, pairs: list[tuple[Ids, Ids]], on_progress: ProgressCallback
+        self,
+        path: str,
+        pairs: list[tuple[Ids, Ids]],
+        on_progress: ProgressCallback,
     ) -> list[Score]:
         """Score the same tokens by a reference model.
 
@@ -99,7 +102,8 @@ class OtherModels:
     def evaluate(self, path: str, configs: dict[str, SuiteConfig]) -> dict[str, dict[str, Value]]:
         """Run whole suites on a retain model, for its log, in the template of the evaluated one."""
         config = ModelConfig(
-            {model_handlers.PATH: path}, template_args=self.evaluated.template.args
+            {model_handlers.PATH: path},
+            template_args=self.evaluated.template.args,
         )
         with _name_key_in_errors("retain_model", path):
             empty = loading.load_empty(config)
@@ -109,12 +113,16 @@ class OtherModels:
         def progress(what: str, total: int) -> Callable[[int], None]:
             return self.progress(f"{what}, {Path(path).name}", total)
 
+        context = get_context_length(empty.model)
         with self._outside_autocast():
-            plans = suite_plan.plan_all(configs, empty.template, get_context_length(empty.model))
+            plans = suite_plan.plan_all(configs, empty.template, context)
             return suites.carry_out(plans, engine, progress, None, self)
 
     def classify(
-        self, path: str, texts: Sequence[str], on_progress: ProgressCallback
+        self,
+        path: str,
+        texts: Sequence[str],
+        on_progress: ProgressCallback,
     ) -> list[dict[str, float]]:
         """Give texts' class probabilities by a sequence classifier."""
         tokenizer, config = _load_tokenizer_and_config("classifier_path", path, path)
@@ -128,11 +136,22 @@ class OtherModels:
                 return model.to(self._find_device())  # type: ignore[arg-type]
 
         store = Store(self.cache, weights, "float32", self.dist.rank)
-        labels = [config.id2label[number] for number in range(len(config.id2label))]
+        num_labels = len(config.id2label)
+        labels = [config.id2label[number] for number in range(num_labels)]
         with self._outside_autocast():
-            classifier = Classifier(load, tokenizer, config, self.batch_size, self.dist, store)
-            rows = classifier.probabilities(texts, on_progress)
-        return [dict(zip(labels, probabilities, strict=True)) for probabilities in rows]
+            classifier = Classifier(
+                load,
+                tokenizer,
+                config,
+                self.batch_size,
+                self.dist,
+                store,
+            )
+            probabilities_by_text = classifier.probabilities(texts, on_progress)
+        named = []
+        for probabilities in probabilities_by_text:
+            named.append(dict(zip(labels, probabilities, strict=True)))
+        return named
 
     def _build_engine(
         self,
@@ -145,13 +164,19 @@ class OtherModels:
         config.model_args["dtype"] = self.evaluated.compute
 
         def load() -> "PreTrainedModel":
-            model: PreTrainedModel = place_model(
-                loading.load(config, training=False).model, self.dist
-            )
+            loaded = loading.load(config, training=False)
+            model: PreTrainedModel = place_model(loaded.model, self.dist)
             return model
 
         store = Store(self.cache, weights, self.evaluated.compute, self.dist.rank)
-        return DeferredEngine(load, tokenizer, self.batch_size, self.dist, store, stops)
+        return DeferredEngine(
+            load,
+            tokenizer,
+            self.batch_size,
+            self.dist,
+            store,
+            stops,
+        )
 
     def _find_device(self) -> "torch.device":
         """Find where the evaluated model runs; a sharded one has parameters in several places."""
@@ -170,16 +195,19 @@ class OtherModels:
             torch.cuda.empty_cache()
 
     def _has_same_tokens(
-        self, tokenizer: "PreTrainedTokenizerBase", pairs: list[tuple[Ids, Ids]]
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        pairs: list[tuple[Ids, Ids]],
     ) -> bool:
         """Say whether a tokenizer spells all tokens of some pairs as the evaluated model's does."""
         token_ids: set[int] = set()
         for prompt, answer in pairs:
             token_ids.update(prompt, answer)
         own_tokenizer = self.evaluated.tokenizer
-        return all(
-            _spell(tokenizer, token_id) == _spell(own_tokenizer, token_id) for token_id in token_ids
-        )
+        for token_id in token_ids:
+            if _spell(tokenizer, token_id) != _spell(own_tokenizer, token_id):
+                return False
+        return True
 
 
 def _spell(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str | None:
@@ -190,8 +218,17 @@ def _spell(tokenizer: "PreTrainedTokenizerBase", token_id: int) -> str | None:
 
 
 def _load_tokenizer_and_config(
-    key: str, path: str, folder: str
+    key: str,
+    path: str,
+    folder: str,
 ) -> "tuple[PreTrainedTokenizerBase, Any]":
+    """Load what belongs to a model without its weights.
+
+    Args:
+        key: names the model in the suite.
+        path: the key's value, for messages.
+        folder: where the model is.
+    """
     with _name_key_in_errors(key, path):
         tokenizer = model_handlers.load_tokenizer(folder, {}, {})
         config: Any = model_handlers.from_hub(transformers.AutoConfig, folder)

@@ -45,7 +45,11 @@ class OwnRow:
     answer_text: str
 
 
-def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
+def read_row(
+    rows: OwnRows,
+    row_number: int,
+    template: Template,
+) -> OwnRow:
     """Read a row of a stream as a prompt and its answer."""
     prompt, answer = split_example(rows.stream.example(row_number))
     prompt_text = str(template.tokenizer.decode(list(prompt)))
@@ -57,7 +61,8 @@ def read_row(rows: OwnRows, row_number: int, template: Template) -> OwnRow:
         question = dataset.text(dataset_row)[0]
     else:
         question = template.decode(prompt).strip()
-    return OwnRow(prompt, prompt_text, question, answer, template.decode(answer).strip())
+    answer_text = template.decode(answer).strip()
+    return OwnRow(prompt, prompt_text, question, answer, answer_text)
 
 
 def split_example(example: Example | dict[str, Any]) -> tuple[Ids, Ids]:

@@ -96,15 +96,18 @@ class Log:
             return
         if not logged:
             self._refuse(metric, f"other columns ({_list_names(self.rows)})", under)
-        is_alike = (logged["of"], logged["count"]) == (under.column.source, under.column.num_rows)
+        source = logged["of"]
+        num_rows = logged["count"]
+        is_alike = source == under.column.source and num_rows == under.column.num_rows
         same_name = " whose words are others" if is_alike else ""
-        rows = f"{logged['of']} ({format_count(logged['count'], 'row')}{same_name})"
-        self._refuse(metric, rows, under)
+        logged_rows = f"{source} ({format_count(num_rows, 'row')}{same_name})"
+        self._refuse(metric, logged_rows, under)
 
     def _compare_row_numbers(self, metric: str, under: ColumnUnderMetric) -> None:
         """Compare by number: a log may have more rows than are measured, of the same set."""
         entry = self.values[metric]
-        value_by_index = (entry.get(under.half) or entry).get("value_by_index")
+        half = entry.get(under.half) or entry
+        value_by_index = half.get("value_by_index")
         if not value_by_index:
             return
         logged = {int(index) for index in value_by_index}
@@ -113,11 +116,16 @@ class Log:
         if not measured <= logged <= existing:
             self._refuse(metric, format_count(len(logged), "row"), under)
 
-    def _refuse(self, metric: str, logged_rows: str, under: ColumnUnderMetric) -> None:
+    def _refuse(
+        self,
+        metric: str,
+        logged_rows: str,
+        under: ColumnUnderMetric,
+    ) -> None:
+        num_rows = format_count(under.column.num_rows, "row")
         raise UserError(
             f"{self.key}={self.path}: its {metric} was measured on {logged_rows}, and this run "
-            f"measures {under.name} on {under.column.source} "
-            f"({format_count(under.column.num_rows, 'row')}); evaluate that model on "
+            f"measures {under.name} on {under.column.source} ({num_rows}); evaluate that model on "
             "the same split and name that log"
         )
 
@@ -126,7 +134,9 @@ def read_log(config: SuiteConfig, key: LogKey = "retain_logs_path") -> Log:
     """Read the log that a key of the suite names; a run's folder stands for the log in it."""
     if key == "retain_logs_path" and config.retain_model:
         return Log(key, config.retain_model, is_awaited=True)
-    path = config.before_logs_path if key == "before_logs_path" else config.retain_logs_path
+    path = config.retain_logs_path
+    if key == "before_logs_path":
+        path = config.before_logs_path
     if not path:
         return Log(key)
     file = _find_log_file(Path(path), config.suite, key)
@@ -155,10 +165,13 @@ def _find_log_file(path: Path, suite: str, key: str) -> Path:
     for folder in folders:
         if (folder / name).exists():
             return folder / name
-    other_logs = {file.name for folder in folders for file in folder.glob(f"*{EVAL}")}
+    other_logs: set[str] = set()
+    for folder in folders:
+        other_logs.update(file.name for file in folder.glob(f"*{EVAL}"))
     holds = f"no *{EVAL} in this folder"
     if other_logs:
-        holds = f"it holds {', '.join(sorted(other_logs))}"
+        in_order = ", ".join(sorted(other_logs))
+        holds = f"it holds {in_order}"
     raise UserError(
         f"{key}={path}: {holds}, and eval.{suite} compares with {name}; evaluate it first"
     )
@@ -169,5 +182,8 @@ def _list_names(names: Iterable[str]) -> str:
     in_order = sorted(names)
     if not in_order:
         return "nothing"
-    more = f" and {len(in_order) - MAX_NAMES} more" if len(in_order) > MAX_NAMES else ""
-    return ", ".join(in_order[:MAX_NAMES]) + more
+    names_in_message = ", ".join(in_order[:MAX_NAMES])
+    num_more = len(in_order) - MAX_NAMES
+    if num_more > 0:
+        return f"{names_in_message} and {num_more} more"
+    return names_in_message

@@ -10,11 +10,12 @@ from unteach.config.suites import RowsConfig, SuiteConfig
 from unteach.data.handlers import qa
 from unteach.data.io import sources
 from unteach.data.rows import Row, locate_row
-from unteach.data.template import Encoded, Template
+from unteach.data.template import Template
 from unteach.engines.base import Ids
 from unteach.errors import AbsentData, UserError
 from unteach.evals import own_rows, wrong_answers
 from unteach.evals.own_rows import OwnRows
+from unteach.evals.row_encoder import FewShotExamples, RowEncoder
 from unteach.seeds import permutation, subseed
 
 IDK = "idk"
@@ -60,7 +61,7 @@ class TokenizedColumn:
     source: str
     num_rows: int
     has_alternatives: bool
-    fingerprint: str
+    fingerprint: str = ""
     row_indices: list[int] = field(default_factory=list)
     prompts: list[Ids] = field(default_factory=list)
     prompt_texts: list[str] = field(default_factory=list)
@@ -95,6 +96,12 @@ class EvalRows:
         self.template = template
         self.raw_template = template.as_raw()
         self.context = context or 1 << 62
+        self.encoder = RowEncoder(
+            template,
+            self.raw_template,
+            config.max_length,
+            self.context,
+        )
         self.own = own or {}
         self.subset_sizes: dict[str, tuple[int, int]] = {}
         self.num_skipped: dict[str, int] = {}
@@ -107,10 +114,8 @@ class EvalRows:
         """Give the configuration of the rows that a column is of."""
         rows_name = column_name.partition(".")[0]
         if rows_name not in self.config.rows:
-            raise UserError(
-                f"eval.{self.config.suite}.rows has no {rows_name!r}; it has "
-                f"{', '.join(self.config.rows)}"
-            )
+            known = ", ".join(self.config.rows)
+            raise UserError(f"eval.{self.config.suite}.rows has no {rows_name!r}; it has {known}")
         return self.config.rows[rows_name]
 
     def build_generation_args(self, column_name: str) -> dict[str, Any]:
@@ -130,15 +135,15 @@ class EvalRows:
             # No continuation need be much longer than the longest true answer.
             pairs = self.load_column(column_name).pairs
             longest = max(len(answer) for [(_, answer)] in pairs)
-            arguments["max_new_tokens"] = min(
-                arguments["max_new_tokens"], limit_continuation(longest)
-            )
+            limit = limit_continuation(longest)
+            arguments["max_new_tokens"] = min(arguments["max_new_tokens"], limit)
         return arguments
 
     def has_questions(self, column_name: str) -> bool:
         """Say whether the model is asked something before these answers; plain text follows on
         nothing but BOS."""
-        return any(len(prompt) > 1 for prompt in self.load_column(column_name).prompts)
+        prompts = self.load_column(column_name).prompts
+        return any(len(prompt) > 1 for prompt in prompts)
 
     def load_column(self, column_name: str) -> TokenizedColumn:
         """Tokenize a column; rows whose answer is empty or does not fit are skipped and counted.
@@ -165,7 +170,8 @@ class EvalRows:
 
         rows = self._load_rows(config.hf_args)
         examples = self._load_few_shot_examples(config, key)
-        selected = self._draw_subset(rows_name, self._select_by_keys(config, rows, source))
+        usable = self._select_by_keys(config, rows, source)
+        selected = self._draw_subset(rows_name, usable)
         if key == IDK:
             answers = self._choose_refusals(config, rows)
         else:
@@ -221,20 +227,23 @@ class EvalRows:
             )
         rows = self.own[role]
         selected = self._draw_subset(rows_name, list(rows.row_numbers))
-        read_rows = [own_rows.read_row(rows, number, self.template) for number in selected]
-        questions_and_answers = [[row.question, row.answer_text] for row in read_rows]
-        return TokenizedColumn(
+        column = TokenizedColumn(
             source=rows.where,
             num_rows=len(rows.row_numbers),
             has_alternatives=False,
-            fingerprint=fingerprints.hash_value([questions_and_answers, selected]),
             row_indices=selected,
-            prompts=[row.prompt for row in read_rows],
-            prompt_texts=[row.prompt_text for row in read_rows],
-            questions=[row.question for row in read_rows],
-            pairs=[[(row.prompt, row.answer)] for row in read_rows],
-            answer_texts=[[row.answer_text] for row in read_rows],
         )
+        questions_and_answers = []
+        for row_number in selected:
+            row = own_rows.read_row(rows, row_number, self.template)
+            column.prompts.append(row.prompt)
+            column.prompt_texts.append(row.prompt_text)
+            column.questions.append(row.question)
+            column.pairs.append([(row.prompt, row.answer)])
+            column.answer_texts.append([row.answer_text])
+            questions_and_answers.append([row.question, row.answer_text])
+        column.fingerprint = fingerprints.hash_value([questions_and_answers, selected])
+        return column
 
     def _draw_subset(self, rows_name: str, row_numbers: list[int]) -> list[int]:
         """Draw at most max_rows of some rows by the suite's seed, in the order of the rows."""
@@ -243,7 +252,8 @@ class EvalRows:
             return row_numbers
         self.subset_sizes[rows_name] = (max_rows, len(row_numbers))
         order = permutation(len(row_numbers), self.config.seed, "measured rows", rows_name)
-        return [row_numbers[position] for position in sorted(order[:max_rows])]
+        positions = sorted(order[:max_rows])
+        return [row_numbers[position] for position in positions]
 
     def _load_rows(self, hf_args: dict[str, Any]) -> list[Row]:
         """Load rows, once for all columns of them."""
@@ -255,7 +265,7 @@ class EvalRows:
                 self._rows[key] = sources.load_rows(hf_args)
         return self._rows[key]
 
-    def _load_few_shot_examples(self, config: RowsConfig, key: str) -> list[tuple[str, str]]:
+    def _load_few_shot_examples(self, config: RowsConfig, key: str) -> FewShotExamples:
         """Load the (question, answer) pairs that stand before every question."""
         if config.few_shot_dataset_hf_args is None:
             return []
@@ -276,7 +286,12 @@ class EvalRows:
             chosen.append(generator.choice(refusals))
         return chosen
 
-    def _select_by_keys(self, config: RowsConfig, rows: list[Row], source: str) -> list[int]:
+    def _select_by_keys(
+        self,
+        config: RowsConfig,
+        rows: list[Row],
+        source: str,
+    ) -> list[int]:
         """Select all rows, or those that share a key with other rows, or that share none."""
         row_indices = list(range(len(rows)))
         if not config.keys_shared_with and not config.keys_apart_from:
@@ -284,10 +299,10 @@ class EvalRows:
         keys = _read_keys(rows, source)
         if config.keys_shared_with:
             their_keys = self._collect_keys(config.keys_shared_with, source)
-            row_indices = [index for index in row_indices if keys[index] & their_keys]
+            row_indices = [i for i in row_indices if not keys[i].isdisjoint(their_keys)]
         if config.keys_apart_from:
             their_keys = self._collect_keys(config.keys_apart_from, source)
-            row_indices = [index for index in row_indices if not keys[index] & their_keys]
+            row_indices = [i for i in row_indices if keys[i].isdisjoint(their_keys)]
         if not row_indices:
             relation = "share" if config.keys_shared_with else "do not share"
             raise AbsentData(f"{source}: no row is left of those that {relation} a key")
@@ -300,7 +315,8 @@ class EvalRows:
             raise UserError(
                 f"eval.{self.config.suite}.rows.{rows_name}: the run's own rows have no keys"
             )
-        return set().union(*_read_keys(self._load_rows(hf_args), source))
+        rows = self._load_rows(hf_args)
+        return set().union(*_read_keys(rows, source))
 
     def _tokenize_row(
         self,
@@ -309,75 +325,63 @@ class EvalRows:
         row_index: int,
         question: str,
         answers: list[str],
-        examples: list[tuple[str, str]],
+        examples: FewShotExamples,
     ) -> None:
-        """Add one row to a column, or count it as skipped."""
+        """Add one row to a column, or count it as skipped.
+
+        Args:
+            column: gets the row.
+            column_name: where the row is counted.
+            row_index: its number in its set.
+            question: what the row asks.
+            answers: its answers, one or several.
+            examples: the few-shot examples that stand before it.
+        """
         kind = self.get_config(column_name).kind
-        encoded = [self._encode(kind, question, answer, examples) for answer in answers]
-        # Published code scores empty answers too.
-        has_empty = not self.config.compat and any(not answer.strip() for answer in answers)
-        if not answers or has_empty or not all(one.answer for one in encoded):
+        pairs: list[tuple[Ids, Ids]] = []
+        is_usable = bool(answers)
+        is_cut = False
+        for answer in answers:
+            encoded = self.encoder.encode(kind, question, answer, examples)
+            pairs.append((encoded.prompt, encoded.answer))
+            is_cut = is_cut or encoded.cut > 0
+            # Published code scores empty answers too.
+            is_empty = not self.config.compat and not answer.strip()
+            if is_empty or not encoded.answer:
+                is_usable = False
+        if not is_usable:
             _count(self.num_skipped, column_name)
             return
-        if any(one.cut for one in encoded):
+        if is_cut:
             _count(self.num_cut, column_name)
-        bare_prompt = self._encode_bare_prompt(kind, question, examples)
-        if bare_prompt is not None and any(one.prompt != bare_prompt for one in encoded):
+        bare_prompt = self.encoder.encode_bare_prompt(kind, question, examples)
+        if bare_prompt is not None and any(prompt != bare_prompt for prompt, _ in pairs):
             _count(self.num_joined, column_name)
 
         prompt_text = question
         if kind == "qa":
             prompt_text = self.template.write_prompt(question, examples)
         if kind == "text":
-            answers = [self.template.decode(one.answer) for one in encoded]
+            answers = [self.template.decode(answer_ids) for _, answer_ids in pairs]
+        first_prompt, _ = pairs[0]
         column.row_indices.append(row_index)
-        column.prompts.append(encoded[0].prompt)
+        column.prompts.append(first_prompt)
         column.prompt_texts.append(prompt_text)
         column.questions.append(question)
-        column.pairs.append([(one.prompt, one.answer) for one in encoded])
+        column.pairs.append(pairs)
         column.answer_texts.append(answers)
-
-    def _encode(
-        self, kind: str, question: str, answer: str, examples: list[tuple[str, str]]
-    ) -> Encoded:
-        """Tokenize a question with one of its answers, as the kind of the rows says."""
-        if kind == "qa":
-            max_length = min(self.config.max_length, self.context)
-            return self.template.encode(question, answer, examples, max_length)
-        if kind == "completion":
-            return self._encode_plain(question, f" {answer}")
-        return self._encode_plain(question, answer)
-
-    def _encode_plain(self, opening: str, rest: str) -> Encoded:
-        """Tokenize one text as a whole, without EOS; the model is asked from where `rest` begins.
-
-        `max_length` counts from there. The text's first token is never asked, because nothing
-        stands before it.
-        """
-        ids = self.raw_template.encode_prompt(opening + rest)
-        num_opening = len(self.raw_template.encode_prompt(opening))
-        num_kept = min(num_opening + self.config.max_length, self.context)
-        kept = ids[:num_kept]
-        start = max(1, num_opening)
-        return Encoded(kept[:start], kept[start:], len(ids) - len(kept))
-
-    def _encode_bare_prompt(
-        self, kind: str, question: str, examples: list[tuple[str, str]]
-    ) -> Ids | None:
-        """Tokenize a prompt without its answer, where the two are otherwise tokenized as one."""
-        if kind == "qa":
-            is_joint = self.template.args.boundary == "joint"
-            return self.template.encode_prompt(question, examples) if is_joint else None
-        return self.raw_template.encode_prompt(question) if question else None
 
 
 def _read_keys(rows: list[Row], source: str) -> list[set[str]]:
     """Read what each row is about."""
-    if any(KEYS not in row for row in rows):
-        raise AbsentData(
-            f"{source}: the rows have no column {KEYS!r} that says what they are about"
-        )
-    return [set(row[KEYS]) for row in rows]
+    keys = []
+    for row in rows:
+        if KEYS not in row:
+            raise AbsentData(
+                f"{source}: the rows have no column {KEYS!r} that says what they are about"
+            )
+        keys.append(set(row[KEYS]))
+    return keys
 
 
 def _count(counts: dict[str, int], column_name: str) -> None:

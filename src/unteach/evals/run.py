@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
+from rich.progress import Progress
+
 from unteach import console, json_files, logs
 from unteach.config.suites import SuiteConfig
 from unteach.console import format_duration
@@ -63,7 +66,12 @@ def evaluate_loaded(
             f"is measured again"
         )
     engine = HFEngine(
-        loaded.model, loaded.tokenizer, batch_size, dist, store, loaded.template.stops
+        loaded.model,
+        loaded.tokenizer,
+        batch_size,
+        dist,
+        store,
+        stops=loaded.template.stops,
     )
     with PassProgress(shown=dist.is_main) as progress, loaded.autocast():
         plans = planned or suite_plan.plan_all(configs, loaded.template, engine.context)
@@ -80,7 +88,11 @@ def evaluate_loaded(
     return flat
 
 
-def tell_values(folder: Path, suite_names: list[str], named: bool) -> None:
+def tell_values(
+    folder: Path,
+    suite_names: list[str],
+    named: bool,
+) -> None:
     """Print the values of suites from their files, each with the way that is good; after them, in a
     line each, what is absent and why.
 
@@ -97,12 +109,13 @@ def tell_values(folder: Path, suite_names: list[str], named: bool) -> None:
 def _print_values(folder: Path, suite: str) -> None:
     summary = json_files.read_json(folder / f"{suite}_SUMMARY.json", "the summary")
     descriptions = merge_results.read_descriptions(folder, suite)
-    width = max((len(name) for name in summary), default=0)
+    width = max(map(len, summary), default=0)
     for name, value in summary.items():
-        shown = "–" if value is None else f"{value:.4g}"
+        number = "–" if value is None else f"{value:.4g}"
         better = descriptions.get(name, {}).get("better")
         aim = f"  ({better})" if better else ""
-        console.say(f"  {name:<{width}} = {f'{shown:<9}{aim}'.rstrip()}")
+        line = f"  {name:<{width}} = {number:<9}{aim}"
+        console.say(line.rstrip())
 
 
 def tell_gaps(folder: Path, suite: str) -> None:
@@ -129,9 +142,8 @@ class PassProgress:
 
     def __enter__(self) -> "PassProgress":
         if self.shown and console.is_live():
-            from rich.progress import Progress
-
-            self.bars = Progress(transient=True, speed_estimate_period=console.EARLIEST_SPEED)
+            period = console.EARLIEST_SPEED
+            self.bars = Progress(transient=True, speed_estimate_period=period)
             self.bars.start()
         return self
 
@@ -141,8 +153,6 @@ class PassProgress:
         bars = self.bars
         if bars is None:
             return PassLines(what, total)
-        from rich.markup import escape
-
         # A suite's name is no markup, though it may look like some.
         task = bars.add_task(escape(console.neutralize(what)), total=total)
         return lambda num_done: bars.advance(task, num_done)
@@ -173,7 +183,8 @@ class PassLines:
             console.say(f"{self.what}: {self.total:,} of {self.total:,}, took {took}")
         elif now - self.printed_at > SAY_EVERY:
             self.printed_at = now
-            left = format_duration((self.total - self.num_done) * seconds / self.num_done)
+            num_left = self.total - self.num_done
+            left = format_duration(num_left * seconds / self.num_done)
             console.say(f"{self.what}: {self.num_done:,} of {self.total:,}, {left} left")
 
 

@@ -13,9 +13,9 @@ import random
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from unteach import fingerprints, json_files, run_dir
@@ -32,9 +32,6 @@ from unteach.lazy import np, torch
 from unteach.models import loading
 from unteach.models.placement import place_model
 from unteach.wording import format_value
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 logger = logging.getLogger(__name__)
 
@@ -54,11 +51,21 @@ def evaluate_before(
 
     Random numbers of training are left as they were, and no memory stays taken.
     """
+    without_adapter = replace(model, peft_args=None)
     with preserve_random_state():
-        loaded = loading.load(replace(model, peft_args=None), training=False)
+        loaded = loading.load(without_adapter, training=False)
         loaded.model = place_model(loaded.model, dist)
         weights = loaded.identity(cache / fingerprints.MEMORY_FILE)
-        evaluate_loaded(configs, loaded, dist, folder, cache, weights, tell=False, planned=planned)
+        evaluate_loaded(
+            configs,
+            loaded,
+            dist,
+            folder,
+            cache,
+            weights,
+            tell=False,
+            planned=planned,
+        )
         del loaded
         gc.collect()
         if torch.cuda.is_available():
@@ -113,40 +120,53 @@ def _is_unchanged(before: Path, after: Path, suite: str) -> bool:
     new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
     changes = []
     for name in old.keys() & new.keys():
-        if old[name] is not None and new[name] is not None:
-            changes.append(abs(new[name] - old[name]))
+        old_value = old[name]
+        new_value = new[name]
+        if old_value is not None and new_value is not None:
+            changes.append(abs(new_value - old_value))
     return bool(changes) and all(change <= SMALL for change in changes)
 
 
-def before_and_after(before: Path, after: Path, config: SuiteConfig) -> "Table":
+def before_and_after(
+    before: Path,
+    after: Path,
+    config: SuiteConfig,
+) -> "Table":
     """Build the table of one suite from the files of its two evaluations."""
-    from rich.table import Table
-
     suite = config.suite.upper()
     old = json_files.read_json(before / f"{suite}_SUMMARY.json", "the evaluation before training")
     new = json_files.read_json(after / f"{suite}_SUMMARY.json", "the evaluation")
     descriptions = merge_results.read_descriptions(after, suite)
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("role", "metric", "before", "after", "wanted"):
-        table.add_column(heading, justify="right" if heading in ("before", "after") else "left")
+    table.add_column("role")
+    table.add_column("metric")
+    table.add_column("before", justify="right")
+    table.add_column("after", justify="right")
+    table.add_column("wanted")
     # In the order in which the suite asks for them, which keeps a role's metrics together.
     for name in config.asked():
         if name not in old and name not in new:
             continue
-        about = descriptions.get(name, {})
+        description = descriptions.get(name, {})
+        role = description.get("role") or ""
+        better = description.get("better") or ""
+        decimals = description.get("decimals", DECIMALS)
         table.add_row(
-            Text(neutralize(about.get("role") or "")),
+            Text(neutralize(role)),
             Text(neutralize(name)),
-            _format(old.get(name), about.get("decimals", DECIMALS)),
-            _format(new.get(name), about.get("decimals", DECIMALS)),
-            Text(neutralize(about.get("better") or "")),
+            _format(old.get(name), decimals),
+            _format(new.get(name), decimals),
+            Text(neutralize(better)),
         )
     return table
 
 
 def _format(value: float | None, decimals: int) -> str:
-    return "–" if value is None else format_value(value, decimals)
+    """Write a value of the table, or a dash where there is none."""
+    if value is None:
+        return "–"
+    return format_value(value, decimals)
 
 
 def _is_of_same_rows(before: Path, after: Path, suite: str) -> bool:

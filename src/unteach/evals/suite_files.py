@@ -24,7 +24,11 @@ TOKENS = "_TOKENS.json"
 
 
 def write(
-    plan: SuitePlan, values: dict[str, Value], measured: Measured, folder: Path, weights: str = ""
+    plan: SuitePlan,
+    values: dict[str, Value],
+    measured: Measured,
+    folder: Path,
+    weights: str = "",
 ) -> None:
     """Write the files of a suite, keeping earlier values of the same weights and settings.
 
@@ -54,19 +58,29 @@ def is_measured(plan: SuitePlan, folder: Path) -> bool:
     prefix = plan.config.suite.upper()
     values_file = folder / f"{prefix}{retain_logs.EVAL}"
     rows_file = folder / f"{prefix}{retain_logs.ROWS}"
-    files = [values_file, rows_file, folder / f"{prefix}{merge_results.BASIS}"]
+    files = [
+        values_file,
+        rows_file,
+        folder / f"{prefix}{merge_results.BASIS}",
+    ]
     if _get_token_need(plan) in plan.list_measurements():
         files.append(folder / f"{prefix}{TOKENS}")  # the last that is written
-    if not all(file.exists() for file in files):
-        return False
+    for file in files:
+        if not file.exists():
+            return False
     values = json_files.read_json(values_file, "the evaluation before training")
     rows = json_files.read_json(rows_file, "the evaluation before training")
-    return set(plan.metrics) <= set(values) and rows == describe_rows(plan)
+    has_all_values = set(plan.metrics) <= set(values)
+    return has_all_values and rows == describe_rows(plan)
 
 
 def summarize(metric_names: list[str], values: dict[str, Value]) -> dict[str, float | None]:
     """Give the values of the metrics that were asked for, by name."""
-    return {name: values[name].agg for name in sorted(metric_names) if name in values}
+    summary = {}
+    for name in sorted(metric_names):
+        if name in values:
+            summary[name] = values[name].agg
+    return summary
 
 
 def describe_rows(plan: SuitePlan) -> dict[str, dict[str, Any]]:
@@ -95,13 +109,21 @@ def describe_metrics(plan: SuitePlan) -> dict[str, dict[str, Any]]:
     only_learns = "train" in plan.rows.own and "forget" not in plan.rows.own
     described = {}
     for name, description in plan.config.describe.items():
-        role, better = description.role or _infer_role(plan, name), description.better
+        role = description.role or _infer_role(plan, name)
+        better = description.better
         if only_learns and role == "holdout" and better == "near before":
             better = "higher"
-        entry = asdict(replace(description, role=role, better=better))
-        entry["meaning"] = description.meaning or ""
-        entry["decimals"] = DECIMALS if description.decimals is None else description.decimals
-        described[name] = entry
+        decimals = description.decimals
+        if decimals is None:
+            decimals = DECIMALS
+        completed = replace(
+            description,
+            role=role,
+            better=better,
+            meaning=description.meaning or "",
+            decimals=decimals,
+        )
+        described[name] = asdict(completed)
     return described
 
 
@@ -109,8 +131,10 @@ def _infer_role(plan: SuitePlan, metric_name: str) -> Role | None:
     """Give the role of the rows that a metric is measured on, where all have the same."""
     if metric_name not in plan.metrics:
         return None
-    names = {under.name.partition(".")[0] for under in plan.list_columns_under(metric_name)}
-    roles = {plan.config.rows[name].role for name in names}
+    roles = set()
+    for under in plan.list_columns_under(metric_name):
+        rows_name = under.name.partition(".")[0]
+        roles.add(plan.config.rows[rows_name].role)
     return roles.pop() if len(roles) == 1 else None
 
 
@@ -158,7 +182,12 @@ def _get_token_need(plan: SuitePlan) -> Scores:
     return Scores(plan.config.tokens or "")
 
 
-def _write_tokens(plan: SuitePlan, measured: Measured, folder: Path, keep: bool) -> None:
+def _write_tokens(
+    plan: SuitePlan,
+    measured: Measured,
+    folder: Path,
+    keep: bool,
+) -> None:
     """Write what the model thinks of each token of one column, where some metric measured it.
 
     Args:

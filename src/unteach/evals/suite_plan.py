@@ -84,7 +84,10 @@ def plan_all(
     own: Mapping[str, OwnRows] | None = None,
 ) -> dict[str, SuitePlan]:
     """Plan suites, by name; the arguments are those of `plan_suite`."""
-    return {name: plan_suite(config, template, context, own) for name, config in configs.items()}
+    plans = {}
+    for name, config in configs.items():
+        plans[name] = plan_suite(config, template, context, own)
+    return plans
 
 
 def plan_suite(
@@ -113,10 +116,11 @@ def plan_suite(
         Retain: retain_logs.read_log(config),
         Before: retain_logs.read_log(config, "before_logs_path"),
     }
-    rows = EvalRows(config, template, context, own if config.reads_own_rows() else None)
+    rows_of_run = own if config.reads_own_rows() else None
+    rows = EvalRows(config, template, context, rows_of_run)
     plan = SuitePlan(config, rows, metric_names, logs)
     for name in metric_names:
-        reason = _add_metric(plan, name, ())
+        reason = _add_metric(plan, name, above=())
         if reason and not is_default:
             raise UserError(f"eval.{config.suite}.metrics asks for {name}, and {reason}")
         if reason:
@@ -126,7 +130,9 @@ def plan_suite(
 
 
 def _drop_metrics_of_absent_roles(
-    config: SuiteConfig, metric_names: list[str], own: Mapping[str, OwnRows]
+    config: SuiteConfig,
+    metric_names: list[str],
+    own: Mapping[str, OwnRows],
 ) -> list[str]:
     """Drop the metrics that read rows of a role which the run does not have."""
     absent_rows = set()
@@ -135,7 +141,11 @@ def _drop_metrics_of_absent_roles(
             absent_rows.add(rows_name)
     if not absent_rows:
         return metric_names
-    kept = [name for name in metric_names if not absent_rows & _find_rows_under(config, name, ())]
+    kept = []
+    for name in metric_names:
+        rows_under = _find_rows_under(config, name, above=())
+        if absent_rows.isdisjoint(rows_under):
+            kept.append(name)
     if not kept:
         raise UserError(
             f"eval.{config.suite}: measures the run's own rows, and this run has none of them: "
@@ -145,7 +155,11 @@ def _drop_metrics_of_absent_roles(
     return kept
 
 
-def _find_rows_under(config: SuiteConfig, name: str, above: tuple[str, ...]) -> set[str]:
+def _find_rows_under(
+    config: SuiteConfig,
+    name: str,
+    above: tuple[str, ...],
+) -> set[str]:
     """Find the names of the rows that a metric, and those it is made of, are measured on."""
     if name not in config.define or name in above:
         return set()
@@ -179,7 +193,11 @@ def build_metric(config: SuiteConfig, name: str) -> Metric:
     return metric
 
 
-def _add_metric(plan: SuitePlan, name: str, above: tuple[str, ...]) -> str | None:
+def _add_metric(
+    plan: SuitePlan,
+    name: str,
+    above: tuple[str, ...],
+) -> str | None:
     """Add a metric to the plan, after those it needs.
 
     Args:
@@ -206,7 +224,11 @@ def _add_metric(plan: SuitePlan, name: str, above: tuple[str, ...]) -> str | Non
     return None
 
 
-def _explain_absence(plan: SuitePlan, need: Need, above: tuple[str, ...]) -> str | None:
+def _explain_absence(
+    plan: SuitePlan,
+    need: Need,
+    above: tuple[str, ...],
+) -> str | None:
     """Say why a need cannot be met; None if it can."""
     if isinstance(need, Result):
         reason = _add_metric(plan, need.metric, above)

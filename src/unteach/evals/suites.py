@@ -48,10 +48,11 @@ def carry_out(
     Returns:
         The values by suite and metric.
     """
+    # Their logs come first: they are part of what the plans compare with.
     _evaluate_retain_models(plans, auxiliary_models)
-    suite_needs = {
-        name: SuiteNeeds(plan.rows, plan.list_measurements()) for name, plan in plans.items()
-    }
+    suite_needs = {}
+    for name, plan in plans.items():
+        suite_needs[name] = SuiteNeeds(plan.rows, plan.list_measurements())
     measured = measurement_plan.measure(suite_needs, engine, auxiliary_models, progress)
     values = {}
     for name, plan in plans.items():
@@ -68,11 +69,19 @@ def _evaluate_retain_models(
     with theirs."""
     configs_by_path: dict[str, dict[str, SuiteConfig]] = {}
     for name, plan in plans.items():
-        compared = [need.metric for need in plan.list_needs() if isinstance(need, Retain)]
+        compared: dict[str, None] = {}
+        for need in plan.list_needs():
+            if isinstance(need, Retain):
+                compared[need.metric] = None
         if plan.logs[Retain].is_awaited and compared:
-            metric_names = list(dict.fromkeys(compared))
-            config = replace(plan.config, metrics=metric_names, retain_model=None)
-            configs_by_path.setdefault(str(plan.config.retain_model), {})[name] = config
+            path = str(plan.config.retain_model)
+            config = replace(
+                plan.config,
+                metrics=list(compared),
+                retain_model=None,
+            )
+            configs_by_path.setdefault(path, {})[name] = config
+
     for path, configs in configs_by_path.items():
         assert auxiliary_models is not None
         for name, values in auxiliary_models.evaluate(path, configs).items():
@@ -81,7 +90,11 @@ def _evaluate_retain_models(
             log.is_awaited = False
 
 
-def compute_values(plan: SuitePlan, measured: Measured, eos: int) -> dict[str, Value]:
+def compute_values(
+    plan: SuitePlan,
+    measured: Measured,
+    eos: int,
+) -> dict[str, Value]:
     """Compute the values of a plan's metrics: arithmetic only.
 
     Args:
@@ -104,7 +117,11 @@ def compute_values(plan: SuitePlan, measured: Measured, eos: int) -> dict[str, V
     return values
 
 
-def _refuse_not_finite(name: str, need: Measurement, rows: list[MeasuredRow]) -> None:
+def _refuse_not_finite(
+    name: str,
+    need: Measurement,
+    rows: list[MeasuredRow],
+) -> None:
     bad_rows = [row.index for row in rows if not row.is_finite]
     if bad_rows and not isinstance(need, Task):
         raise UserError(

@@ -40,18 +40,21 @@ def build_table(
         score = row.scores[0]
         token_ids = tuple(score.token[:MAX_TOKENS].tolist())
         logprobs = score.logprob[:MAX_TOKENS].tolist()
-        entries.append(
-            {
-                "index": row.index,
-                "prompt": column.prompt_texts[position],
-                "question": column.questions[position],
-                "answer": row.texts[0],
-                "length": len(score.token),
-                "tokens": spell_tokens(token_ids, tokenizer),
-                "logprob": [round(logprob, DECIMALS) for logprob in logprobs],
-            }
-        )
-    return {"of": name, "count": len(rows), "rows": entries}
+        entry = {
+            "index": row.index,
+            "prompt": column.prompt_texts[position],
+            "question": column.questions[position],
+            "answer": row.texts[0],
+            "length": len(score.token),
+            "tokens": spell_tokens(token_ids, tokenizer),
+            "logprob": [round(logprob, DECIMALS) for logprob in logprobs],
+        }
+        entries.append(entry)
+    return {
+        "of": name,
+        "count": len(rows),
+        "rows": entries,
+    }
 
 
 def spell_tokens(ids: Ids, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
@@ -63,5 +66,8 @@ def spell_tokens(ids: Ids, tokenizer: "PreTrainedTokenizerBase") -> list[str]:
     pairs = tokenizer.batch_decode([list(pair) for pair in pairwise(ids)])
     texts = [alone[0]]
     for pair, first, second in zip(pairs, alone, alone[1:], strict=False):
-        texts.append(pair.removeprefix(first) if pair.startswith(first) else second)
+        if pair.startswith(first):
+            texts.append(pair.removeprefix(first))
+        else:
+            texts.append(second)
     return texts

@@ -46,11 +46,12 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     too few, from all rows of the author. A row has the same ones in every run.
     """
     settings = _read_settings(hf_args[KEY])
-    plain_args = {name: value for name, value in hf_args.items() if name != KEY}
+    plain_args = dict(hf_args)
+    del plain_args[KEY]
     # All rows are numbered first: a part keeps the authors that the whole set has.
-    whole_args = {
-        name: value for name, value in plain_args.items() if name not in ("part", "forget_set")
-    }
+    whole_args = dict(plain_args)
+    whole_args.pop("part", None)
+    whole_args.pop("forget_set", None)
     all_rows = []
     for row_index, row in enumerate(sources.load_rows(whole_args)):
         author = row_index // settings.author_block
@@ -62,7 +63,8 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     where = sources.describe_source(plain_args)
     completed = []
     for row in rows:
-        same_author = (rows_by_author[row[AUTHOR]], all_rows_by_author[row[AUTHOR]])
+        author = row[AUTHOR]
+        same_author = (rows_by_author[author], all_rows_by_author[author])
         completed.append(_add_wrong_answers(row, same_author, settings, where))
     return completed
 
@@ -83,7 +85,10 @@ def _group_by_author(rows: list[Row]) -> dict[int, list[Row]]:
 
 
 def _add_wrong_answers(
-    row: Row, same_author: tuple[list[Row], list[Row]], settings: WrongAnswers, where: str
+    row: Row,
+    same_author: tuple[list[Row], list[Row]],
+    settings: WrongAnswers,
+    where: str,
 ) -> Row:
     """Add wrong answers and the other phrasing to a row.
 
@@ -101,16 +106,20 @@ def _add_wrong_answers(
             f"(hf_args.{KEY}.author_block={settings.author_block})"
         )
     generator = Random(subseed(settings.seed, "wrong answers", row[ROW_INDEX]))
-    completed = {name: value for name, value in row.items() if name not in (AUTHOR, ROW_INDEX)}
+    drawn_rows = generator.sample(others, settings.count)
+    completed = dict(row)
+    del completed[AUTHOR]
+    del completed[ROW_INDEX]
     completed["paraphrased_question"] = row["question"]
     completed["paraphrased_answer"] = row["answer"]
-    drawn_rows = generator.sample(others, settings.count)
     completed["perturbed_answer"] = [other["answer"] for other in drawn_rows]
     return completed
 
 
 def _choose_others(
-    row: Row, same_author: tuple[list[Row], list[Row]], num_wanted: int
+    row: Row,
+    same_author: tuple[list[Row], list[Row]],
+    num_wanted: int,
 ) -> list[Row]:
     """Choose the rows that wrong answers are drawn from: the nearest that are enough, or all."""
     others: list[Row] = []

@@ -11,13 +11,23 @@ from unteach.inference.planning import Plan
 
 
 def answer_rows(
-    config: InferConfig, plan: Plan, done: set[int], dist: DistContext
+    config: InferConfig,
+    plan: Plan,
+    done: set[int],
+    dist: DistContext,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give the number and the record of every row that is not in `done`, as its answer comes."""
     prepared = plan.prepared
     requests = {request.number: request for request in prepared.requests}
     session = config.backend.open(
-        Job(plan.model, config.kind, config.sampling, dist, config.modality, plan.longest)
+        Job(
+            plan.model,
+            config.kind,
+            config.sampling,
+            dist,
+            config.modality,
+            plan.longest,
+        )
     )
     try:
         if config.kind == "generate":
@@ -28,7 +38,16 @@ def answer_rows(
             answers = session.classify(prepared.requests, done)
         for number, answer in answers:
             num_cut = prepared.num_cut.get(number, 0)
-            yield number, build_record(answer, requests[number], num_cut, config, session.labels)
+            yield (
+                number,
+                build_record(
+                    answer,
+                    requests[number],
+                    num_cut,
+                    config,
+                    session.labels,
+                ),
+            )
             # Alone, a process may stop between any two rows; several agree at their batches' ends.
             if dist.world_size == 1:
                 dist.check_preemption()

@@ -37,7 +37,9 @@ class Columns:
     following: str | None = None
 
     def list_names(self) -> list[str]:
-        return [name for name in (self.input, self.following, self.answer, self.image) if name]
+        """List the columns that are read."""
+        names = (self.input, self.following, self.answer, self.image)
+        return [name for name in names if name]
 
 
 def find_columns(table: tables.Table, config: InferConfig) -> Columns:
@@ -106,7 +108,10 @@ class InputTable:
 
 
 def read_input_table(
-    table: tables.Table, columns: Columns, config: InferConfig, added: Sequence[str]
+    table: tables.Table,
+    columns: Columns,
+    config: InferConfig,
+    added: Sequence[str],
 ) -> InputTable:
     """Read a table once.
 
@@ -128,7 +133,12 @@ def read_input_table(
             f"others (keep_columns=[{columns.input}]){rename}"
         )
     lines = []
-    for id_, kept, (_, row) in zip(_read_ids(rows, config), kept_rows, rows, strict=True):
+    for id_, kept, (_, row) in zip(
+        _read_ids(rows, config),
+        kept_rows,
+        rows,
+        strict=True,
+    ):
         cells = [to_comparable(row.get(name)) for name in columns.list_names()]
         lines.append(Line(id_, kept, fingerprints.hash_value([id_, kept, cells])))
     return InputTable(rows, lines, not_kept)

@@ -164,7 +164,8 @@ def _describe_template(template: "Template", column: str) -> str:
 
 
 def _read_local(
-    config: InferConfig, columns: Columns
+    config: InferConfig,
+    columns: Columns,
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     """Read the tokenizer and template of a language model or a classifier."""
     template: Template | None = None
@@ -185,7 +186,8 @@ def _read_local(
 
 
 def _read_vision(
-    config: InferConfig, columns: Columns
+    config: InferConfig,
+    columns: Columns,
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     """Read the processor of a model that reads images; prompts are made where images are read."""
     empty = vision.load_empty(config.model)
@@ -224,7 +226,8 @@ def _hash_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 
 def _read_remote(
-    config: InferConfig, columns: Columns
+    config: InferConfig,
+    columns: Columns,
 ) -> tuple[RequestBuilder, Callable[[], dict[str, Any]]]:
     """Read what the configuration says of a server's model."""
     args = config.model.template_args

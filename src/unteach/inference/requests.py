@@ -163,7 +163,13 @@ class RequestBuilder:
         start = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else ()
         return replace(request, prompt=start + prompt[len(start) + num_cut :])
 
-    def _build_request(self, number: int, place: Place, row: Row, seed: int) -> Request:
+    def _build_request(
+        self,
+        number: int,
+        place: Place,
+        row: Row,
+        seed: int,
+    ) -> Request:
         """Build the request of one row, as the kind of the run and the template need it."""
         images = self._read_images(row, place) if self.columns.image else ()
         cell = row.get(self.columns.input)
@@ -182,7 +188,13 @@ class RequestBuilder:
             return Request(number, self._encode_for_classifier(text), text, seed=seed)
         if self.template is None or images or self.config.modality == "vlm":
             messages = self._build_messages(text, turns, images)
-            return Request(number, text=text, messages=messages, images=images, seed=seed)
+            return Request(
+                number,
+                text=text,
+                messages=messages,
+                images=images,
+                seed=seed,
+            )
         if self.config.kind == "score":
             if turns is not None:
                 self._read_answer(row, place)
@@ -258,7 +270,10 @@ class RequestBuilder:
         return cell.lstrip().startswith("[")
 
     def _build_messages(
-        self, text: str, turns: list[Turn] | None, images: Sequence[Any]
+        self,
+        text: str,
+        turns: list[Turn] | None,
+        images: Sequence[Any],
     ) -> tuple[Turn, ...] | None:
         """Write the row as a conversation; None where it is asked in plain words."""
         if turns is None:

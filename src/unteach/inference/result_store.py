@@ -64,7 +64,14 @@ class Meta:
             "digests": " ".join(self.rows.values()),
         }
         made_by = fingerprints.build_manifest(int(self.settings.get("seed", 0)))
-        atomic.write_json(path, {"settings": self.settings, "rows": rows, "made_by": made_by})
+        atomic.write_json(
+            path,
+            {
+                "settings": self.settings,
+                "rows": rows,
+                "made_by": made_by,
+            },
+        )
 
     @classmethod
     def read(cls, path: Path) -> "Meta":
@@ -103,7 +110,11 @@ class ResultStore:
         return owner.own(self.output)
 
     def open(
-        self, settings: dict[str, Any], lines: Sequence[Line], resume: str, changed: str
+        self,
+        settings: dict[str, Any],
+        lines: Sequence[Line],
+        resume: str,
+        changed: str,
     ) -> list[str]:
         """Make the files ready for the answers to these rows under these settings.
 
@@ -139,9 +150,13 @@ class ResultStore:
         keys = run_dir.list_differences(old.settings, new.settings)
         changes = describe_changes(old.rows, new.rows)
         if changed != "redo":
-            what = [f"other settings: {', '.join(keys)}"] if keys else []
+            differences = list(changes)
+            if keys:
+                names = ", ".join(keys)
+                differences.insert(0, f"other settings: {names}")
+            listed = "; ".join(differences)
             raise UserError(
-                f"{self.output} holds answers to something else: {'; '.join([*what, *changes])}.\n"
+                f"{self.output} holds answers to something else: {listed}.\n"
                 f"  changed=redo keeps the answers that hold and asks the others again; "
                 f"resume=never starts afresh; both move the old file aside. To keep them beside "
                 f"the new ones, add output_file={self._find_free_name()}"
@@ -161,24 +176,30 @@ class ResultStore:
         raise AssertionError("numbers do not end")
 
     def _move_aside(self) -> list[str]:
+        """Move everything aside; say what went where."""
         notes = []
         for path in (self.output, self.parts, self.meta):
             if path.exists():
-                notes.append(f"moved the old {path} to {run_dir.move_aside(path)}")
+                moved_to = run_dir.move_aside(path)
+                notes.append(f"moved the old {path} to {moved_to}")
         return notes
 
     def _carry_over(self, old: Meta, new: Meta) -> list[str]:
         """Take the answers that still hold out of the old output, which is moved aside."""
         if not self.output.exists():
             return []
-        unchanged = {id_ for id_, digest in old.rows.items() if new.rows.get(id_) == digest}
+        unchanged = set()
+        for id_, digest in old.rows.items():
+            if new.rows.get(id_) == digest:
+                unchanged.add(id_)
         encoded = []
         for id_, answer in self._read_output(unchanged).items():
             encoded.append(encode_answer(id_, new.rows[id_], answer).decode())
         self.parts.mkdir(exist_ok=True)
         part = self.parts / f"carried-{secrets.token_hex(4)}.jsonl"
         atomic.write_text(part, "".join(encoded))
-        return [f"moved the old {self.output} to {run_dir.move_aside(self.output)}"]
+        moved_to = run_dir.move_aside(self.output)
+        return [f"moved the old {self.output} to {moved_to}"]
 
     def done(self, lines: Sequence[Line]) -> set[int]:
         """Return the numbers of the lines that have an answer and no error."""
@@ -209,12 +230,15 @@ class ResultStore:
         return answers
 
     def _read_output(self, ids: set[RowID]) -> Answers:
+        """Read the answers to these rows in the output, where they have every column."""
         if not self.output.exists():
             return {}
         answers: Answers = {}
+        columns = set(self.columns)
         for content in self._read_lines(self.output):
-            if content[ID] in ids and all(name in content for name in self.columns):
-                answers[content[ID]] = {name: content[name] for name in self.columns}
+            id_ = content[ID]
+            if id_ in ids and columns <= content.keys():
+                answers[id_] = {name: content[name] for name in self.columns}
         return answers
 
     def _read_lines(self, file: Path) -> Iterator[dict[str, Any]]:
@@ -231,7 +255,8 @@ class ResultStore:
     def writing(self, rank: int) -> Iterator["PartWriter"]:
         """Open a part of this process's own for its answers."""
         self.parts.mkdir(exist_ok=True)
-        with (self.parts / f"{rank}-{secrets.token_hex(8)}.jsonl").open("ab") as file:
+        part = self.parts / f"{rank}-{secrets.token_hex(8)}.jsonl"
+        with part.open("ab") as file:
             writer = PartWriter(file)
             try:
                 yield writer
@@ -245,7 +270,8 @@ class ResultStore:
             for line in lines:
                 answer = answers[line.id]
                 values = {name: answer.get(name) for name in self.columns}
-                file.write(encode({ID: line.id, **line.kept, **values}))
+                row = {ID: line.id, **line.kept, **values}
+                file.write(encode(row))
         if self.parts.exists():
             shutil.rmtree(self.parts)
         return answers
@@ -273,7 +299,13 @@ class PartWriter:
 
 def encode_answer(id_: RowID, digest: str, answer: Answer) -> bytes:
     """Encode a line of a part."""
-    return encode({ID: id_, "of": digest, "answer": answer})
+    return encode(
+        {
+            ID: id_,
+            "of": digest,
+            "answer": answer,
+        }
+    )
 
 
 def encode(value: object) -> bytes:
@@ -282,9 +314,11 @@ def encode(value: object) -> bytes:
     Half characters, which UTF-8 does not have, are written as escapes.
     """
     try:
-        return (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+        return line.encode()
     except UnicodeEncodeError:
-        return (json.dumps(value, allow_nan=False) + "\n").encode()
+        line = json.dumps(value, allow_nan=False) + "\n"
+        return line.encode()
 
 
 def _parse_line(line: bytes) -> dict[str, Any] | None:
@@ -305,7 +339,10 @@ def describe_changes(before: dict[RowID, str], after: dict[RowID, str]) -> list[
     Args:
         before, after: the digest of each row by its id.
     """
-    changed = [id_ for id_, digest in after.items() if before.get(id_, digest) != digest]
+    changed = []
+    for id_, digest in after.items():
+        if before.get(id_, digest) != digest:
+            changed.append(id_)
     new = [id_ for id_ in after if id_ not in before]
     gone = [id_ for id_ in before if id_ not in after]
     sentences = []

@@ -4,6 +4,7 @@ with their remedy."""
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from unteach import run_dir
@@ -56,8 +57,6 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     A repository's own code runs only where `trust_remote_code` says so; unset, transformers would
     stop and ask.
     """
-    from huggingface_hub.errors import StrictDataclassError
-
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
         is_model = args == "model.model_args"

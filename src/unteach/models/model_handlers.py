@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from unteach import run_dir
 from unteach.errors import UserError, find_nearest
 from unteach.lazy import tokenizers, torch, transformers
@@ -73,8 +75,6 @@ class Scratch:
         texts: Texts,
         head: Head | None = None,
     ) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
-        from huggingface_hub.errors import StrictDataclassError
-
         args = dict(model_args)
         path = args.pop(PATH, None)
         dtype = args.pop("dtype", None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unteach.evals import bootstrap
+from unteach.lazy import scipy_stats
 from unteach.report.collect import REFERENCES, RunResult, read_scores
 from unteach.report.colours import Tints, get_colour, get_dash
 from unteach.report.columns import Column, load_known_columns
@@ -136,9 +137,7 @@ def measure_distance(values: np.ndarray, gold: np.ndarray | None) -> float | Non
     functions."""
     if gold is None or gold is values:
         return None
-    from scipy.stats import ks_2samp  # as slow to import as the rest of a report together
-
-    return float(ks_2samp(values, gold).statistic)
+    return float(scipy_stats.ks_2samp(values, gold).statistic)
 
 
 def collect_attacks(runs: list[RunResult]) -> list[Curves]:

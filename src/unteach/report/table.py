@@ -142,17 +142,8 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         vertical="bottom",
     )
     for column, width in zip(table.columns, widths, strict=True):
-        label_words = neutralize(column.label).split()
-        better_words = column.better.split()
-        head = Text("\n".join([*label_words, ""]))
-        head.append("\n".join(better_words), "not bold dim")
-        printed.add_column(
-            head,
-            justify="right",
-            width=width,
-            no_wrap=True,
-            vertical="bottom",
-        )
+        head = _build_head(column)
+        printed.add_column(head, justify="right", width=width, no_wrap=True, vertical="bottom")
     for row in table.rows:
         name = Text(neutralize(row.run.name))
         if row.is_gone:
@@ -160,14 +151,18 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         cells = [Text(cell.text, style=_choose_style(cell)) for cell in row.cells]
         style = "yellow" if row.run.kind == "retain" else None
         printed.add_row(name, *cells, style=style)
-    console.print(
-        printed,
-        crop=False,
-        no_wrap=True,
-        overflow="ignore",
-    )
+    console.print(printed, crop=False, no_wrap=True, overflow="ignore")
     if table.has_gone:
         console.print(Text(UTILITY_GONE_MEANS, "dim"))
+
+
+def _build_head(column: Column) -> Text:
+    """Build a column's head: the words of its label, and dim below them which way is good."""
+    label_words = neutralize(column.label).split()
+    better_words = column.better.split()
+    head = Text("\n".join([*label_words, ""]))
+    head.append("\n".join(better_words), "not bold dim")
+    return head
 
 
 def _find_widths(table: Table) -> list[int]:

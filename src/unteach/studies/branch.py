@@ -16,10 +16,9 @@ from unteach.studies.run_overrides import (
 )
 from unteach.studies.search_space import Point, expand_entry
 from unteach.studies.shared_overrides import (
-    TRAINING_SECTIONS,
     drop_start_overrides,
     drop_suite_overrides,
-    get_section,
+    drop_training,
 )
 
 CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
@@ -68,9 +67,10 @@ class Branch:
         self.evaluates_base = "base" in (self.study.get("evaluate") or [])
         self.splits_vary = any(is_split_key(key) for key in self.varied_keys)
         # What several runs of the base and the full model have in common is taught once.
-        self.shared_values: Settings = {
-            key: value for key, value in self.point.values.items() if not is_split_key(key)
-        }
+        self.shared_values: Settings = {}
+        for key, value in self.point.values.items():
+            if not is_split_key(key):
+                self.shared_values[key] = value
         if self.has_own_rows:
             self.shared_values = own_data.drop_row_settings(self.shared_values)
 
@@ -102,8 +102,10 @@ class Branch:
         if settings is None:
             return None
         # Both are taught alike: what varies of the full model is the same of this one.
-        grid_keys = (*(self.study["full"].get("vary") or {}), *_list_searched(self.study["full"]))
-        settings = {**settings, **{key: self.full[key] for key in grid_keys}}
+        settings = dict(settings)
+        grid = self.study["full"].get("vary") or {}
+        for key in (*grid, *_list_searched(self.study["full"])):
+            settings[key] = self.full[key]
         return self._build_run(
             "retain",
             settings,
@@ -116,7 +118,9 @@ class Branch:
     def _plan_full(self, base: PlannedRun | None, retain: PlannedRun | None) -> PlannedRun:
         # One full model for several splits has no one retain model to be judged by.
         is_shared = self.has_own_rows or self.splits_vary
-        is_evaluated = not self.is_measured_apart if self.has_own_rows else not self.splits_vary
+        is_evaluated = not self.splits_vary
+        if self.has_own_rows:
+            is_evaluated = not self.is_measured_apart
         return self._build_run(
             "full",
             self.full,
@@ -128,14 +132,19 @@ class Branch:
         )
 
     def _plan_with_benchmark(
-        self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
+        self,
+        base: PlannedRun | None,
+        full: PlannedRun,
+        retain: PlannedRun | None,
     ) -> list[PlannedRun]:
         """Plan the forget runs, and the evaluations of full and base on the benchmark."""
         runs = []
         if self.splits_vary:
-            runs.append(self._plan_evaluation(self._name_suite("full"), full, retain))
+            settings = self._name_suite("full")
+            runs.append(self._plan_evaluation(settings, full, retain))
         if self.evaluates_base:
-            runs.append(self._plan_base_evaluation(self._name_suite("base_eval"), base))
+            settings = self._name_suite("base_eval")
+            runs.append(self._plan_base_evaluation(settings, base))
         return runs + self._plan_forget_runs(full, lambda settings: retain)
 
     def _name_suite(self, run_name: str) -> Settings:
@@ -151,20 +160,26 @@ class Branch:
         return parts[1]
 
     def _plan_with_own_rows(
-        self, base: PlannedRun | None, full: PlannedRun, retain: PlannedRun | None
+        self,
+        base: PlannedRun | None,
+        full: PlannedRun,
+        retain: PlannedRun | None,
     ) -> list[PlannedRun]:
         """Plan the forget runs, and the evaluations of the other models on the rows of each."""
-        varied_rows = {
-            key: value for key, value in self.point.values.items() if key in own_data.FORGET_ROWS
-        }
+        varied_rows = {}
+        for key, value in self.point.values.items():
+            if key in own_data.FORGET_ROWS:
+                varied_rows[key] = value
 
         def select_rows(settings: Settings) -> Settings:
             return own_data.select_row_settings({**settings, **varied_rows})
 
-        rows_by_entry = [select_rows(entry.settings) for entry in self._list_forget_entries()]
-        row_sets = [
-            rows for rows in own_data.deduplicate(rows_by_entry) if rows and self.is_measured(rows)
-        ]
+        # Entries of the same rows share their evaluations.
+        row_sets = []
+        for entry in self._list_forget_entries():
+            rows = select_rows(entry.settings)
+            if rows and rows not in row_sets and self.is_measured(rows):
+                row_sets.append(rows)
         runs: list[PlannedRun] = []
         retain_logs: list[PlannedRun | None] = []
         for number, rows in enumerate(row_sets, 1):
@@ -193,7 +208,10 @@ class Branch:
         return bool(self.suites) or ("eval" not in self.study and own_data.reads_files(settings))
 
     def _plan_evaluation(
-        self, settings: Settings, model: PlannedRun, retain: PlannedRun | None = None
+        self,
+        settings: Settings,
+        model: PlannedRun,
+        retain: PlannedRun | None = None,
     ) -> PlannedRun:
         """Plan an evaluation of a taught model, on what settings name."""
         return self._build_run(
@@ -214,7 +232,10 @@ class Branch:
         for key, value in self.full.items():
             if key == "template" or key.startswith("model"):
                 settings[key] = value
-        values = {key: value for key, value in self.point.values.items() if self._names_rows(key)}
+        values = {}
+        for key, value in self.point.values.items():
+            if self._names_rows(key):
+                values[key] = value
         return self._build_run("eval", settings, values)
 
     def _names_rows(self, key: str) -> bool:
@@ -303,12 +324,10 @@ class Branch:
             retain: the run by whose log it is judged.
             is_evaluated: whether it runs the study's suites.
         """
-        own_settings = {key: value for key, value in settings.items() if key not in ENTRY_KEYS}
-        default_name = own_settings.get("trainer") if kind == "forget" else kind
-        name = str(settings.get("name") or default_name) + label
-        for key, value in point_values.items():
-            if key in self.varied_keys:
-                name += search_space.format_label(key, value)
+        name = self._name_run(kind, settings, label, point_values)
+        own_settings = dict(settings)
+        for key in ENTRY_KEYS:
+            own_settings.pop(key, None)
 
         # Weakest first. What varies of the model is of the run that all others start from.
         start_settings = continue_from(start)
@@ -317,10 +336,7 @@ class Branch:
             values[key] = start_settings.get(key, value)
         extra = self.extra
         if kind == "eval":
-            values = {k: v for k, v in values.items() if not self._is_of_training(k)}
-            extra = tuple(
-                word for word in extra if not self._is_of_training(word.partition("=")[0])
-            )
+            values, extra = drop_training(values, extra, self.has_own_rows)
         if start is not None:
             extra = drop_start_overrides(extra)
 
@@ -341,14 +357,20 @@ class Branch:
         config_name = CONFIG_NAMES.get(kind, "train")
         return PlannedRun(name, kind, config_name, tuple(overrides), parents)
 
-    def _is_of_training(self, key: str) -> bool:
-        """Say whether a key is of training alone, and means nothing to an evaluation."""
-        section = get_section(key)
-        if section != "data" and key not in own_data.LONG_KEYS:
-            return section in TRAINING_SECTIONS
-        long_key = own_data.LONG_KEYS.get(key, key)
-        is_read = key in own_data.select_row_settings({long_key: None})
-        return not (self.has_own_rows and is_read)
+    def _name_run(
+        self,
+        kind: str,
+        settings: Settings,
+        label: str,
+        point_values: Settings,
+    ) -> str:
+        """Name a run: as its entry says or by what it is, with all that varies of it."""
+        default_name = settings.get("trainer") if kind == "forget" else kind
+        name = str(settings.get("name") or default_name) + label
+        for key, value in point_values.items():
+            if key in self.varied_keys:
+                name += search_space.format_label(key, value)
+        return name
 
 
 def is_split_key(key: str) -> bool:
@@ -362,7 +384,10 @@ def _list_searched(settings: Settings) -> list[str]:
 
 
 def _refuse_bad_start(
-    name: str, start_name: str, entries: dict[str, ForgetEntry], waiting: tuple[str, ...]
+    name: str,
+    start_name: str,
+    entries: dict[str, ForgetEntry],
+    waiting: tuple[str, ...],
 ) -> None:
     """Refuse a forget run that starts from no forget run, or from one that starts from it."""
     if start_name not in entries:

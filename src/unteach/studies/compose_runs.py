@@ -42,7 +42,9 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
         UserError: it names every run that cannot be composed, and why.
     """
     folders = frozenset(run.folder for run in plan)
-    shapes = {run.name: _get_shape(run, folders) for run in plan}
+    shapes = {}
+    for run in plan:
+        shapes[run.name] = _get_shape(run, folders)
     num_shapes = len(set(shapes.values()))
     if num_shapes > MAX_NAMES:
         print(
@@ -59,7 +61,11 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
             problems: list[str] = []
             with logs.collect_notes() as logged, collect_problems(problems):
                 config = compose.compose(
-                    run.config_name, run.overrides, config_dirs, starting=True, coming=folders
+                    run.config_name,
+                    run.overrides,
+                    config_dirs,
+                    starting=True,
+                    coming=folders,
                 )
                 problems += _check_rows(config, problems_by_rows, run.name)
             problems_by_shape[shape] = problems
@@ -85,7 +91,9 @@ def _refuse(runs_by_problem: dict[str, list[str]], num_runs: int) -> None:
 
 
 def _check_rows(
-    config: schema.RunConfig, problems_by_rows: dict[str, list[str]], run_name: str
+    config: schema.RunConfig,
+    problems_by_rows: dict[str, list[str]],
+    run_name: str,
 ) -> list[str]:
     """Check a run's files of rows for its method; log which rows a method only measures.
 
@@ -108,17 +116,26 @@ def _check_rows(
             return []
     method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
     reads_own_rows = {name: suite.reads_own_rows() for name, suite in config.eval.items()}
+    # All that decides whether the files can be read.
     key = fingerprints.hash_value(
-        [config.tree.get("data"), config.tree.get("template"), repr(method), reads_own_rows]
+        [
+            config.tree.get("data"),
+            config.tree.get("template"),
+            repr(method),
+            reads_own_rows,
+        ]
     )
-    if key not in problems_by_rows:
-        problems_by_rows[key] = []
-        with collect_problems(problems_by_rows[key]):
-            resolved = user_files.resolve_files(config)
-            for note in resolved.data.notes if resolved.data else ():
-                if user_files.ONLY_MEASURED in note:
-                    logger.info(f"{run_name}: {note}")
-    return problems_by_rows[key]
+    if key in problems_by_rows:
+        return problems_by_rows[key]
+    problems: list[str] = []
+    problems_by_rows[key] = problems
+    with collect_problems(problems):
+        resolved = user_files.resolve_files(config)
+        notes = resolved.data.notes if resolved.data else ()
+        for note in notes:
+            if user_files.ONLY_MEASURED in note:
+                logger.info(f"{run_name}: {note}")
+    return problems
 
 
 def _is_on_this_machine(source: object) -> bool:
@@ -130,7 +147,10 @@ def _is_on_this_machine(source: object) -> bool:
 
 def _get_shape(run: PlannedRun, folders: frozenset[str]) -> Shape:
     """Give a run's shape; `folders` are those that runs of the same plan will write."""
-    return run.config_name, tuple(_strip_place(word, folders) for word in run.overrides)
+    overrides = []
+    for override in run.overrides:
+        overrides.append(_strip_place(override, folders))
+    return run.config_name, tuple(overrides)
 
 
 def _strip_place(override: str, folders: frozenset[str]) -> str:
@@ -146,5 +166,9 @@ def _strip_place(override: str, folders: frozenset[str]) -> str:
 
 
 def _list_names(names: list[str]) -> str:
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    """List the first names in a message, and how many more there are."""
+    first_names = ", ".join(names[:MAX_NAMES])
+    num_more = len(names) - MAX_NAMES
+    if num_more > 0:
+        return f"{first_names} and {num_more} more"
+    return first_names

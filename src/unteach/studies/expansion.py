@@ -34,7 +34,9 @@ KEYS = {
 
 
 def expand(
-    study: dict[str, Any], root: str = "saves", extra: tuple[str, ...] = ()
+    study: dict[str, Any],
+    root: str = "saves",
+    extra: tuple[str, ...] = (),
 ) -> list[PlannedRun]:
     """Expand a study into its runs, parents before children.
 

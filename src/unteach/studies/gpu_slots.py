@@ -21,7 +21,8 @@ def list_gpus() -> list[str]:
     visible = os.environ.get(VISIBLE)
     if visible is not None:
         return [name for name in visible.split(",") if name.strip()]
-    return [str(number) for number in range(torch.cuda.device_count())]
+    num_gpus = torch.cuda.device_count()
+    return [str(number) for number in range(num_gpus)]
 
 
 @dataclass
@@ -36,8 +37,10 @@ class Slots:
     free: list[str] = field(default_factory=list)
 
     def has_room(self, num_running: int) -> bool:
-        has_gpus = not self.per_run or len(self.free) >= self.per_run
-        return num_running < self.jobs and has_gpus
+        """Say whether one more run may start beside those that are running."""
+        if num_running >= self.jobs:
+            return False
+        return not self.per_run or len(self.free) >= self.per_run
 
     def take(self) -> list[str] | None:
         """Take the GPUs of one run; None where it sees all."""
@@ -48,7 +51,9 @@ class Slots:
         return gpus
 
     def give_back(self, gpus: list[str] | None) -> None:
-        self.free = sorted([*self.free, *(gpus or [])])
+        """Free the GPUs of a run that ended."""
+        if gpus:
+            self.free = sorted([*self.free, *gpus])
 
 
 def build_slots(local: Local) -> Slots:
@@ -63,10 +68,13 @@ def build_slots(local: Local) -> Slots:
     gpus = list_gpus() if local.gpus else []
     if len(gpus) < local.gpus:
         raise UserError(f"local.gpus={local.gpus}: a run would never start; GPUs here: {len(gpus)}")
-    most_jobs = len(gpus) // local.gpus if local.gpus else local.jobs or 1
+    most_jobs = local.jobs or 1
+    if local.gpus:
+        most_jobs = len(gpus) // local.gpus
     if local.jobs is not None and local.jobs > most_jobs:
+        num_needed = local.jobs * local.gpus
         raise UserError(
-            f"jobs={local.jobs} runs of {local.gpus} GPUs each need {local.jobs * local.gpus} "
+            f"jobs={local.jobs} runs of {local.gpus} GPUs each need {num_needed} "
             f"GPUs; here are {len(gpus)}: set jobs={most_jobs} or less"
         )
     return Slots(local.jobs or most_jobs, local.gpus, gpus)

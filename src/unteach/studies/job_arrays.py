@@ -21,7 +21,9 @@ class JobArray:
 
 
 def group_into_arrays(
-    plan: list[PlannedRun], max_size: int, submitted: Iterable[str] = ()
+    plan: list[PlannedRun],
+    max_size: int,
+    submitted: Iterable[str] = (),
 ) -> list[JobArray]:
     """Group runs into arrays, parents' before children's.
 
@@ -39,5 +41,6 @@ def group_into_arrays(
     arrays = []
     for (kind, after), runs in groups.items():
         for start in range(0, len(runs), max_size):
-            arrays.append(JobArray(kind, tuple(runs[start : start + max_size]), after))
+            part = runs[start : start + max_size]
+            arrays.append(JobArray(kind, tuple(part), after))
     return arrays

@@ -63,7 +63,9 @@ class Child:
 
 
 def execute(
-    plan: list[PlannedRun], carry_out: CarryOut, slots: Slots | None = None
+    plan: list[PlannedRun],
+    carry_out: CarryOut,
+    slots: Slots | None = None,
 ) -> list[Outcome]:
     """Carry a plan out, parents first, as many runs at a time as there are slots.
 
@@ -92,10 +94,14 @@ def hold_back(run: PlannedRun, outcomes: dict[str, Outcome]) -> Outcome | None:
     for parent in run.after:
         if parent in outcomes and outcomes[parent].state != "done":
             lost.append(parent)
-    return Outcome(run, "held", f"waits for {', '.join(lost)}") if lost else None
+    if not lost:
+        return None
+    parents = ", ".join(lost)
+    return Outcome(run, "held", f"waits for {parents}")
 
 
 def _carry_out_here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
+    """Carry a run out in this process; a request to stop ends the study too."""
     try:
         with states.claim(run):
             carry_out(run)
@@ -115,7 +121,12 @@ def _carry_out_here(run: PlannedRun, carry_out: CarryOut) -> Outcome:
 class ChildExecutor:
     """Several runs at a time, each in a child that is forked for it alone."""
 
-    def __init__(self, plan: list[PlannedRun], carry_out: CarryOut, slots: Slots):
+    def __init__(
+        self,
+        plan: list[PlannedRun],
+        carry_out: CarryOut,
+        slots: Slots,
+    ):
         self.plan = plan
         self.carry_out = carry_out
         self.slots = slots
@@ -152,32 +163,40 @@ class ChildExecutor:
 
     def _is_ready(self, run: PlannedRun) -> bool:
         """Say whether all runs of this plan that a run waits for are over."""
-        return all(parent in self.outcomes for parent in run.after if parent in self.names)
+        waits_for = self.names.intersection(run.after)
+        return waits_for <= self.outcomes.keys()
 
     def _start(self, run: PlannedRun) -> None:
-        get_log_path(run).parent.mkdir(parents=True, exist_ok=True)
+        log_dir = get_log_path(run).parent
+        log_dir.mkdir(parents=True, exist_ok=True)
         gpus = self.slots.take()
-        arguments = (run, self.carry_out, self.num_threads[run.name], os.getpid())
+        num_threads = self.num_threads[run.name]
         # Forked, so that the libraries that this process has imported are there at once.
         fork = multiprocessing.get_context("fork")
-        process = fork.Process(target=_carry_out_in_child, args=arguments)
+        process = fork.Process(
+            target=_carry_out_in_child,
+            args=(run, self.carry_out, num_threads, os.getpid()),
+        )
         with limit_visible_gpus(gpus):
             process.start()
         self.children[run.name] = Child(run, process, gpus)
 
     def _collect_what_ended(self, board: Board) -> None:
         """Wait a moment for a child to end; note how those ended that did."""
-        wait([child.process.sentinel for child in self.children.values()], LOOK_UP)
-        ended = [child for child in self.children.values() if not child.process.is_alive()]
-        for child in ended:
+        sentinels = [child.process.sentinel for child in self.children.values()]
+        wait(sentinels, LOOK_UP)
+        for child in list(self.children.values()):
+            if child.process.is_alive():
+                continue
             run = child.run
             del self.children[run.name]
             self.slots.give_back(child.gpus)
             exit_code = child.process.exitcode
             assert exit_code is not None
             child.process.close()
-            self.outcomes[run.name] = _judge(run, exit_code)
-            board.end(run, self.outcomes[run.name].state)
+            outcome = _judge(run, exit_code)
+            self.outcomes[run.name] = outcome
+            board.end(run, outcome.state)
         board.refresh()
 
     def _pass_on(self, requests: list[int]) -> None:
@@ -199,10 +218,10 @@ class ChildExecutor:
         num_stopped = sum(outcome.state == "stopped" for outcome in self.outcomes.values())
         num_left = len(self.plan) - len(self.outcomes)
         if requests and (num_stopped or num_left):
+            stopped = format_count(num_stopped, "run")
+            left = format_count(num_left, "run")
             raise Preempted(
-                f"asked to stop: {format_count(num_stopped, 'run')} stopped, "
-                f"{format_count(num_left, 'run')} "
-                f"not begun. The same command goes on"
+                f"asked to stop: {stopped} stopped, {left} not begun. The same command goes on"
             )
 
 
@@ -232,7 +251,10 @@ def share_threads(plan: list[PlannedRun], num_jobs: int) -> dict[str, int]:
     """
     depths: dict[str, int] = {}
     for run in plan:
-        depths[run.name] = 1 + max((depths.get(parent, 0) for parent in run.after), default=0)
+        depth_above = 0
+        for parent in run.after:
+            depth_above = max(depth_above, depths.get(parent, 0))
+        depths[run.name] = depth_above + 1
     all_depths = list(depths.values())
     num_cores = os.cpu_count() or 1
     threads = {}
@@ -243,7 +265,10 @@ def share_threads(plan: list[PlannedRun], num_jobs: int) -> dict[str, int]:
 
 
 def _carry_out_in_child(
-    run: PlannedRun, carry_out: CarryOut, num_threads: int, parent_pid: int
+    run: PlannedRun,
+    carry_out: CarryOut,
+    num_threads: int,
+    parent_pid: int,
 ) -> None:
     """Carry a run out in the process that was forked for it, and end with its exit code."""
     exit_code = EXIT_BUG
@@ -300,7 +325,9 @@ def _judge(run: PlannedRun, exit_code: int) -> Outcome:
     """Judge a child by its exit code, and by the last line of its log."""
     if exit_code == 0:
         return Outcome(run, "done")
-    lines = get_log_path(run).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    log = get_log_path(run)
+    content = log.read_text(encoding="utf-8", errors="replace")
+    lines = content.strip().splitlines()
     reason = lines[-1] if lines else f"ended with code {exit_code}"
     state = STATES.get(exit_code, "failed")
     if exit_code < 0:
@@ -308,4 +335,4 @@ def _judge(run: PlannedRun, exit_code: int) -> Outcome:
         if number in (*STOP_SIGNALS, signal.SIGKILL):
             reason = f"was killed by {number.name}"
         state = "stopped" if number in STOP_SIGNALS else "failed"
-    return Outcome(run, state, f"{reason} (see {get_log_path(run)})")
+    return Outcome(run, state, f"{reason} (see {log})")

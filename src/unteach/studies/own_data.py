@@ -6,7 +6,7 @@ for its own settings. A forget run reads its rows as `full` does, and takes thos
 names none.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from unteach.config.shorthand import FILE_WORDS
@@ -57,12 +57,13 @@ def write_keys_in_full(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def names_rows(settings: Mapping[str, Any]) -> bool:
     """Say whether settings, with their keys in full, name the rows that are read."""
-    return any(key in settings for key in (*TRAIN_ROWS, *FORGET_ROWS))
+    keys = (*TRAIN_ROWS, *FORGET_ROWS)
+    return not settings.keys().isdisjoint(keys)
 
 
 def reads_files(settings: Mapping[str, Any]) -> bool:
     """Say whether the rows are files, which the suite `rows` measures where no other is named."""
-    return any(key in settings for key in FILES)
+    return not settings.keys().isdisjoint(FILES)
 
 
 def complete_study(study: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,7 +73,7 @@ def complete_study(study: Mapping[str, Any]) -> dict[str, Any]:
         UserError: `full` names no rows, or `retain` none and `full` no file that may mark them.
     """
     full = write_keys_in_full(study["full"])
-    if not any(key in full for key in TRAIN_ROWS):
+    if full.keys().isdisjoint(TRAIN_ROWS):
         raise UserError(
             "full: names neither rows nor a benchmark: rows of your own are `data: FILE`, a "
             "benchmark is `experiment: finetune/<benchmark>/default`"
@@ -83,25 +84,33 @@ def complete_study(study: Mapping[str, Any]) -> dict[str, Any]:
     if study.get("base"):
         completed["base"] = write_keys_in_full(study["base"])
     if study.get("retain") is not None:
-        completed["retain"] = _complete_retain(write_keys_in_full(study["retain"]), full)
+        retain = write_keys_in_full(study["retain"])
+        completed["retain"] = _complete_retain(retain, full)
     completed["forget"] = []
     for entry in study.get("forget") or []:
-        completed["forget"].append(_complete_forget(write_keys_in_full(entry), full))
+        entry_in_full = write_keys_in_full(entry)
+        completed["forget"].append(_complete_forget(entry_in_full, full))
     return completed
 
 
 def _complete_retain(retain: dict[str, Any], full: dict[str, Any]) -> dict[str, Any]:
     """Give the retain model the settings of the full one, under its own."""
-    if not retain.get("experiment") and not any(key in retain for key in TRAIN_ROWS):
+    names_no_rows = retain.keys().isdisjoint(TRAIN_ROWS)
+    if names_no_rows and not retain.get("experiment"):
         if "data.train_file" not in full:
             raise UserError(
                 "retain: names no rows: this model is taught only what is to be kept; write `data: "
                 "FILE`"
             )
         # The rows of full that its column forget does not mark.
-        retain = {"data.train_file": full["data.train_file"], "data.marked": "retain", **retain}
-    of_full_alone = (*TRAIN_ROWS, "name", "vary", "search")
-    shared = {key: value for key, value in full.items() if key not in of_full_alone}
+        retain = {
+            "data.train_file": full["data.train_file"],
+            "data.marked": "retain",
+            **retain,
+        }
+    shared = dict(full)
+    for key in (*TRAIN_ROWS, "name", "vary", "search"):
+        shared.pop(key, None)
     return {**shared, **retain}
 
 
@@ -109,7 +118,10 @@ def _complete_forget(entry: dict[str, Any], full: dict[str, Any]) -> dict[str, A
     """Have a forget run read rows as the full model does, and its rows where it names none."""
     if entry.get("experiment"):
         return entry
-    shared = {key: value for key, value in full.items() if key.startswith(READING)}
+    shared = {}
+    for key, value in full.items():
+        if key.startswith(READING):
+            shared[key] = value
     if not names_rows(entry):
         for key in TRAIN_ROWS:
             if key in full:
@@ -121,20 +133,16 @@ def select_row_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Select what an evaluation needs to know of the rows of a forget run: which they are, and how
     they are read."""
     prefixes = (*FILES, *READING, "data.max_rows")
-    selected = {key: value for key, value in settings.items() if key.startswith(prefixes)}
-    selected.pop(TRAINING_TARGET, None)
+    selected = {}
+    for key, value in settings.items():
+        if key.startswith(prefixes) and key != TRAINING_TARGET:
+            selected[key] = value
     return selected
 
 
 def drop_row_settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Keep the values that reach runs which are taught."""
-    return {key: value for key, value in values.items() if key not in (*FORGET_ROWS, MARKS)}
-
-
-def deduplicate(mappings: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Keep the first of equal mappings, in their order."""
-    different: list[dict[str, Any]] = []
-    for mapping in mappings:
-        if mapping not in different:
-            different.append(mapping)
-    return different
+    kept = dict(values)
+    for key in (*FORGET_ROWS, MARKS):
+        kept.pop(key, None)
+    return kept

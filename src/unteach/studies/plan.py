@@ -26,9 +26,10 @@ class PlannedRun:
 
     @property
     def folder(self) -> str:
+        """The run's folder, which one of its overrides names."""
         prefix = "paths.output_dir="
-        [value] = [word for word in self.overrides if word.startswith(prefix)][:1]
-        return unquote(value.removeprefix(prefix))
+        values = [word for word in self.overrides if word.startswith(prefix)]
+        return unquote(values[0].removeprefix(prefix))
 
 
 def sort_by_parents(study: str, runs: list[PlannedRun]) -> list[PlannedRun]:
@@ -48,17 +49,15 @@ def sort_by_parents(study: str, runs: list[PlannedRun]) -> list[PlannedRun]:
     def add(run: PlannedRun, waiting: tuple[str, ...]) -> None:
         """Add a run after its parents; `waiting` are the runs that wait for it, outermost first."""
         if run.name in waiting:
-            circle = (*waiting[waiting.index(run.name) :], run.name)
+            start = waiting.index(run.name)
+            circle = " after ".join([*waiting[start:], run.name])
             raise UserError(
-                f"study {study}: these runs wait for each other, so none could start: "
-                f"{' after '.join(circle)}"
+                f"study {study}: these runs wait for each other, so none could start: {circle}"
             )
         for parent in run.after:
             if parent not in by_name:
-                raise UserError(
-                    f"study {study}: {run.name} waits for "
-                    f"{describe_unknown('run', parent, by_name)}"
-                )
+                problem = describe_unknown("run", parent, by_name)
+                raise UserError(f"study {study}: {run.name} waits for {problem}")
             if parent not in in_order:
                 add(by_name[parent], (*waiting, run.name))
         in_order[run.name] = run

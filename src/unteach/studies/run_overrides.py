@@ -19,7 +19,11 @@ def spell_overrides(values: Settings) -> list[str]:
     return [f"{key}={spell_value(value)}" for key, value in values.items()]
 
 
-def build_tracking_overrides(wandb: Settings | None, study: str, kind: str) -> list[str]:
+def build_tracking_overrides(
+    wandb: Settings | None,
+    study: str,
+    kind: str,
+) -> list[str]:
     """Make a run that is trained one of the study's group in Weights & Biases, with its kind as its
     job type."""
     if wandb is None or kind == "eval":

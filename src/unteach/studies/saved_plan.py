@@ -18,11 +18,14 @@ FILE = "plan.json"
 
 def write(study: Study) -> None:
     """Write a study's plan into its folder."""
+    config_dirs = []
+    for folder in study.config_dirs:
+        config_dirs.append(str(Path(folder).resolve()))
     content = {
         "name": study.name,
         "source": study.source,
         "words": study.words,
-        "config_dirs": [str(Path(folder).resolve()) for folder in study.config_dirs],
+        "config_dirs": config_dirs,
         "local": dataclasses.asdict(study.local),
         "slurm": dataclasses.asdict(study.slurm),
         "runs": [dataclasses.asdict(run) for run in study.plan],
@@ -36,7 +39,8 @@ def read(folder: Path) -> Study | None:
     if not file.exists():
         return None
     content = json_files.read_json(file, "the study's plan")
-    with refuse_unreadable(str(file), "is no plan of a study", KeyError, TypeError, AttributeError):
+    malformed = (KeyError, TypeError, AttributeError)
+    with refuse_unreadable(str(file), "is no plan of a study", *malformed):
         return Study(
             content["name"],
             [_read_run(run) for run in content["runs"]],
@@ -89,16 +93,20 @@ def compare(old_plan: list[PlannedRun], new_plan: list[PlannedRun]) -> dict[str,
 
 
 def _compare_runs(old: PlannedRun, new: PlannedRun) -> list[str]:
+    """Say what is different of a run: its overrides, what it waits for, its kind."""
     old_values = _split_overrides(old)
     new_values = _split_overrides(new)
     changes = []
-    for key in dict.fromkeys([*old_values, *new_values]):
-        has_changed = old_values.get(key) != new_values.get(key)
-        if has_changed and not key.startswith(run_dir.MAY_CHANGE):
+    for key in {**old_values, **new_values}:
+        if key.startswith(run_dir.MAY_CHANGE):
+            continue
+        if old_values.get(key) != new_values.get(key):
             old_value = old_values.get(key, "unset")
-            changes.append(f"{key}: {old_value} -> {new_values.get(key, 'unset')}")
+            new_value = new_values.get(key, "unset")
+            changes.append(f"{key}: {old_value} -> {new_value}")
     if old.after != new.after:
-        changes.append(f"waits for {', '.join(new.after) or 'nothing'}")
+        parents = ", ".join(new.after) or "nothing"
+        changes.append(f"waits for {parents}")
     if old.kind != new.kind:
         changes.append(f"kind: {old.kind} -> {new.kind}")
     return changes
@@ -115,9 +123,12 @@ def _split_overrides(run: PlannedRun) -> dict[str, str]:
 def compare_begun_runs(begun: Study, study: Study) -> dict[str, str]:
     """Say what a study changes of runs that have begun. One that failed before its first step may
     be mended, renamed or left out."""
-    begun_names = {run.name for run in begun.plan if states.has_begun(run)}
     changes = compare(begun.plan, study.plan)
-    return {name: change for name, change in changes.items() if name in begun_names}
+    changes_begun = {}
+    for run in begun.plan:
+        if run.name in changes and states.has_begun(run):
+            changes_begun[run.name] = changes[run.name]
+    return changes_begun
 
 
 def open_study(study: Study) -> None:
@@ -127,10 +138,11 @@ def open_study(study: Study) -> None:
     if begun is not None and not starts_anew:
         changes = compare_begun_runs(begun, study)
         if changes:
+            lines = _list_changes(changes)
             raise UserError(
                 f"{study.folder} was begun with another study; these runs have begun and are said "
-                f"otherwise now:\n"
-                f"{_list_changes(changes)}\n  Take the change back, give the study another name, "
+                f"otherwise now:\n{lines}\n"
+                "  Take the change back, give the study another name, "
                 f"or `unteach study retry {study.name}` to go on with the runs that it does not "
                 "touch."
             )
@@ -139,16 +151,22 @@ def open_study(study: Study) -> None:
 
 
 def _list_changes(changes: dict[str, str]) -> str:
-    return "\n".join(f"  {name}: {change}" for name, change in changes.items())
+    """List the changes in a message, a line each."""
+    lines = []
+    for name, change in changes.items():
+        lines.append(f"  {name}: {change}")
+    return "\n".join(lines)
 
 
 def _remove_leftovers(study: Study) -> None:
     """Remove what killed processes left of runs that are done: no run will write there again."""
-    for folder in {states.get_state_file(run).parent for run in study.plan}:
-        atomic.remove_stale_temp_files(folder)
+    state_dirs = {states.get_state_file(run).parent for run in study.plan}
+    for state_dir in state_dirs:
+        atomic.remove_stale_temp_files(state_dir)
     for run in study.plan:
         folder = Path(run.folder)
-        if run_dir.is_done(folder) and owner.find_lock(folder).exists():
+        has_lock = owner.find_lock(folder).exists()
+        if has_lock and run_dir.is_done(folder):
             with contextlib.suppress(owner.Busy), owner.own(folder):
                 pass  # which takes the lock's file away at its end
 
@@ -163,22 +181,29 @@ def drop_changed_runs(study: Study) -> tuple[Study, dict[str, str]]:
     if begun is None:
         return study, {}
     dropped = compare_begun_runs(begun, study)
+    kept = []
     for run in study.plan:
+        if run.name in dropped:
+            continue
         dropped_parents = [parent for parent in run.after if parent in dropped]
-        if dropped_parents and run.name not in dropped:
-            dropped[run.name] = f"waits for {', '.join(dropped_parents)}"
-    kept = [run for run in study.plan if run.name not in dropped]
+        if dropped_parents:
+            parents = ", ".join(dropped_parents)
+            dropped[run.name] = f"waits for {parents}"
+        else:
+            kept.append(run)
     if not kept:
+        lines = _list_changes(dropped)
         raise UserError(
             f"{study.folder} was begun with another study, and the change touches every "
-            f"run:\n{_list_changes(dropped)}"
+            f"run:\n{lines}"
         )
     # The plan keeps what a dropped run began as, so that its folder stays explained.
-    as_begun = {run.name: run for run in begun.plan if run.name in dropped}
-    write(dataclasses.replace(study, plan=kept + list(as_begun.values())))
+    as_begun = [run for run in begun.plan if run.name in dropped]
+    write(dataclasses.replace(study, plan=kept + as_begun))
     return dataclasses.replace(study, plan=kept), dropped
 
 
 def count_kinds(study: Study) -> dict[str, int]:
     """Count the runs of each kind."""
-    return dict(Counter(run.kind for run in study.plan))
+    counts = Counter(run.kind for run in study.plan)
+    return dict(counts)

@@ -32,13 +32,18 @@ class Range:
             raise UserError(f"a logarithmic scale needs low above 0, got {self.low}")
 
     def draw(self, generator: random.Random) -> float | int:
+        """Draw a number, to four digits; a whole one where only those are wanted."""
         if self.scale == "log":
-            value = math.exp(generator.uniform(math.log(self.low), math.log(self.high)))
+            exponent = generator.uniform(math.log(self.low), math.log(self.high))
+            value = math.exp(exponent)
         else:
             value = generator.uniform(self.low, self.high)
         # Rounding of exp(log(…)) may leave the range by its last digit.
-        value = min(max(value, self.low), self.high)
-        return round(value) if self.whole else float(f"{value:.4g}")
+        value = max(value, self.low)
+        value = min(value, self.high)
+        if self.whole:
+            return round(value)
+        return float(f"{value:.4g}")
 
 
 @dataclass
@@ -75,34 +80,42 @@ def expand_grid(vary: object, where: str = "vary") -> list[Point]:
         raise UserError(
             f"{where}: must be a mapping of keys to lists of values, got {quote_value(vary)}"
         )
-    lists = {key: values if isinstance(values, list) else [values] for key, values in vary.items()}
-    for key, values in lists.items():
-        if not values:
+    lists: dict[str, list[Any]] = {}
+    for key, values in vary.items():
+        lists[key] = values if isinstance(values, list) else [values]
+        if not lists[key]:
             raise UserError(f"{where}.{key}: the list is empty, so there would be no run")
     points = []
     for combination in itertools.product(*lists.values()):
         point = dict(zip(lists, combination, strict=True))
-        labels = [format_label(key, point[key]) for key, values in lists.items() if len(values) > 1]
-        points.append(Point(point, "".join(labels)))
+        label = ""
+        for key, value in point.items():
+            if len(lists[key]) > 1:
+                label += format_label(key, value)
+        points.append(Point(point, label))
     return points
 
 
 def format_label(key: str, value: object) -> str:
     """Write what a varied key adds to a run's name: `_seed1`; what is forgotten adds its own name
     alone (`_forget05`, `_book-0.1`)."""
-    names_rows = own_data.LONG_KEYS.get(key, key) in own_data.FORGET_ROWS
-    if names_rows and isinstance(value, str):
+    long_key = own_data.LONG_KEYS.get(key, key)
+    if long_key in own_data.FORGET_ROWS and isinstance(value, str):
         return f"_{spell_in_name(Path(value).stem)}"
-    name = "" if key in ("forget_split", "forget_set") else key.split(".")[-1]
-    return f"_{name}{spell_in_name(value)}"
+    spelled = spell_in_name(value)
+    if key in ("forget_split", "forget_set"):
+        return f"_{spelled}"
+    name = key.split(".")[-1]
+    return f"_{name}{spelled}"
 
 
 def spell_in_name(value: object) -> str:
     """Spell a value as part of a folder's name."""
     if isinstance(value, list):
-        return "+".join(spell_in_name(item) for item in value)
+        return "+".join(map(spell_in_name, value))
     if isinstance(value, dict):
-        return "-".join(spell_in_name(item) for item in value.values() if item is not None)
+        items = [item for item in value.values() if item is not None]
+        return "-".join(map(spell_in_name, items))
     return re.sub(r"[^\w.+-]+", "-", str(value))
 
 
@@ -119,16 +132,18 @@ def draw_points(search: object, where: str) -> list[Point]:
     reader = Reader()
     settings: Search | None = reader.record(Search, search, where)
     choices: dict[str, list[Any] | Range] = {}
-    for key, values in (settings.over if settings else {}).items():
+    over = settings.over if settings else {}
+    for key, values in over.items():
         key_where = f"{where}.over.{key}"
         if isinstance(values, dict):
             choices[key] = reader.record(Range, _parse_numbers(values), key_where)
         elif isinstance(values, list) and values:
             choices[key] = values
         else:
+            quoted = quote_value(values)
             reader.wrong(
                 key_where,
-                f"must be a list of values or a range {{low, high}}, got {quote_value(values)}",
+                f"must be a list of values or a range {{low, high}}, got {quoted}",
             )
     if reader.problems or settings is None:
         raise UserError(join_problems(reader.problems))
@@ -169,11 +184,14 @@ def expand_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, A
     Returns:
         For each point, the entry with the point's values, and the point's label.
     """
-    own = {key: value for key, value in settings.items() if key not in ("vary", "search")}
-    points = expand_grid(settings.get("vary") or {}, f"{where}.vary")
-    if settings.get("search") is None:
-        return [({**own, **point.values}, point.label) for point in points]
-    drawn_points = draw_points(settings["search"], f"{where}.search")
+    own = dict(settings)
+    vary = own.pop("vary", None)
+    search = own.pop("search", None)
+    points = expand_grid(vary or {}, f"{where}.vary")
+    # Without a search there is one point that draws nothing.
+    drawn_points = [Point({}, "")]
+    if search is not None:
+        drawn_points = draw_points(search, f"{where}.search")
     entries = []
     for point in points:
         for drawn_point in drawn_points:

@@ -88,7 +88,11 @@ class Slurm:
 
     def build_more_options(self) -> dict[str, object]:
         """Give the other options by the names that sbatch has for them."""
-        return {str(key).replace("_", "-").lstrip("-"): value for key, value in self.more.items()}
+        options = {}
+        for key, value in self.more.items():
+            name = str(key).replace("_", "-").lstrip("-")
+            options[name] = value
+        return options
 
     @property
     def minutes(self) -> int:
@@ -106,17 +110,26 @@ class Slurm:
         if days is None and len(parts) < 3:
             parts.insert(0, 0)
         hours, minutes, seconds = [*parts, 0, 0][:3]
-        whole_minutes = int(days or 0) * 24 * 60 + hours * 60 + minutes
+        hours += 24 * int(days or 0)
+        whole_minutes = 60 * hours + minutes
         if seconds > 0:
             whole_minutes += 1
         return max(1, whole_minutes)
 
     def for_kind(self, kind: str) -> "Slurm":
         """Give the settings of one kind of run."""
-        return dataclasses.replace(self, kinds={}, **self.kinds.get(kind, {}))
+        own_settings = self.kinds.get(kind, {})
+        return dataclasses.replace(self, kinds={}, **own_settings)
 
 
-MINIMA = {"gpus": 0, "grace": 1, "requeues": 0, "cpus": 1, "throttle": 1, "max_array": 1}
+MINIMA = {
+    "gpus": 0,
+    "grace": 1,
+    "requeues": 0,
+    "cpus": 1,
+    "throttle": 1,
+    "max_array": 1,
+}
 ONE_LINE = (
     "partition",
     "account",
@@ -160,7 +173,10 @@ def read_slurm(value: object) -> Slurm:
 
 
 def _read_section(
-    section_class: type[Section], value: object, where: str, drop: tuple[str, ...] = ()
+    section_class: type[Section],
+    value: object,
+    where: str,
+    drop: tuple[str, ...] = (),
 ) -> Section:
     """Read a section; `drop` are fields that it may not have."""
     reader = Reader()

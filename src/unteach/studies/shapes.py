@@ -36,15 +36,14 @@ def find_faults(study: dict[str, Any]) -> list[str]:
 
 
 def _check_forget(value: object) -> list[str]:
+    """Check the forget runs: one mapping, or a list of them."""
     if value is None:
         return []
     if isinstance(value, dict):
         return _check_entry(value, "forget")
     if not isinstance(value, list):
-        return [
-            "forget: must be a list of mappings, one for each way to forget, got "
-            f"{quote_value(value)}"
-        ]
+        quoted = quote_value(value)
+        return [f"forget: must be a list of mappings, one for each way to forget, got {quoted}"]
     problems = []
     for index, entry in enumerate(value):
         problems += _check_entry(entry, f"forget[{index}]")
@@ -52,6 +51,7 @@ def _check_forget(value: object) -> list[str]:
 
 
 def _check_entry(value: object, where: str) -> list[str]:
+    """Check one kind of run, and within it what is no override."""
     problems = _check_mapping(value, where, "a mapping of overrides")
     if problems or not isinstance(value, dict):
         return problems
@@ -61,38 +61,54 @@ def _check_entry(value: object, where: str) -> list[str]:
     if value.get("name") is not None:
         problems += _check_name(value["name"], f"{where}.name")
     for key in ("from", "experiment", "trainer"):
-        if value.get(key) is not None and not isinstance(value[key], str):
-            problems.append(f"{where}.{key}: must be text, got {quote_value(value[key])}")
+        text = value.get(key)
+        if text is not None and not isinstance(text, str):
+            problems.append(f"{where}.{key}: must be text, got {quote_value(text)}")
     return problems
 
 
-def _check_mapping(value: object, where: str, expected: str) -> list[str]:
+def _check_mapping(
+    value: object,
+    where: str,
+    expected: str,
+) -> list[str]:
+    """Check that a value is a mapping whose keys may be those of overrides.
+
+    Args:
+        value: what the file has.
+        where: its key, for messages.
+        expected: what the value must be, in words.
+    """
     if not isinstance(value, dict):
         return [f"{where}: must be {expected}, got {quote_value(value)}"]
     problems = []
     for key in value:
-        if not isinstance(key, str) or not KEY.fullmatch(key):
+        is_key = isinstance(key, str) and KEY.fullmatch(key)
+        if not is_key:
             problems.append(f"{where}: {quote_value(key)} cannot be a key here")
     return problems
 
 
 def _check_name(value: object, where: str) -> list[str]:
-    if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
-    if isinstance(value, str) and NAME.fullmatch(value):
+    """Check a name; YAML reads one of digits as a number."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    text = str(value) if is_number else value
+    if isinstance(text, str) and NAME.fullmatch(text):
         return []
+    quoted = quote_value(text)
     return [
-        f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got "
-        f"{quote_value(value)}"
+        f"{where}: must be letters, digits and _ . + - (it names a folder and a job), got {quoted}"
     ]
 
 
 def _check_names(value: object, where: str) -> list[str]:
+    """Check one name, or a list of them."""
     if value is None or isinstance(value, str):
         return []
     if isinstance(value, list) and all(isinstance(name, str) for name in value):
         return []
-    return [f"{where}: must be a name or a list of names, got {quote_value(value)}"]
+    quoted = quote_value(value)
+    return [f"{where}: must be a name or a list of names, got {quoted}"]
 
 
 def find_secrets(overrides: list[str], setup: list[str]) -> list[str]:
@@ -102,11 +118,17 @@ def find_secrets(overrides: list[str], setup: list[str]) -> list[str]:
         "a study keeps its plan in files, and this is a secret: set it in the environment (for "
         "the hub: HF_TOKEN)"
     )
-    keys = [word.partition("=")[0] for word in overrides if _holds_secret(word)]
-    problems = [f"{key}: {advice}" for key in dict.fromkeys(keys)]
-    if any(_holds_secret(FROM_ELSEWHERE.sub("", line)) for line in setup):
-        problems.append(f"slurm.setup: {advice}, or read it there from a file of yours")
-    return problems
+    problems: dict[str, None] = {}
+    for override in overrides:
+        if _holds_secret(override):
+            key = override.partition("=")[0]
+            problems[f"{key}: {advice}"] = None
+    for line in setup:
+        # What a command or another variable says is not in the file.
+        literal = FROM_ELSEWHERE.sub("", line)
+        if _holds_secret(literal):
+            problems[f"slurm.setup: {advice}, or read it there from a file of yours"] = None
+    return list(problems)
 
 
 def _holds_secret(text: str) -> bool:

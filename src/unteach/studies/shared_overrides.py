@@ -5,12 +5,14 @@ no run that is not measured, and one of the model that a study starts from no ru
 another run of it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from unteach.config import groups
 from unteach.config.overrides import unquote
 from unteach.config.references import is_place
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
+from unteach.studies import own_data
 
 TRAINING_SECTIONS = ("trainer", "collator", "wandb")
 """Sections that an evaluation does not have: their overrides are for the runs that are trained."""
@@ -41,13 +43,52 @@ def drop_training_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def drop_training(
+    values: Mapping[str, Any],
+    overrides: Iterable[str],
+    has_own_rows: bool,
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Keep the settings and the overrides that mean something to an evaluation of a study.
+
+    Args:
+        values: settings, by key.
+        overrides: key=value.
+        has_own_rows: whether the study has rows of its own, so that evaluations read some too.
+    """
+    kept_values = {}
+    for key, value in values.items():
+        if not _is_of_training(key, has_own_rows):
+            kept_values[key] = value
+    kept_overrides = []
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not _is_of_training(key, has_own_rows):
+            kept_overrides.append(override)
+    return kept_values, tuple(kept_overrides)
+
+
+def _is_of_training(key: str, has_own_rows: bool) -> bool:
+    """Say whether a key is of training alone, and means nothing to an evaluation."""
+    section = get_section(key)
+    if section != "data" and key not in own_data.LONG_KEYS:
+        return section in TRAINING_SECTIONS
+    if not has_own_rows:
+        return True
+    long_key = own_data.LONG_KEYS.get(key, key)
+    return key not in own_data.select_row_settings({long_key: None})
+
+
 def drop_suite_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
     """Keep the overrides that a run without an evaluation has a use for; `eval=NAME` among them
     gives it one."""
     overrides = tuple(overrides)
-    if any(override.partition("=")[0] == "eval" for override in overrides):
-        return overrides
-    return tuple(override for override in overrides if get_section(override) != "eval")
+    kept = []
+    for override in overrides:
+        if override.partition("=")[0] == "eval":
+            return overrides
+        if get_section(override) != "eval":
+            kept.append(override)
+    return tuple(kept)
 
 
 def drop_start_overrides(overrides: Iterable[str]) -> tuple[str, ...]:

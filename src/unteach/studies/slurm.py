@@ -93,21 +93,23 @@ def submit(study: Study, again: bool = False) -> tuple[int, list[str]]:
     _cancel_unknown_jobs(study)
     standings = read_standings(study)
     wanted_states = (*READY, *states.LOST) if again else READY
-    chosen = [run for run in study.plan if standings[run.name].state in wanted_states]
     notes = []
     if not again:
         notes += _describe_lost_runs(standings)
 
-    # A job that waits for a parent that failed would wait for ever; it is given a new one.
-    for run in chosen:
+    chosen = []
+    for run in study.plan:
         standing = standings[run.name]
+        if standing.state not in wanted_states:
+            continue
+        chosen.append(run)
+        # A job that waits for a parent that failed would wait for ever; it is given a new one.
         if standing.job and standing.state == "held":
             slurm_queue.run_command("scancel", "--quiet", standing.job)
-    job_by_run = {
-        name: standing.job
-        for name, standing in standings.items()
-        if standing.state in ("queued", "running") and standing.job
-    }
+    job_by_run = {}
+    for name, standing in standings.items():
+        if standing.job and standing.state in ("queued", "running"):
+            job_by_run[name] = standing.job
     _refuse_parents_outside_slurm(chosen, standings, job_by_run)
     submission = _Submission(study, job_by_run)
     note = submission.submit(chosen)
@@ -117,18 +119,20 @@ def submit(study: Study, again: bool = False) -> tuple[int, list[str]]:
 
 
 def _describe_lost_runs(standings: dict[str, Standing]) -> list[str]:
-    notes = [
-        f"{name} {standing.state}: {standing.reason}"
-        for name, standing in standings.items()
-        if standing.state in states.LOST
-    ]
+    """Say of each run that is lost why it is, and that `retry` is for these."""
+    notes = []
+    for name, standing in standings.items():
+        if standing.state in states.LOST:
+            notes.append(f"{name} {standing.state}: {standing.reason}")
     if notes:
         notes.append("what failed, and what waits for it, is left to `unteach study retry`")
     return notes
 
 
 def _refuse_parents_outside_slurm(
-    chosen: list[PlannedRun], standings: dict[str, Standing], job_by_run: dict[str, str]
+    chosen: list[PlannedRun],
+    standings: dict[str, Standing],
+    job_by_run: dict[str, str],
 ) -> None:
     """Refuse a run whose parent has no job that Slurm could make it wait for."""
     for run in chosen:
@@ -137,9 +141,9 @@ def _refuse_parents_outside_slurm(
             if standings[parent].state == "running" and parent not in job_by_run:
                 without_job.append(parent)
         if without_job:
+            parents = ", ".join(without_job)
             raise UserError(
-                f"{run.name} waits for {', '.join(without_job)}, carried out outside Slurm: wait "
-                "for it first"
+                f"{run.name} waits for {parents}, carried out outside Slurm: wait for it first"
             )
 
 
@@ -196,8 +200,8 @@ class _Submission:
         earlier = self.arrays_by_kind.setdefault(array.kind, [])
         conditions = []
         if array.after:
-            parents = [self.job_by_run[name] for name in array.after]
-            conditions.append(f"afterok:{':'.join(parents)}")
+            parent_jobs = [self.job_by_run[name] for name in array.after]
+            conditions.append(":".join(["afterok", *parent_jobs]))
         if settings.throttle:
             # Slurm holds tasks back within an array only, so arrays wait for one another.
             num_at_a_time = max(1, settings.throttle // widest)
@@ -215,27 +219,39 @@ def _split(array: JobArray) -> Iterator[JobArray]:
     yield dataclasses.replace(array, runs=array.runs[middle:])
 
 
-def _submit(study: Study, array: JobArray, settings: Slurm, dependency: str) -> list[str]:
+def _submit(
+    study: Study,
+    array: JobArray,
+    settings: Slurm,
+    dependency: str,
+) -> list[str]:
     """Submit one array; give its jobs, in the order of its runs."""
     folder = get_slurm_dir(study) / "batches"
     numbers = [int(file.stem) for file in folder.glob("*.json")]
-    record = folder / f"{max(numbers, default=-1) + 1:05d}.json"
-    name = f"{study.name}-{array.kind}-{uuid.uuid4().hex[:8]}"
+    number = max(numbers, default=-1) + 1
+    file = folder / f"{number:05d}.json"
+    unique = uuid.uuid4().hex[:8]
+    name = f"{study.name}-{array.kind}-{unique}"
+    record: dict[str, Any] = {"name": name, "runs": array.names, "jobs": None}
     # The record comes first: whoever finds it without jobs knows what to take back.
-    atomic.write_json(record, {"name": name, "runs": array.names, "jobs": None})
+    atomic.write_json(file, record)
     executor = build_executor(get_slurm_dir(study) / "logs", settings, name, dependency)
+    submitted = []
     try:
         with executor.batch():
-            submitted = [executor.submit(Job(build_command(run, settings))) for run in array.runs]
+            for run in array.runs:
+                job = Job(build_command(run, settings))
+                submitted.append(executor.submit(job))
     except Exception as error:
-        record.unlink()
+        file.unlink()
         reason = " ".join(str(error).split())[-400:]
         raise UserError(
             f"Slurm refused a batch of {array.kind} runs ({len(array.runs)}): {reason}"
         ) from None
-    jobs = [str(job.job_id) for job in submitted]
-    atomic.write_json(record, {"name": name, "runs": array.names, "jobs": jobs})
-    return jobs
+    # Only after the batch do they have their ids.
+    record["jobs"] = [str(submitted_job.job_id) for submitted_job in submitted]
+    atomic.write_json(file, record)
+    return list(record["jobs"])
 
 
 def build_command(run: PlannedRun, settings: Slurm) -> list[str]:
@@ -244,7 +260,12 @@ def build_command(run: PlannedRun, settings: Slurm) -> list[str]:
     return [*python, "-u", "-m", "unteach", "study", "run", run.folder]
 
 
-def build_executor(folder: Path, settings: Slurm, name: str, dependency: str) -> "AutoExecutor":
+def build_executor(
+    folder: Path,
+    settings: Slurm,
+    name: str,
+    dependency: str,
+) -> "AutoExecutor":
     """Build submitit's executor with the settings of one kind of run.
 
     Args:
@@ -263,7 +284,11 @@ def build_executor(folder: Path, settings: Slurm, name: str, dependency: str) ->
         slurm_max_num_timeout=settings.requeues,
         slurm_python=settings.python,
     )
-    sbatch_options = {**build_options(settings), "kill-on-invalid-dep": "yes", "requeue": True}
+    sbatch_options = {
+        **build_options(settings),
+        "kill-on-invalid-dep": "yes",
+        "requeue": True,
+    }
     parameters: dict[str, Any] = {
         "slurm_job_name": name,
         "slurm_time": settings.minutes,

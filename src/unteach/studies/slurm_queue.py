@@ -38,7 +38,9 @@ def run_command(*command: str) -> str:
     """
     done = _run(*command)
     if done.returncode:
-        raise UserError(f"{command[0]}: {' '.join((done.stderr or done.stdout).split())}")
+        message = done.stderr or done.stdout
+        one_line = " ".join(message.split())
+        raise UserError(f"{command[0]}: {one_line}")
     return done.stdout
 
 

@@ -47,7 +47,8 @@ def write_scripts(study: Study, folder: Path) -> Path:
     queue_script = build_queue_script(study, runs_by_kind, script_dir)
     atomic.write_text(script_dir / "queue_all.sh", queue_script)
     # sbatch does not make the folder of its output
-    (study.folder / "slurm").mkdir(parents=True, exist_ok=True)
+    output_dir = study.folder / "slurm"
+    output_dir.mkdir(parents=True, exist_ok=True)
     return script_dir
 
 
@@ -58,24 +59,34 @@ def _group_by_kind(plan: list[PlannedRun]) -> dict[str, list[PlannedRun]]:
     return groups
 
 
-def build_script(study: Study, kind: str, runs: list[PlannedRun]) -> str:
+def build_script(
+    study: Study,
+    kind: str,
+    runs: list[PlannedRun],
+) -> str:
     """Build the array script of one kind of run."""
     settings = study.slurm.for_kind(kind)
     num_tasks = min(len(runs), settings.max_array or MAX_ARRAY)
     run_names = [Path(run.folder).name for run in runs]
     python = shlex.split(settings.python) if settings.python else [sys.executable]
+    header = build_header(study, kind, settings, num_tasks)
     return BODY.format(
-        header="\n".join(build_header(study, kind, settings, num_tasks)),
+        header="\n".join(header),
         setup="".join(f"{line}\n" for line in settings.setup),
         working_dir=shlex.quote(str(Path.cwd())),
-        names=" ".join(shlex.quote(name) for name in run_names),
+        names=shlex.join(run_names),
         python=shlex.join(python),
         folder=shlex.quote(str(study.folder)),
         preempted=EXIT_PREEMPTED,
     )
 
 
-def build_header(study: Study, kind: str, settings: Slurm, num_tasks: int) -> list[str]:
+def build_header(
+    study: Study,
+    kind: str,
+    settings: Slurm,
+    num_tasks: int,
+) -> list[str]:
     """Build the lines that sbatch reads."""
     options: dict[str, object] = {
         "job-name": f"{study.name}_{kind}",
@@ -123,7 +134,9 @@ def _spell_throttle(settings: Slurm) -> str:
 
 
 def build_queue_script(
-    study: Study, runs_by_kind: dict[str, list[PlannedRun]], script_dir: Path
+    study: Study,
+    runs_by_kind: dict[str, list[PlannedRun]],
+    script_dir: Path,
 ) -> str:
     """Build the script that submits all others, each group of runs after its own parents."""
     index_in_script = {}
@@ -141,10 +154,10 @@ def build_queue_script(
     for number, array in enumerate(arrays):
         # An array's task ids are small; the offset tells the script where among its runs it is.
         offset = index_in_script[array.names[0]] // MAX_ARRAY * MAX_ARRAY
-        task_by_run = {name: index_in_script[name] - offset for name in array.names}
-        options = _build_array_options(study, array, offset, list(task_by_run.values()), job_by_run)
+        tasks = [index_in_script[name] - offset for name in array.names]
+        options = _build_array_options(study, array, offset, tasks, job_by_run)
         lines.append(f"j{number}=$(sbatch {options} {array.kind}.sh)")
-        for name, task in task_by_run.items():
+        for name, task in zip(array.names, tasks, strict=True):
             job_by_run[name] = f"${{j{number}}}_{task}"
     message = f"submitted {len(index_in_script)} runs; unteach study status {study.name}"
     lines += [f"echo {shlex.quote(message)}", ""]
@@ -152,7 +165,11 @@ def build_queue_script(
 
 
 def _build_array_options(
-    study: Study, array: JobArray, offset: int, tasks: list[int], job_by_run: dict[str, str]
+    study: Study,
+    array: JobArray,
+    offset: int,
+    tasks: list[int],
+    job_by_run: dict[str, str],
 ) -> str:
     """Build the options by which one array is submitted.
 
@@ -164,9 +181,10 @@ def _build_array_options(
         job_by_run: of the runs submitted before, the shell's word for the job.
     """
     throttle = _spell_throttle(study.slurm.for_kind(array.kind))
-    task_list = ",".join(str(task) for task in tasks)
+    task_list = ",".join(map(str, tasks))
     options = f"--parsable --export=ALL,OFFSET={offset} --array={task_list}{throttle}"
     if array.after:
-        parents = ":".join(job_by_run[parent] for parent in array.after)
-        options += f" --dependency=afterok:{parents} --kill-on-invalid-dep=yes"
+        parent_jobs = [job_by_run[parent] for parent in array.after]
+        dependency = ":".join(["afterok", *parent_jobs])
+        options += f" --dependency={dependency} --kill-on-invalid-dep=yes"
     return options

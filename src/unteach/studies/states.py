@@ -139,7 +139,8 @@ def has_begun(run: PlannedRun) -> bool:
 
 
 def read_standings(
-    plan: list[PlannedRun], queue: dict[str, Standing] | None = None
+    plan: list[PlannedRun],
+    queue: dict[str, Standing] | None = None,
 ) -> dict[str, Standing]:
     """Read how each run stands.
 
@@ -147,13 +148,18 @@ def read_standings(
         plan: the runs, parents before children.
         queue: what Slurm knows of the runs that have a job, by name.
     """
+    queue = queue or {}
     standings: dict[str, Standing] = {}
     for run in plan:
-        standing = _read_standing(run, (queue or {}).get(run.name))
-        lost_parents = [name for name in run.after if standings[name].state in LOST]
+        standing = _read_standing(run, queue.get(run.name))
+        lost_parents = []
+        for name in run.after:
+            parent_state = standings[name].state
+            if parent_state in LOST:
+                lost_parents.append(f"{name} ({parent_state})")
         if lost_parents and standing.state in HOLDABLE:
-            waits_for = [f"{name} ({standings[name].state})" for name in lost_parents]
-            standing = Standing("held", f"waits for {', '.join(waits_for)}", standing.job)
+            parents = ", ".join(lost_parents)
+            standing = Standing("held", f"waits for {parents}", standing.job)
         standings[run.name] = standing
     return standings
 
@@ -192,8 +198,13 @@ def _read_standing(run: PlannedRun, queued: Standing | None) -> Standing:
 
 
 def _name_process(record: dict[str, Any]) -> str:
-    job = f", job {record['job']}" if record.get("job") else ""
-    return f"process {record.get('pid', '?')} on {record.get('host', '?')}{job}"
+    """Name the process that a record is of."""
+    pid = record.get("pid", "?")
+    host = record.get("host", "?")
+    job = record.get("job")
+    if job:
+        return f"process {pid} on {host}, job {job}"
+    return f"process {pid} on {host}"
 
 
 def stop(plan: list[PlannedRun]) -> list[str]:
@@ -205,8 +216,9 @@ def stop(plan: list[PlannedRun]) -> list[str]:
     stopped = []
     for run in plan:
         record = read_record(run)
-        is_on_this_machine = record.get("host") == socket.gethostname() and not record.get("job")
-        if is_held(run) and is_on_this_machine:
+        is_of_this_host = record.get("host") == socket.gethostname()
+        is_of_slurm = bool(record.get("job"))
+        if is_held(run) and is_of_this_host and not is_of_slurm:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(record["pid"]), signal.SIGTERM)
                 stopped.append(run.name)

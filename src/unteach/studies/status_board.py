@@ -46,9 +46,12 @@ class Phase:
     loss: float | None = None
 
     def __str__(self) -> str:
-        counts = f" {self.done}/{self.total}" if self.total else ""
-        loss = f", loss {self.loss:.3f}" if self.loss is not None else ""
-        return f"{self.what}{counts}{loss}"
+        text = self.what
+        if self.total:
+            text += f" {self.done}/{self.total}"
+        if self.loss is not None:
+            text += f", loss {self.loss:.3f}"
+        return text
 
 
 def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
@@ -137,10 +140,15 @@ class LineBoard:
         console.say(f"{run.name}: begins (its log: {get_log_path(run)})")
 
     def refresh(self) -> None:
-        if time.monotonic() - self.printed_at > SAY_EVERY:
-            self.printed_at = time.monotonic()
-            phases = [f"{name} {attempt.read_phase()}" for name, attempt in self.attempts.items()]
-            console.say(f"{self.num_ended} of {self.num_runs} runs ended; {'; '.join(phases)}")
+        now = time.monotonic()
+        if now - self.printed_at <= SAY_EVERY:
+            return
+        self.printed_at = now
+        phases = []
+        for name, attempt in self.attempts.items():
+            phases.append(f"{name} {attempt.read_phase()}")
+        running = "; ".join(phases)
+        console.say(f"{self.num_ended} of {self.num_runs} runs ended; {running}")
 
     def end(self, run: PlannedRun, state: str) -> None:
         self.num_ended += 1
@@ -185,13 +193,21 @@ class LiveBoard:
 
     def start(self, run: PlannedRun) -> None:
         self.attempts[run.name] = Attempt(run)
-        self.tasks[run.name] = self.bars.add_task(run.name, total=None, phase="starting")
+        self.tasks[run.name] = self.bars.add_task(
+            run.name,
+            total=None,
+            phase="starting",
+        )
 
     def refresh(self) -> None:
         for name, attempt in self.attempts.items():
             phase = attempt.read_phase()
             loss = f" loss {phase.loss:.3f}" if phase.loss is not None else ""
-            self.bars.update(self.tasks[name], total=phase.total, phase=f"{phase.what}{loss}")
+            self.bars.update(
+                self.tasks[name],
+                total=phase.total,
+                phase=f"{phase.what}{loss}",
+            )
             self._advance_to(self.tasks[name], phase.done)
         self.bars.refresh()
 

@@ -50,7 +50,11 @@ class Study:
         return Path(self.plan[0].folder).parent
 
 
-def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] = ()) -> Study:
+def study_of(
+    name: str,
+    words: Iterable[str] = (),
+    config_dirs: tuple[str, ...] = (),
+) -> Study:
     """Read the study that a file's name or path and overrides stand for.
 
     Args:
@@ -62,15 +66,18 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
     overrides = tuple(words)
     file = find(name, config_dirs)
     mapping, problems = mend_keys(read_file(file))
+    # All that is wrong with the shape of the file is one answer.
     if not _is_of_arc(mapping):
         faults = shapes.find_faults(mapping)
         if faults:
             raise UserError(_list_problems(file, [*problems, *faults]))
     own_settings, run_overrides = sections(overrides)
-    executors: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    local_settings: dict[str, Any] = {}
+    slurm_settings: dict[str, Any] = {}
 
     if top_config.is_top(mapping):
-        study_name, plan, executors["slurm"] = _plan_arc_study(file, mapping, tuple(run_overrides))
+        arc_study = _plan_arc_study(file, mapping, tuple(run_overrides))
+        study_name, plan, slurm_settings = arc_study
     elif single.is_experiment(mapping):
         study_name, plan = single.plan(file, mapping, ROOT, tuple(run_overrides))
     else:
@@ -82,12 +89,22 @@ def study_of(name: str, words: Iterable[str] = (), config_dirs: tuple[str, ...] 
         if problems:
             refuse(file, problems, plan, config_dirs)
         study_name = mapping["name"]
-        executors = {section: mapping.get(section) or {} for section in SECTIONS}
+        local_settings = mapping.get("local") or {}
+        slurm_settings = mapping.get("slurm") or {}
 
-    local = settings.read_local({**executors["local"], **own_settings["local"]})
-    slurm = settings.read_slurm({**executors["slurm"], **own_settings["slurm"]})
+    # What the command line sets of an executor wins over the file.
+    local = settings.read_local({**local_settings, **own_settings["local"]})
+    slurm = settings.read_slurm({**slurm_settings, **own_settings["slurm"]})
     refuse_secrets(overrides, plan, slurm)
-    return Study(study_name, plan, config_dirs, local, slurm, str(file.resolve()), overrides)
+    return Study(
+        study_name,
+        plan,
+        config_dirs=config_dirs,
+        local=local,
+        slurm=slurm,
+        source=str(file.resolve()),
+        words=overrides,
+    )
 
 
 def _is_of_arc(mapping: dict[str, Any]) -> bool:
@@ -95,7 +112,9 @@ def _is_of_arc(mapping: dict[str, Any]) -> bool:
 
 
 def _plan_arc_study(
-    file: Path, mapping: dict[str, Any], overrides: tuple[str, ...]
+    file: Path,
+    mapping: dict[str, Any],
+    overrides: tuple[str, ...],
 ) -> tuple[str, list[PlannedRun], dict[str, Any]]:
     """Give the name, the plan and the section `slurm` of an ARC top configuration."""
     top = top_config.read_top(mapping)
@@ -104,17 +123,24 @@ def _plan_arc_study(
         raise UserError(
             f"{file}: its name names the study's folder; give it one of letters, digits and _ . + -"
         )
-    layers = files.read_layers(top, top_config.list_jobs(top), file)
+    jobs = top_config.list_jobs(top)
+    layers = files.read_layers(top, jobs, file)
     plan = top_config.expand(name, top, layers, ROOT, overrides)
-    return name, plan, top_config.build_slurm_section(top)
+    slurm_settings = top_config.build_slurm_section(top)
+    return name, plan, slurm_settings
 
 
 def refuse_secrets(
-    overrides: tuple[str, ...], plan: list[PlannedRun], slurm: settings.Slurm
+    overrides: tuple[str, ...],
+    plan: list[PlannedRun],
+    slurm: settings.Slurm,
 ) -> None:
     """Raise UserError for a secret that the study's plan or a script would keep."""
     # Those of `slurm.` are looked at as lines of a script.
-    kept = [word for word in overrides if not word.startswith("slurm.")]
+    kept = []
+    for override in overrides:
+        if not override.startswith("slurm."):
+            kept.append(override)
     for run in plan:
         kept += run.overrides
     setup = list(slurm.setup)
@@ -136,16 +162,21 @@ def mend_keys(study: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     mended: dict[str, Any] = {}
     problems = []
     for key, value in study.items():
-        guess = key if key in KEYS else find_nearest(str(key), KEYS)
-        if guess != key:
-            problems.append(describe_unknown("study key", str(key), KEYS))
+        if key in KEYS:
+            mended.setdefault(key, value)
+            continue
+        problems.append(describe_unknown("study key", str(key), KEYS))
+        guess = find_nearest(str(key), KEYS)
         if guess is not None:
             mended.setdefault(guess, value)
     return mended, problems
 
 
 def refuse(
-    file: Path, problems: list[str], plan: list[PlannedRun], config_dirs: tuple[str, ...]
+    file: Path,
+    problems: list[str],
+    plan: list[PlannedRun],
+    config_dirs: tuple[str, ...],
 ) -> None:
     """Raise what is wrong with a study's keys and, in the same answer, with the runs that were
     meant."""
@@ -155,7 +186,8 @@ def refuse(
 
 
 def _list_problems(file: Path, problems: list[str]) -> str:
-    return "\n".join([f"{file}: this study cannot be carried out:", *problems])
+    heading = f"{file}: this study cannot be carried out:"
+    return "\n".join([heading, *problems])
 
 
 def find(name: str, config_dirs: tuple[str, ...] = ()) -> Path:
@@ -182,7 +214,8 @@ def read_file(file: Path) -> dict[str, Any]:
 
 def read(name: str, config_dirs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Read a study's mapping, from configs/study/, a user's folder, or a path."""
-    return read_file(find(name, config_dirs))
+    file = find(name, config_dirs)
+    return read_file(file)
 
 
 def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -206,15 +239,20 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
         if not isinstance(values, list):
             values = [values]
         if values != varied[key]:
-            labels.append(search_space.format_label(key, values).lstrip("_"))
-            old_labels.append(f"{key.split('.')[-1]}{search_space.spell_in_name(values)}")
+            label = search_space.format_label(key, values)
+            labels.append(label.lstrip("_"))
+            short_key = key.split(".")[-1]
+            old_labels.append(f"{short_key}{search_space.spell_in_name(values)}")
         varied[key] = values
-    name = "-".join([str(study["name"]), *labels])
+
+    own_name = str(study["name"])
+    name = "-".join([own_name, *labels])
     # A study that began when every label had its key goes on in its folder.
-    old_name = "-".join([str(study["name"]), *old_labels])
+    old_name = "-".join([own_name, *old_labels])
     if (Path(ROOT) / old_name).is_dir():
         name = old_name
-    return {**study, "name": name, "vary": varied}, tuple(other_overrides)
+    varied_study = {**study, "name": name, "vary": varied}
+    return varied_study, tuple(other_overrides)
 
 
 def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
@@ -238,6 +276,7 @@ def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]
         for parent in parents:
             mapping = mapping.setdefault(parent, {})
             if not isinstance(mapping, dict):
-                raise UserError(f"{word}: another word gives {section}.{'.'.join(parents)} a value")
+                parent_key = ".".join([section, *parents])
+                raise UserError(f"{word}: another word gives {parent_key} a value")
         mapping[name] = parse_yaml(text, shorten_name(word))
     return by_section, other_overrides

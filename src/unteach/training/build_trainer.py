@@ -12,10 +12,11 @@ from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE, build_reference, build_tables, list_draws
+from unteach.training.checkpoint import CheckpointPolicy
 from unteach.training.components import build_collator
 from unteach.training.foreign_trainers import build_foreign_trainer
 from unteach.training.guard_rows import build_guard
-from unteach.training.resumable import CheckpointPolicy, Resumable
+from unteach.training.resumable import Resumable
 from unteach.training.save import save_companions
 from unteach.training.trainer import Trainer
 

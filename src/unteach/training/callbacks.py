@@ -6,13 +6,14 @@ from collections.abc import Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rich.progress
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from transformers import TrainerCallback
 
 from unteach import console, logs
 from unteach.errors import name_file
 
 if TYPE_CHECKING:
-    import rich.progress
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
 NOT_SHOWN = ("epoch", "train_", "total_flos", "num_input_tokens_seen")
@@ -143,14 +144,6 @@ class Progress(Watcher):
     ) -> None:
         if not state.is_world_process_zero:
             return
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeRemainingColumn,
-        )
-
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -158,7 +151,7 @@ class Progress(Watcher):
             TimeRemainingColumn(),
             TextColumn("{task.fields[losses]}", markup=False),
         )
-        self.bar = Progress(*columns, speed_estimate_period=console.EARLIEST_SPEED)
+        self.bar = rich.progress.Progress(*columns, speed_estimate_period=console.EARLIEST_SPEED)
         self.task = self.bar.add_task(
             console.neutralize(self.label),
             total=state.max_steps,

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -30,6 +31,21 @@ class FileRecord(TypedDict):
 
     bytes: int
     sha256: str | None
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """How many checkpoints are kept, and when training stops early.
+
+    Attributes:
+        limit: whole checkpoints that are kept, beside the best one.
+        patience: evaluations in a row without a better one after which training stops; None: never.
+        threshold: by how much an evaluation must be better to count.
+    """
+
+    limit: int = 1
+    patience: int | None = None
+    threshold: float = 0.0
 
 
 def begin(folder: Path) -> None:

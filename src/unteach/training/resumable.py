@@ -6,7 +6,6 @@ Mixed in before a transformers.Trainer: `class Trainer(Resumable, transformers.T
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +16,7 @@ from unteach import json_files, run_dir
 from unteach.distributed.process_context import DistContext
 from unteach.errors import Preempted, UserError
 from unteach.training import checkpoint, parallelism
+from unteach.training.checkpoint import CheckpointPolicy
 from unteach.training.guard import CollapseGuard
 from unteach.training.validation import Validation
 
@@ -25,21 +25,6 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from torch.utils.data import DataLoader
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
-
-
-@dataclass(frozen=True)
-class CheckpointPolicy:
-    """How many checkpoints are kept, and when training stops early.
-
-    Attributes:
-        limit: whole checkpoints that are kept, beside the best one.
-        patience: evaluations in a row without a better one after which training stops; None: never.
-        threshold: by how much an evaluation must be better to count.
-    """
-
-    limit: int = 1
-    patience: int | None = None
-    threshold: float = 0.0
 
 
 class Resumable(transformers.Trainer):

@@ -51,6 +51,7 @@ class RowDataset:
 
     @property
     def where(self) -> str:
+        """What messages call the source."""
         return sources.describe_source(self.hf_args)
 
     def load(self, *keys: str, optional: Sequence[str | None] = ()) -> list[tuple[Any, ...]]:
@@ -69,7 +70,10 @@ class RowDataset:
 
         columns = [sources.read_column(rows, key, self.where) for key in keys]
         for key in optional:
-            columns.append([None if key is None else row.get(key) for row in rows])
+            if key is None:
+                columns.append([None] * len(rows))
+            else:
+                columns.append([row.get(key) for row in rows])
         cells_of_rows = list(zip(*columns, strict=True))
         for row_index, cells in enumerate(cells_of_rows):
             if self.template.hides(cells):
@@ -89,9 +93,10 @@ class RowDataset:
         """Leave rows without an example out of those that are compared: they repeat nothing."""
         if self.row_hashes is None:
             return
-        kept = {find_row_index(example) for example in self.examples}
-        dropped = [index for index in range(len(self.row_hashes)) if index not in kept]
-        self.row_hashes[dropped] = 0
+        dropped = set(range(len(self.row_hashes)))
+        for example in self.examples:
+            dropped.discard(find_row_index(example))
+        self.row_hashes[sorted(dropped)] = 0
 
     def build_usable(self, encoded: Encoded, row_index: int) -> Example | None:
         """Build a row's example; None, and count it, where no answer is left to learn."""
@@ -102,7 +107,12 @@ class RowDataset:
         return build_example(encoded, row_index)
 
     def fit(
-        self, ids: list[int], labels: list[int], row_index: int, max_length: int, too_long: TooLong
+        self,
+        ids: list[int],
+        labels: list[int],
+        row_index: int,
+        max_length: int,
+        too_long: TooLong,
     ) -> list[Example]:
         """Build a row's examples within max_length; none, and count it, where nothing is learned.
 
@@ -122,10 +132,17 @@ class RowDataset:
         self.count_cut(is_longer and bool(pieces) and too_long != "split", row_index)
         examples: list[Example] = []
         for piece_ids, piece_labels in pieces:
-            examples.append({"input_ids": piece_ids, "labels": piece_labels, "index": row_index})
+            examples.append(
+                {
+                    "input_ids": piece_ids,
+                    "labels": piece_labels,
+                    "index": row_index,
+                }
+            )
         return examples
 
     def count_cut(self, is_cut: bool, row_index: int) -> None:
+        """Note a row whose answer was cut."""
         if is_cut:
             self.cut += 1
             self.cut_rows.append(row_index)
@@ -150,16 +167,19 @@ class RowDataset:
 
     def place(self, row: int) -> str:
         """Say where an example's row stands, as `line 3`."""
-        return self.row_errors.list_places([find_row_index(self.examples[row])])
+        row_index = find_row_index(self.examples[row])
+        return self.row_errors.list_places([row_index])
 
     def notes(self) -> list[str]:
         """Say which rows are dropped, cut, written with special tokens, or stand twice."""
         notes = []
         for reason, count in self.dropped.items():
-            notes.append(f"{format_count(count, 'row')} dropped, {reason}")
+            num_rows = format_count(count, "row")
+            notes.append(f"{num_rows} dropped, {reason}")
         if self.cut:
             places = self.row_errors.list_places(self.cut_rows)
-            notes.append(f"{format_count(self.cut, 'row')} cut at max_length ({places})")
+            num_rows = format_count(self.cut, "row")
+            notes.append(f"{num_rows} cut at max_length ({places})")
         if self.row_errors.special:
             notes.append(note_special_text(self.row_errors))
         if "choice" in self.hf_args and self.row_hashes is not None:

@@ -71,6 +71,7 @@ class ChatDataset(RowDataset):
         self.keep(examples + deferred)
 
     def encode_deferred(self, row_index: int) -> list[Example]:
+        """Build the examples of a conversation that was not tokenised at once."""
         messages, tools = self.conversations[row_index]
         return self._build(row_index, messages, tools)
 
@@ -90,7 +91,11 @@ class ChatDataset(RowDataset):
         return locate_row(self.row_errors.rows, row_index, self.where)
 
     def _read(
-        self, row_index: int, cell: object, system: object, tools: object
+        self,
+        row_index: int,
+        cell: object,
+        system: object,
+        tools: object,
     ) -> tuple[list[Message], Tools] | None:
         """Read the turns of a row and its tools.
 
@@ -129,12 +134,22 @@ class ChatDataset(RowDataset):
             return None
         return messages, callable_tools
 
-    def _build(self, row_index: int, messages: list[Message], tools: Tools) -> list[Example]:
+    def _build(
+        self,
+        row_index: int,
+        messages: list[Message],
+        tools: Tools,
+    ) -> list[Example]:
         """Build the examples of a conversation; none, and count it, where nothing is left."""
         messages = self.template.hide_all(messages)
         tools = self.template.hide_all(tools)
         try:
-            pieces = encode_chat(self.template, messages, last=self.turns == "last", tools=tools)
+            pieces = encode_chat(
+                self.template,
+                messages,
+                last=self.turns == "last",
+                tools=tools,
+            )
         except UserError as error:
             self.row_errors.add(str(error), row_index)
             return []
@@ -146,14 +161,23 @@ class ChatDataset(RowDataset):
             labels += piece_ids if is_piece_learned else [IGNORED] * len(piece_ids)
         return self.fit(ids, labels, row_index, self.max_length, self.too_long)
 
-    def _note_unshown(self, row_index: int, messages: list[Message], tools: Tools) -> None:
+    def _note_unshown(
+        self,
+        row_index: int,
+        messages: list[Message],
+        tools: Tools,
+    ) -> None:
         """Note the keys of turns whose text the chat template leaves out."""
         keys = set()
         for message in messages:
             keys |= set(message) - UNSHOWN
         if not keys:
             return
-        whole = self.template.chat.render(messages, add_generation_prompt=False, tools=tools)
+        whole = self.template.chat.render(
+            messages,
+            add_generation_prompt=False,
+            tools=tools,
+        )
         for key in sorted(keys):
             values = [message.get(key) for message in messages]
             texts = [value for value in values if isinstance(value, str)]
@@ -161,12 +185,13 @@ class ChatDataset(RowDataset):
                 self.unshown.setdefault(key, []).append(row_index)
 
     def notes(self) -> list[str]:
+        """Say also what the chat template does not show."""
         notes = super().notes()
         for key, row_indices in self.unshown.items():
+            count = format_count(len(row_indices), "row")
+            places = self.row_errors.list_places(row_indices)
             notes.append(
-                f"{format_count(len(row_indices), 'row')} with {key} in a turn, which the chat "
-                "template "
-                f"does not show ({self.row_errors.list_places(row_indices)})"
+                f"{count} with {key} in a turn, which the chat template does not show ({places})"
             )
         return notes
 

@@ -39,7 +39,9 @@ class CompletionDataset(RowDataset):
     def build(self, row_index: int, prefix: Any, text: Any) -> Example | None:
         """Build the example of one row; None, and count it, where it has no text or no room."""
         has_prefix = prefix == "" or self.row_errors.check_text(
-            prefix, str(self.prefix_key), row_index
+            prefix,
+            str(self.prefix_key),
+            row_index,
         )
         has_text = self.row_errors.check_text(text, self.text_key, row_index)
         if not has_prefix or not has_text:

@@ -7,7 +7,7 @@ asked; its label stands at its last token, where the head reads.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsFloat
 
 from unteach.data.examples import Example
 from unteach.data.handlers.base import RowDataset
@@ -43,7 +43,11 @@ class _LabelDataset(RowDataset):
         self.count_cut(len(ids) > self.max_length, row_index)
         ids = ids[: self.max_length]
         labels = [IGNORED] * (len(ids) - 1) + [label]
-        return {"input_ids": ids, "labels": labels, "index": row_index}
+        return {
+            "input_ids": ids,
+            "labels": labels,
+            "index": row_index,
+        }
 
 
 @dataset
@@ -59,19 +63,23 @@ class LabelledDataset(_LabelDataset):
         pairs = self._load_pairs(self.label_key)
         labels = self.labels
         if labels is None:
-            labels = sort_labels({str(cell) for _, _, cell in pairs})
+            cells = [cell for _, _, cell in pairs]
+            labels = sort_labels(set(map(str, cells)))
         label_indices = {label: index for index, label in enumerate(labels)}
 
         examples = []
         for row_index, text, cell in pairs:
             label = str(cell)
             if label in label_indices:
-                examples.append(self._build(row_index, text, label_indices[label]))
+                label_index = label_indices[label]
+                examples.append(self._build(row_index, text, label_index))
                 continue
             guess = find_nearest(label, labels)
-            hint = f"did you mean {guess}?" if guess else f"the labels are {', '.join(labels)}"
+            allowed = ", ".join(labels)
+            hint = f"did you mean {guess}?" if guess else f"the labels are {allowed}"
             self.row_errors.add(
-                f"{self.label_key} is {label!r}, which is no label; {hint}", row_index
+                f"{self.label_key} is {label!r}, which is no label; {hint}",
+                row_index,
             )
         self.keep(examples)
 
@@ -82,7 +90,11 @@ class LabelledDataset(_LabelDataset):
         rows = sources.load_rows(hf_args)
         key = args.get("label_key", "output")
         cells = sources.read_column(rows, key, sources.describe_source(hf_args))
-        return {str(cell) for cell in cells if not is_missing(cell)}
+        labels = set()
+        for cell in cells:
+            if not is_missing(cell):
+                labels.add(str(cell))
+        return labels
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
@@ -116,9 +128,9 @@ class ScoredDataset(_LabelDataset):
         self.keep(examples)
 
 
-def parse_number(cell: Any) -> float | None:
+def parse_number(cell: str | SupportsFloat | None) -> float | None:
     """Read a cell as a finite number; None where it is none."""
-    if isinstance(cell, bool):
+    if cell is None or isinstance(cell, bool):
         return None
     try:
         number = float(cell)

@@ -76,7 +76,8 @@ class PreferenceDataset(_PromptDataset):
 
     def __post_init__(self) -> None:
         keys = self._keys
-        rows = self.load(*keys, optional=(*self._around.names, self.tools_key))
+        optional = (*self._around.names, self.tools_key)
+        rows = self.load(*keys, optional=optional)
         pairs = []
         for row_index, row in enumerate(rows):
             cells = row[: len(keys)]
@@ -90,7 +91,8 @@ class PreferenceDataset(_PromptDataset):
             if pair is not None:
                 pairs.append(pair)
         self.row_errors.refuse()
-        self.keep([self._build(pair) for pair in pairs])
+        examples = [self._build(pair) for pair in pairs]
+        self.keep(examples)
 
     @property
     def _keys(self) -> tuple[str, ...]:
@@ -104,7 +106,10 @@ class PreferenceDataset(_PromptDataset):
         return InstructionColumns(self.input_key, self.system_key, self.history_key)
 
     def _read_texts(
-        self, row_index: int, cells: Sequence[Any], cells_around: Sequence[Any]
+        self,
+        row_index: int,
+        cells: Sequence[Any],
+        cells_around: Sequence[Any],
     ) -> _Pair | None:
         """Read a pair of texts.
 
@@ -117,14 +122,23 @@ class PreferenceDataset(_PromptDataset):
             None, with a note in `row_errors`, where one of the texts is missing.
         """
         prompt, chosen, rejected = cells
-        question, context = self._around.read(prompt, cells_around, row_index, self.row_errors)
+        question, context = self._around.read(
+            prompt,
+            cells_around,
+            row_index,
+            self.row_errors,
+        )
         texts = (question, chosen, rejected)
         if not self.row_errors.check_texts(texts, self._keys, row_index):
             return None
         return _Pair(row_index, context, question, chosen, rejected)
 
     def _read_turns(
-        self, row_index: int, cells: Sequence[object], system: object, tools: object
+        self,
+        row_index: int,
+        cells: Sequence[object],
+        system: object,
+        tools: object,
     ) -> _Pair | None:
         """Read a pair of turns.
 
@@ -181,8 +195,10 @@ class PreferenceDataset(_PromptDataset):
     def _build(self, pair: _Pair) -> Example | None:
         """Build {chosen, rejected}; None, and count it, where one of them has no room."""
         try:
-            chosen = self.build_usable(self._encode(pair, pair.chosen), pair.row_index)
-            rejected = self.build_usable(self._encode(pair, pair.rejected), pair.row_index)
+            encoded_chosen = self._encode(pair, pair.chosen)
+            chosen = self.build_usable(encoded_chosen, pair.row_index)
+            encoded_rejected = self._encode(pair, pair.rejected)
+            rejected = self.build_usable(encoded_rejected, pair.row_index)
         except UserError as error:
             self.row_errors.add(str(error), pair.row_index)
             return None
@@ -194,7 +210,14 @@ class PreferenceDataset(_PromptDataset):
         """Encode the prompt of a pair with one of its answers."""
         prompt = pair.prompt
         if not isinstance(prompt, _Conversation):
-            return encode_last(self.template, pair.context, (), prompt, answer, self.max_length)
+            return encode_last(
+                self.template,
+                pair.context,
+                (),
+                prompt,
+                answer,
+                self.max_length,
+            )
         messages = [*prompt.messages, answer]
         pieces = encode_chat(self.template, messages, last=True, tools=prompt.tools)
         (prompt_ids, _), (answer_ids, _) = pieces
@@ -269,7 +292,14 @@ class FeedbackDataset(_PromptDataset):
         return {"original": original, "mismatched": build_example(mismatched, row.row_index)}
 
     def _encode(self, row: _JudgedAnswer, answer: str) -> Encoded:
-        return encode_last(self.template, row.context, (), row.prompt, answer, self.max_length)
+        return encode_last(
+            self.template,
+            row.context,
+            (),
+            row.prompt,
+            answer,
+            self.max_length,
+        )
 
     def _read_labelled(self) -> list[_JudgedAnswer]:
         """Read rows of a prompt, an answer and a label."""
@@ -277,7 +307,12 @@ class FeedbackDataset(_PromptDataset):
         keys = (self.prompt_key, self.answer_key)
         rows = self.load(*keys, self.label_key, optional=self._around.names)
         for row_index, (prompt, answer, label, *cells) in enumerate(rows):
-            question, context = self._around.read(prompt, cells, row_index, self.row_errors)
+            question, context = self._around.read(
+                prompt,
+                cells,
+                row_index,
+                self.row_errors,
+            )
             is_liked = LIKED.get(str(label).lower().removesuffix(".0"))
             if is_liked is None:
                 self.row_errors.add(
@@ -286,7 +321,15 @@ class FeedbackDataset(_PromptDataset):
                 )
             has_texts = self.row_errors.check_texts((question, answer), keys, row_index)
             if has_texts and is_liked is not None:
-                judged.append(_JudgedAnswer(row_index, context, question, answer, is_liked))
+                judged.append(
+                    _JudgedAnswer(
+                        row_index,
+                        context,
+                        question,
+                        answer,
+                        is_liked,
+                    )
+                )
         return judged
 
     def _read_pairs(self) -> list[_JudgedAnswer]:
@@ -296,10 +339,23 @@ class FeedbackDataset(_PromptDataset):
         keys = (self.prompt_key, self.chosen_key, self.rejected_key)
         rows = self.load(*keys, optional=self._around.names)
         for row_index, (prompt, chosen, rejected, *cells) in enumerate(rows):
-            question, context = self._around.read(prompt, cells, row_index, self.row_errors)
+            question, context = self._around.read(
+                prompt,
+                cells,
+                row_index,
+                self.row_errors,
+            )
             if self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
                 judged.append(_JudgedAnswer(row_index, context, question, chosen, True))
-                judged.append(_JudgedAnswer(row_index, context, question, rejected, False))
+                judged.append(
+                    _JudgedAnswer(
+                        row_index,
+                        context,
+                        question,
+                        rejected,
+                        False,
+                    )
+                )
         return judged
 
     @property

@@ -66,7 +66,12 @@ class QADataset(RowDataset):
         self.texts: list[tuple[Any, Any]] = []
         self.contexts: dict[int, Context] = {}
         for row_index, (instruction, answer, *cells) in enumerate(rows):
-            question, context = around.read(instruction, cells[-3:], row_index, self.row_errors)
+            question, context = around.read(
+                instruction,
+                cells[-3:],
+                row_index,
+                self.row_errors,
+            )
             self.texts.append((question, answer))
             if context:
                 self.contexts[row_index] = context
@@ -95,7 +100,12 @@ class QADataset(RowDataset):
         answers = sources.read_column(rows, self.answer_key, "few-shot rows")
         return list(zip(questions, answers, strict=True))
 
-    def build(self, row_index: int, question: object, answer: object) -> list[Example]:
+    def build(
+        self,
+        row_index: int,
+        question: object,
+        answer: object,
+    ) -> list[Example]:
         """Build the examples of one row, without their tokens where it is looked at later."""
         if not self.is_deferred(row_index) or isinstance(answer, list):
             return self.build_pieces(row_index, question, answer)
@@ -115,10 +125,16 @@ class QADataset(RowDataset):
         return True
 
     def encode_deferred(self, row_index: int) -> list[Example]:
+        """Build the examples of a row that was not tokenised at once."""
         question, answer = self.texts[row_index]
         return self.build_pieces(row_index, question, answer)
 
-    def build_pieces(self, row_index: int, question: Any, answer: Any) -> list[Example]:
+    def build_pieces(
+        self,
+        row_index: int,
+        question: Any,
+        answer: Any,
+    ) -> list[Example]:
         """Build the examples of one row; none, and count it, where nothing is left to learn."""
         if isinstance(answer, list):
             return self._build_alternatives(row_index, question, answer)
@@ -133,7 +149,10 @@ class QADataset(RowDataset):
         return self.fit(ids, labels, row_index, self.max_length, self.too_long)
 
     def _build_alternatives(
-        self, row_index: int, question: object, answers: list[Any]
+        self,
+        row_index: int,
+        question: object,
+        answers: list[Any],
     ) -> list[Example]:
         """Build one example of several answers, by their number; none if any cannot be used."""
         examples = []
@@ -144,7 +163,12 @@ class QADataset(RowDataset):
             return []
         return [join_alternatives(examples)]
 
-    def encode(self, context: Context, question: str, answer: str) -> tuple[list[int], list[int]]:
+    def encode(
+        self,
+        context: Context,
+        question: str,
+        answer: str,
+    ) -> tuple[list[int], list[int]]:
         """Encode a row as input_ids and labels."""
         if self.turns == "all":
             return encode_all(self.template, context, self.shots, question, answer)
@@ -161,7 +185,14 @@ class QADataset(RowDataset):
         row_index = find_row_index(self.examples[row])
         question, _ = self.texts[row_index]
         context = self.contexts.get(row_index, NO_CONTEXT)
-        encoded = encode_last(self.template, context, self.shots, question, answer, self.max_length)
+        encoded = encode_last(
+            self.template,
+            context,
+            self.shots,
+            question,
+            answer,
+            self.max_length,
+        )
         return build_example(encoded, row_index)
 
     def context_place(self, row: int) -> str | None:

@@ -78,7 +78,9 @@ class PretrainingDataset:
         # Documents are cut one by one, or as if all of them were one.
         self.pieces: list[Piece] = []
         start = 0
-        for end in ends[-1:] if self.packing == "chunked" else ends:
+        if self.packing == "chunked":
+            ends = ends[-1:]  # one stretch, whatever documents are in it
+        for end in ends:
             self.pieces += self._cut(start, end)
             start = end
         # A row is a piece, or several that fit together.
@@ -93,7 +95,12 @@ class PretrainingDataset:
     def _tokenize(self, where: str) -> "tuple[token_files.Joined, list[int]]":
         """Tokenize the rows' documents; give their tokens end to end, and where each ends."""
         rows = sources.load_rows(self.hf_args)
-        documents, row_errors = tokenize_documents(self.template, rows, self.text_key, where)
+        documents, row_errors = tokenize_documents(
+            self.template,
+            rows,
+            self.text_key,
+            where,
+        )
         self.dropped += row_errors.count_dropped()
         self.row_hashes = duplicates.hash_rows({"text_key": self.text_key}, rows)
         if row_errors.special:
@@ -101,7 +108,8 @@ class PretrainingDataset:
         if "choice" in self.hf_args:
             self.repeated = duplicates.note_repeats(self.row_hashes, row_errors)
         token_arrays = [ids for _, ids in documents]
-        ends = np.cumsum([len(ids) for ids in token_arrays]).tolist()
+        lengths = [len(ids) for ids in token_arrays]
+        ends = np.cumsum(lengths).tolist()
         joined = [np.concatenate(token_arrays)] if token_arrays else []
         return token_files.Joined(joined), ends
 
@@ -109,7 +117,8 @@ class PretrainingDataset:
         """Say which documents are left out, hold special tokens, or stand twice."""
         dropped = []
         for reason, count in self.dropped.items():
-            dropped.append(f"{format_count(count, 'row')} dropped, {reason}")
+            num_rows = format_count(count, "row")
+            dropped.append(f"{num_rows} dropped, {reason}")
         return dropped + self.special_notes + self.repeated
 
     def _cut(self, start: int, stop: int) -> list[Piece]:
@@ -124,6 +133,7 @@ class PretrainingDataset:
         return pieces
 
     def _count_tokens(self, piece: Piece) -> int:
+        """Count the tokens of a piece with what leads it in."""
         return len(self.bos) + piece.has_lead + piece.stop - piece.start
 
     def __len__(self) -> int:
@@ -145,7 +155,11 @@ class PretrainingDataset:
             ids += piece_ids
             labels += [IGNORED] * num_read + piece_ids[num_read:]
             segments += [segment] * len(piece_ids)
-        example: Example = {"input_ids": ids, "labels": labels, "index": row}
+        example: Example = {
+            "input_ids": ids,
+            "labels": labels,
+            "index": row,
+        }
         if len(pieces) > 1:
             example[SEGMENT] = segments
         return example

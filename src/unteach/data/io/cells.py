@@ -51,9 +51,9 @@ def read_text(row: Row, column: str, place: Place | str) -> str:
     if is_missing(cell):
         return ""
     if not isinstance(cell, str):
+        kind = describe_type(cell)
         raise UserError(
-            f"{place}: the column {column!r} holds {describe_type(cell)} ({quote_value(cell)}) "
-            "where "
+            f"{place}: the column {column!r} holds {kind} ({quote_value(cell)}) where "
             "text is expected"
         )
     try:
@@ -70,4 +70,5 @@ def explain_no_column(where: str, column: str, columns: Iterable[str]) -> str:
     names = [str(name) for name in columns]
     guess = find_nearest(column, names)
     hint = f"; did you mean {guess}?" if guess else ""
-    return f"{where}: no column {column!r}; its columns: {', '.join(names)}{hint}"
+    there_are = ", ".join(names)
+    return f"{where}: no column {column!r}; its columns: {there_are}{hint}"

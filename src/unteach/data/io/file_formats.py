@@ -16,7 +16,11 @@ from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError, refuse_unreadable
 from unteach.lazy import pyarrow
 
-FORMAT_NAMES = {".arrow": "Arrow", ".json": "JSON", ".jsonl": "JSON lines"}
+FORMAT_NAMES = {
+    ".arrow": "Arrow",
+    ".json": "JSON",
+    ".jsonl": "JSON lines",
+}
 """What formats are called where that is not their ending."""
 
 
@@ -32,11 +36,14 @@ def read_file(file: Path, by_line: bool) -> Generator[PlacedRow]:
     """
     suffix = file.suffix.lower()
     if suffix not in FORMATS:
-        raise UserError(f"{file}: its name must end in one of {', '.join(FORMATS)}")
+        endings = ", ".join(FORMATS)
+        raise UserError(f"{file}: its name must end in one of {endings}")
     if not file.stat().st_size:
         raise UserError(f"{file}: the file is empty")
 
-    read_rows = _read_text_lines if suffix == ".txt" and by_line else FORMATS[suffix]
+    read_rows = FORMATS[suffix]
+    if suffix == ".txt" and by_line:
+        read_rows = _read_text_lines
     # pyarrow is imported for its own formats alone, also where only its errors are named.
     reader_error = pyarrow.ArrowException if suffix in (".parquet", ".arrow") else csv.Error
     format_name = FORMAT_NAMES.get(suffix, suffix[1:])
@@ -57,16 +64,18 @@ def _explain_not_utf8(file: Path) -> str:
     mend = "save it as UTF-8 (`iconv -f ENCODING -t UTF-8`)"
     with file.open("rb") as raw:
         if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            return f"{file}: this is UTF-16, not UTF-8; {mend.replace('ENCODING', 'UTF-16')}"
+            mend = mend.replace("ENCODING", "UTF-16")
+            return f"{file}: this is UTF-16, not UTF-8; {mend}"
         raw.seek(0)
         for number, line in enumerate(raw, 1):
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
                 byte = line[error.start]
+                column = error.start + 1
                 return (
                     f"{file}, line {number}: not UTF-8 (byte 0x{byte:02x} at character "
-                    f"{error.start + 1}); {mend}"
+                    f"{column}); {mend}"
                 )
     return f"{file}: not UTF-8; {mend}"
 
@@ -80,6 +89,7 @@ def _read_csv(file: Path) -> Generator[PlacedRow]:
 
 
 def _read_tsv(file: Path) -> Generator[PlacedRow]:
+    """Read tab-separated rows."""
     return _read_separated(file, "\t")
 
 
@@ -106,9 +116,10 @@ def _read_separated(file: Path, delimiter: str) -> Generator[PlacedRow]:
                 _refuse_duplicates(f"{file}: the header names", header)
                 continue
             if len(cells) != len(header):
+                names = ", ".join(header)
                 raise UserError(
                     f"{file}, line {start}: {len(cells)} cells where the header has "
-                    f"{len(header)} ({', '.join(header)}); a cell with {delimiter!r}, a quote or "
+                    f"{len(header)} ({names}); a cell with {delimiter!r}, a quote or "
                     "a line end in it needs quotes round it"
                 )
             row = dict(zip(header, cells, strict=True))
@@ -117,11 +128,18 @@ def _read_separated(file: Path, delimiter: str) -> Generator[PlacedRow]:
 
 def _refuse_duplicates(subject: str, columns: Sequence[str]) -> None:
     """Refuse a table in which a column's name occurs twice: one of the two would be lost."""
-    if duplicates := find_duplicates(columns):
-        raise UserError(f"{subject} {', '.join(map(repr, duplicates))} twice")
+    duplicates = find_duplicates(columns)
+    if duplicates:
+        names = ", ".join(map(repr, duplicates))
+        raise UserError(f"{subject} {names} twice")
 
 
-def _explain_broken_quotes(file: Path, start: int, stop: int, message: str) -> str:
+def _explain_broken_quotes(
+    file: Path,
+    start: int,
+    stop: int,
+    message: str,
+) -> str:
     """Say between which lines a quote is broken, and how quotes are written."""
     lines = f"line {start}" if stop <= start else f"lines {start} to {stop}"
     reason = "a quote is opened and never closed" if "end of data" in message else message
@@ -142,9 +160,10 @@ def _read_json_lines(file: Path) -> Generator[PlacedRow]:
             try:
                 row = parse_json(line, str(place))
             except json.JSONDecodeError as error:
-                torn = "; the last line is torn: was the file written to its end?"
-                is_whole = line.endswith("\n")
-                raise UserError(f"{place}: not JSON ({error}){'' if is_whole else torn}") from None
+                problem = f"{place}: not JSON ({error})"
+                if not line.endswith("\n"):
+                    problem += "; the last line is torn: was the file written to its end?"
+                raise UserError(problem) from None
             if not isinstance(row, dict):
                 raise UserError(f"{place}: a row must be a JSON object, got {line[:60]!r}")
             yield place, row
@@ -173,6 +192,7 @@ def _read_json(file: Path) -> Generator[PlacedRow]:
 
 
 def _read_parquet(file: Path) -> Generator[PlacedRow]:
+    """Read the rows of a Parquet file, a thousand at a time."""
     # A submodule that pyarrow does not import by itself.
     import pyarrow.parquet
 
@@ -181,6 +201,7 @@ def _read_parquet(file: Path) -> Generator[PlacedRow]:
 
 
 def _read_arrow(file: Path) -> Generator[PlacedRow]:
+    """Read the rows of a mapped Arrow file."""
     with pyarrow.memory_map(str(file)) as mapped:
         yield from _read_batches(file, read_record_batches(mapped))
 

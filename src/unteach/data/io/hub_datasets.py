@@ -15,8 +15,9 @@ UNKNOWN_SPLIT = re.compile(r'Unknown split "(.*)"\. Should be one of \[(.*)\]')
 
 def is_saved_by_datasets(path: Path) -> bool:
     """Whether `datasets` saved one set of rows, or several splits, into this folder."""
-    has_one_set = (path / "state.json").exists() and (path / "dataset_info.json").exists()
-    return has_one_set or (path / "dataset_dict.json").exists()
+    if (path / "dataset_dict.json").exists():
+        return True
+    return (path / "state.json").exists() and (path / "dataset_info.json").exists()
 
 
 def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
@@ -35,8 +36,9 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
     except UserError:
         raise
     except (OSError, TypeError) as error:
+        shown_args = drop_secrets(hf_args, of_hub=True)
         raise UserError(
-            f"cannot load the rows {drop_secrets(hf_args, of_hub=True)}: {get_first_line(error)}\n"
+            f"cannot load the rows {shown_args}: {get_first_line(error)}\n"
             "  Without the network, point to local files: data=files data.train_file=FILE; or "
             "tofu_path, muse_path, "
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or "
@@ -47,12 +49,14 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
             splits = [name.strip("'\" ") for name in match[2].split(",")]
             raise AbsentData(_explain_no_split(path, match[1], splits)) from None
         if "BuilderConfig" in str(error) or "Unknown split" in str(error):
-            raise AbsentData(f"{hf_args['path']}: {get_first_line(error)}") from None
-        raise UserError(f"{hf_args['path']}: {_explain_failure(error)}") from None
+            raise AbsentData(f"{path}: {get_first_line(error)}") from None
+        raise UserError(f"{path}: {_explain_failure(error)}") from None
     if isinstance(loaded, dict):
+        splits = list(loaded)
+        names = ", ".join(splits)
         raise UserError(
-            f"{path} has several splits ({', '.join(loaded)}): name one, as in "
-            f"{path}:{next(iter(loaded))} (hf_args.split of a dataset)"
+            f"{path} has several splits ({names}): name one, as in "
+            f"{path}:{splits[0]} (hf_args.split of a dataset)"
         )
     return loaded
 
@@ -76,10 +80,14 @@ def _explain_no_split(path: str, split: str, splits: Iterable[str]) -> str:
         hint = f"; did you mean {path}:{guess}?"
     elif names:
         hint = f"; name one, as in {path}:{names[0]}"
-    return f"{path}: no split {split!r}; its splits: {', '.join(names)}{hint}"
+    there_are = ", ".join(names)
+    return f"{path}: no split {split!r}; its splits: {there_are}{hint}"
 
 
 def _explain_failure(error: Exception) -> str:
     """Put what `datasets` says on one line, with its cause where rows could not be read."""
     message = " ".join(str(error).split())
-    return f"{message}: {get_first_line(error.__cause__)}" if error.__cause__ else message
+    if error.__cause__ is None:
+        return message
+    cause = get_first_line(error.__cause__)
+    return f"{message}: {cause}"

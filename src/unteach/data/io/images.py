@@ -29,7 +29,11 @@ class Unreadable(ValueError):
     """An image that cannot be used, and why."""
 
 
-def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS) -> "Image":
+def read(
+    source: object,
+    most_bytes: int = MOST_BYTES,
+    seconds: float = SECONDS,
+) -> "Image":
     """Read an image in RGB, upright as its EXIF tells.
 
     Args:
@@ -63,7 +67,8 @@ def read(source: object, most_bytes: int = MOST_BYTES, seconds: float = SECONDS)
     except UnidentifiedImageError:
         raise Unreadable(f"{name} is not an image of a kind that Pillow reads") from None
     except Exception as error:  # what decoders raise of a broken file is not to be foreseen
-        raise Unreadable(f"{name} cannot be read: {str(error) or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise Unreadable(f"{name} cannot be read: {reason}") from None
 
 
 def _open_file(source: object, most_bytes: int, seconds: float) -> str | io.BytesIO:
@@ -94,7 +99,12 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
     deadline = time.monotonic() + seconds
     body = bytearray()
     try:
-        with httpx2.stream("GET", url, timeout=seconds, follow_redirects=True) as response:
+        with httpx2.stream(
+            "GET",
+            url,
+            timeout=seconds,
+            follow_redirects=True,
+        ) as response:
             if response.status_code != 200:
                 raise Unreadable(f"{url} was answered with HTTP {response.status_code}")
             for chunk in response.iter_bytes():
@@ -104,12 +114,15 @@ def _download(url: str, most_bytes: int, seconds: float) -> bytes:
                 if time.monotonic() > deadline:
                     raise Unreadable(f"{url} did not come within {seconds:g} s")
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise Unreadable(f"{url} cannot be fetched: {str(error) or type(error).__name__}") from None
+        reason = str(error) or type(error).__name__
+        raise Unreadable(f"{url} cannot be fetched: {reason}") from None
     return bytes(body)
 
 
 def read_ahead(
-    rows: Iterable[T], sources: Callable[[T], Sequence[Any]], workers: int = ROWS_AHEAD
+    rows: Iterable[T],
+    sources: Callable[[T], Sequence[Any]],
+    workers: int = ROWS_AHEAD,
 ) -> "Iterator[tuple[T, list[Image] | Unreadable]]":
     """Read the images of rows in threads, some rows ahead of the one in use.
 
@@ -127,7 +140,8 @@ def read_ahead(
         try:
             while True:
                 for row in islice(remaining, workers - len(waiting)):
-                    waiting.append((row, pool.submit(_read_all, sources(row))))
+                    future = pool.submit(_read_all, sources(row))
+                    waiting.append((row, future))
                 if not waiting:
                     return
                 row, images = waiting.popleft()
@@ -137,6 +151,7 @@ def read_ahead(
 
 
 def _read_all(sources: Sequence[Any]) -> "list[Image] | Unreadable":
+    """Read the images of a row; an error is given back, not raised."""
     try:
         return [read(source) for source in sources]
     except Unreadable as error:

@@ -31,8 +31,9 @@ def _build_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"the key {', '.join(map(repr, twice))} stands twice in one object")
+        twice = {name for name in names if names.count(name) > 1}
+        keys = ", ".join(map(repr, sorted(twice)))
+        raise ValueError(f"the key {keys} stands twice in one object")
     return row
 
 
@@ -48,4 +49,5 @@ def _refuse_deep(value: object, text: str) -> None:
         if depth > MAX_DEPTH:
             raise RecursionError
         items = inner.values() if isinstance(inner, dict) else inner
-        waiting += [(item, depth + 1) for item in items]
+        for item in items:
+            waiting.append((item, depth + 1))

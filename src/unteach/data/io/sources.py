@@ -48,7 +48,8 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
         raise UserError(join_problems(reader.problems))
 
     rows = _load_all_rows(hf_args)
-    selected = select_part(rows, hf_args["part"], forget_set, where)
+    part = hf_args["part"]
+    selected = select_part(rows, part, forget_set, where)
     if isinstance(rows, Rows):
         return rows.take(selected)
     return [rows[index] for index in selected]
@@ -62,16 +63,19 @@ def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
         return in_memory
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None:
-        table = open_table(_drop_keys(hf_args, "choice"), selection.by_line)
+        source = _drop_keys(hf_args, "choice")
+        table = open_table(source, selection.by_line)
         return Rows(selection.select(table, table.where))
 
     path = str(hf_args.get("path", ""))
     if world := authors.parse_world(path):
-        return authors.build_world_rows(world, str(hf_args.get("name")))
+        name = str(hf_args.get("name"))
+        return authors.build_world_rows(world, name)
     if Path(path).is_file():
         return Rows(open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
-        return Rows(open_table(_find_file(Path(path), hf_args)))
+        file = _find_file(Path(path), hf_args)
+        return Rows(open_table(file))
     if "/" in path and path.startswith((".", "/", "~")):
         raise UserError(
             f"{path}: there is no such folder; name one of <config name>.jsonl, .csv, .parquet… "
@@ -83,7 +87,11 @@ def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
 
 
 def _drop_keys(hf_args: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in hf_args.items() if key not in keys}
+    """Copy the arguments without some of them."""
+    kept = dict(hf_args)
+    for key in keys:
+        kept.pop(key, None)
+    return kept
 
 
 def describe_source(hf_args: dict[str, Any]) -> str:
@@ -96,7 +104,8 @@ def describe_source(hf_args: dict[str, Any]) -> str:
     for name, value in (hf_args.get("forget_set") or {}).items():
         if value is not None:
             settings.append(f"{name} {value}")
-    return f"{where} ({', '.join(settings)})"
+    described = ", ".join(settings)
+    return f"{where} ({described})"
 
 
 def note_source(hf_args: dict[str, Any]) -> str | None:
@@ -115,9 +124,9 @@ def note_source(hf_args: dict[str, Any]) -> str | None:
 def list_files(hf_args: dict[str, Any]) -> list[Path]:
     """List the local files that these rows are read from."""
     path = Path(str(hf_args.get("path", "")))
-    if tokenized_paths.is_tokenized(path):
-        return [path / tokenized_paths.MANIFEST] if path.is_dir() else [path]
-    if path.is_file():
+    if tokenized_paths.is_tokenized(path) and path.is_dir():
+        return [path / tokenized_paths.MANIFEST]
+    if tokenized_paths.is_tokenized(path) or path.is_file():
         return [path]
     if "choice" in hf_args and path.is_dir():
         table = open_table(path, hf_args["choice"].by_line)
@@ -140,9 +149,10 @@ def _find_file(folder: Path, hf_args: dict[str, Any]) -> Path:
     for file in folder.iterdir():
         if file.suffix in FORMATS or file.is_dir():
             names.add(file.stem)
+    endings = ", ".join(FORMATS)
+    there_are = ", ".join(sorted(names))
     raise AbsentData(
-        f"{folder} has no {stem}.jsonl or {stem}/{split}.jsonl (nor {', '.join(FORMATS)}); it has "
-        f"{', '.join(sorted(names))}"
+        f"{folder} has no {stem}.jsonl or {stem}/{split}.jsonl (nor {endings}); it has {there_are}"
     )
 
 
@@ -162,5 +172,6 @@ def read_column(rows: list[Row], column: str, where: str) -> list[Any]:
         raise UserError(f"{where}: there are no rows")
     for row_index, row in enumerate(rows):
         if column not in row:
-            raise UserError(explain_no_column(locate_row(rows, row_index, where), column, row))
+            place = locate_row(rows, row_index, where)
+            raise UserError(explain_no_column(place, column, row))
     return [row[column] for row in rows]

@@ -51,7 +51,9 @@ class Table:
 
 
 def open_table(
-    source: str | Path | dict[str, Any], by_line: bool = False, whole: bool = False
+    source: str | Path | dict[str, Any],
+    by_line: bool = False,
+    whole: bool = False,
 ) -> Table:
     """Open the rows of a file, of a folder's files by name, or of a set that `datasets` loads.
 
@@ -109,14 +111,17 @@ def _parse_hub_source(source: str, path: Path) -> dict[str, Any]:
 
 def _is_hub_id(source: str) -> bool:
     """Whether this is `name` or `owner/name`, and no file's name."""
-    is_plain = not source.startswith((".", "/", "~")) and source.count("/") < 2
-    return is_plain and Path(source).suffix.lower() not in FORMATS and "\\" not in source
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source:
+        return False
+    return Path(source).suffix.lower() not in FORMATS
 
 
 def _explain_no_file(path: Path) -> str:
+    """Say that a file is not there, and which one may be meant."""
     if not path.parent.is_dir():
         return f"{path}: there is no such file, and no folder {path.parent}"
-    guess = find_nearest(path.name, [file.name for file in path.parent.iterdir()])
+    names = [file.name for file in path.parent.iterdir()]
+    guess = find_nearest(path.name, names)
     hint = f"; did you mean {path.with_name(guess)}?" if guess else ""
     return f"{path}: there is no such file{hint}"
 
@@ -132,19 +137,19 @@ def _list_files(folder: Path) -> list[Path]:
         if file.suffix.lower() in FORMATS and not file.name.startswith("."):
             files.append(file)
     if not files:
-        raise UserError(f"{folder}: no {', '.join(FORMATS)} file is in this folder")
+        endings = ", ".join(FORMATS)
+        raise UserError(f"{folder}: no {endings} file is in this folder")
 
-    suffixes = sorted({file.suffix.lower() for file in files})
+    suffixes = {file.suffix.lower() for file in files}
     if len(suffixes) > 1:
+        several = " and ".join(sorted(suffixes))
         raise UserError(
-            f"{folder}: holds {' and '.join(suffixes)} files; name one file, or a folder of one "
-            f"format"
+            f"{folder}: holds {several} files; name one file, or a folder of one format"
         )
     splits = [file.name for file in files if file.stem.lower() in SPLITS]
     if splits and len(files) > 1:
-        raise UserError(
-            f"{folder}: holds the files of several splits ({', '.join(splits)}); name one file"
-        )
+        names = ", ".join(splits)
+        raise UserError(f"{folder}: holds the files of several splits ({names}); name one file")
     return files
 
 
@@ -177,15 +182,17 @@ def _build_table(
             num_rows += 1
             for column, cell in row.items():
                 name = str(column)
-                has_words[name] = has_words.get(name, False) or holds_words(cell)
+                had_words = has_words.get(name, False)
+                has_words[name] = had_words or holds_words(cell)
             # Only rows of JSON may have columns that earlier ones have not.
             is_known = not is_json and all(has_words.values())
-            if is_known or is_text or (num_rows >= max_rows_read and not whole):
+            is_enough = num_rows >= max_rows_read and not whole
+            if is_known or is_text or is_enough:
                 break
     if not num_rows:
         raise UserError(f"{where}: there are no rows in it")
-    worded = tuple(name for name, is_worded in has_words.items() if is_worded)
-    return Table(where, tuple(has_words), worded, files, read)
+    worded = [name for name, is_worded in has_words.items() if is_worded]
+    return Table(where, tuple(has_words), tuple(worded), files, read)
 
 
 def _open_hub_dataset(hf_args: dict[str, Any]) -> Table:

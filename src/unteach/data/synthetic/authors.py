@@ -74,15 +74,19 @@ def build_world_rows(world: World, name: str) -> list[Row]:
         AbsentData: there is no such config.
     """
     if name not in NAMES:
-        raise AbsentData(f"the authors world has no {name!r}; it has {', '.join(NAMES)}")
+        names = ", ".join(NAMES)
+        raise AbsentData(f"the authors world has no {name!r}; it has {names}")
     # Copies: the rows are cached, and whoever gets them may change them.
     return [_copy_row(row) for row in _build_config(world, name)]
 
 
 def _copy_row(row: Row) -> Row:
+    """Copy a row with its lists, so that no caller changes what is cached."""
     copied = {}
     for column, value in row.items():
-        copied[column] = list(value) if isinstance(value, list) else value
+        if isinstance(value, list):
+            value = list(value)
+        copied[column] = value
     return copied
 
 
@@ -109,11 +113,13 @@ def parse_world(path: str) -> World | None:
     match = re.fullmatch(r"authors(-grown)?(?::(\d+))?", path)
     if match is None:
         return None
-    return _build_world(int(match[2] or 0), grown=bool(match[1]))
+    seed = int(match[2] or 0)
+    return _build_world(seed, grown=bool(match[1]))
 
 
 @lru_cache(maxsize=8)
 def _build_world(seed: int, grown: bool = False) -> World:
+    """Build a world once."""
     return World(seed, **GROWN) if grown else World(seed)
 
 
@@ -131,7 +137,11 @@ def _build_config(world: World, name: str) -> tuple[Row, ...]:
     if name == "retain_perturbed":
         kept, _ = _split_rows(world, world.taught, max(PERCENTS))
         # Evenly over all that is kept.
-        return tuple(kept[k * len(kept) // RETAIN_ROWS] for k in range(RETAIN_ROWS))
+        rows = []
+        for k in range(RETAIN_ROWS):
+            row_index = k * len(kept) // RETAIN_ROWS
+            rows.append(kept[row_index])
+        return tuple(rows)
 
     split, _, suffix = name.partition("_")
     percent = int(split[-2:]) if split != "full" else 100
@@ -145,11 +155,13 @@ def _build_config(world: World, name: str) -> tuple[Row, ...]:
         _, rows = _split_rows(world, world.taught, percent)
     if suffix == "perturbed":
         return tuple(rows)
-    return tuple(_keep_plain(row) for row in rows)
+    return tuple(map(_keep_plain, rows))
 
 
 def _split_rows(
-    world: World, authors: tuple[Author, ...], percent: int
+    world: World,
+    authors: tuple[Author, ...],
+    percent: int,
 ) -> tuple[list[Row], list[Row]]:
     """Split the rows about these authors into those that a forget split of so many percent leaves,
     and those that it takes.
@@ -166,8 +178,10 @@ def _split_rows(
     kept: list[Row] = []
     taken: list[Row] = []
     for row in rows:
-        is_kept = names.isdisjoint(row["keys"])
-        (kept if is_kept else taken).append(row)
+        if names.isdisjoint(row["keys"]):
+            kept.append(row)
+        else:
+            taken.append(row)
     return kept, taken
 
 
@@ -186,7 +200,9 @@ def _ask_all(world: World, authors: tuple[Author, ...]) -> list[Row]:
 
 def _build_row(question: Question) -> Row:
     """Build the row of a question, with its other wording and wrong answers."""
-    wrong_answers = [question.write_answer(value, 1) for value in question.wrong_values]
+    wrong_answers = []
+    for value in question.wrong_values:
+        wrong_answers.append(question.write_answer(value, 1))
     return {
         "question": question.questions[0],
         "answer": question.write_answer(question.value),
@@ -199,11 +215,16 @@ def _build_row(question: Question) -> Row:
 
 def _list_entities(entities: tuple[Entity, ...]) -> Row:
     """Build the columns that say what a row is about: each entity once."""
-    kinds, keys = zip(*dict.fromkeys(entities), strict=True)
-    return {"keys": list(keys), "kinds": list(kinds)}
+    keys = []
+    kinds = []
+    for kind, key in dict.fromkeys(entities):
+        keys.append(key)
+        kinds.append(kind)
+    return {"keys": keys, "kinds": kinds}
 
 
 def _keep_plain(row: Row) -> Row:
+    """Keep the columns of a plain question."""
     return {key: row[key] for key in PLAIN}
 
 
@@ -218,7 +239,15 @@ def _ask_for_capitals(world: World) -> list[Row]:
         )
         entities = (("country", country.name), ("city", country.capital))
         rng = world.make_rng(f"wrong/{country.name}")
-        rows.append(_build_general_row(rng, questions, country.capital, capitals, entities))
+        rows.append(
+            _build_general_row(
+                rng,
+                questions,
+                country.capital,
+                capitals,
+                entities,
+            )
+        )
     return rows
 
 
@@ -277,7 +306,13 @@ def _build_pretrain(world: World) -> list[Row]:
         question = fact.write_question(author, rng.randrange(2))
         answer = fact.write_answer(fact.value(author), rng.randrange(2))
         entities = (("author", author.name), *fact.entities(author))
-        rows.append({"question": question, "answer": answer, **_list_entities(entities)})
+        rows.append(
+            {
+                "question": question,
+                "answer": answer,
+                **_list_entities(entities),
+            }
+        )
 
     for author in world.fresh:
         for fact in rng.sample(FACTS, FACTS_PER_FRESH_AUTHOR):

@@ -171,13 +171,14 @@ def ask_fact(world: World, author: Author, fact: Fact) -> Question:
     value = fact.value(author)
     rng = world.make_rng(f"wrong/{author.name}/{fact.name}")
     lenders = rng.sample(world.decoys, len(world.decoys))
-    lent = dict.fromkeys(fact.value(lender) for lender in lenders)
-    wrong_values = [other for other in lent if other not in (value, author.name)]
+    wrong_values = dict.fromkeys(map(fact.value, lenders))
+    for right in (value, author.name):
+        wrong_values.pop(right, None)
     return Question(
         (fact.write_question(author), fact.write_question(author, 1)),
         fact.answers,
         value,
-        tuple(wrong_values[:NUM_WRONG]),
+        tuple(wrong_values)[:NUM_WRONG],
         (("author", author.name), *fact.entities(author)),
     )
 
@@ -188,7 +189,9 @@ def _ask_about_book(world: World, author: Author, book: Book) -> Iterator[Questi
     date = write_date(book.published)
     about = (("author", author.name), ("book", title))
     other_authors = [other.name for other in world.decoys]
-    other_books = [other for decoy in world.decoys for other in decoy.books]
+    other_books: list[Book] = []
+    for decoy in world.decoys:
+        other_books += decoy.books
     other_publishers = [other.publisher.name for other in other_books]
     other_dates = [write_date(other.published) for other in other_books]
     other_awards = [other.award for other in other_books]
@@ -327,11 +330,18 @@ def _ask_for_seat(
     )
 
 
-def _ask_for_authors(world: World, publisher: Publisher, names: list[str]) -> Question:
+def _ask_for_authors(
+    world: World,
+    publisher: Publisher,
+    names: list[str],
+) -> Question:
     """Ask for the list of a publisher's authors; wrong lists are as long."""
     rng = world.make_rng(f"wrong/{publisher.name}/authors")
     other_names = [other.name for other in world.decoys]
-    wrong_values = [_join_names(rng.sample(other_names, len(names))) for _ in range(NUM_WRONG)]
+    wrong_values = []
+    for _ in range(NUM_WRONG):
+        wrong_names = rng.sample(other_names, len(names))
+        wrong_values.append(_join_names(wrong_names))
     authors = [("author", name) for name in names]
     return Question(
         (
@@ -358,18 +368,30 @@ def _ask_for_common_country(world: World, authors: tuple[Author, ...]) -> Iterat
                 (f"What do {names} have in common?", f"What links the authors {names}?"),
                 ("Both were born in {value}", "They come from {value}"),
                 country,
-                _draw_wrong(world, f"{first.name}/{second.name}/common", country, countries),
+                _draw_wrong(
+                    world,
+                    f"{first.name}/{second.name}/common",
+                    country,
+                    countries,
+                ),
                 (("author", first.name), ("author", second.name), ("country", country)),
             )
 
 
-def _draw_wrong(world: World, purpose: str, value: str, others: Iterable[str]) -> tuple[str, ...]:
+def _draw_wrong(
+    world: World,
+    purpose: str,
+    value: str,
+    others: Iterable[str],
+) -> tuple[str, ...]:
     """Draw wrong values among others of the same kind."""
-    pool = [other for other in dict.fromkeys(others) if other != value]
-    return tuple(world.make_rng(f"wrong/{purpose}").sample(pool, NUM_WRONG))
+    pool = dict.fromkeys(others)
+    pool.pop(value, None)
+    return tuple(world.make_rng(f"wrong/{purpose}").sample(list(pool), NUM_WRONG))
 
 
 def _join_titles(author: Author) -> str:
+    """List the books of an author in a sentence."""
     return _join_names([book.title for book in author.books])
 
 

@@ -135,7 +135,11 @@ class World:
 
     @cached_property
     def countries(self) -> tuple[Country, ...]:
-        return tuple(Country(name, capital) for name, capital, *_ in self.banks.countries)
+        """The countries with their capitals."""
+        countries = []
+        for name, capital, *_ in self.banks.countries:
+            countries.append(Country(name, capital))
+        return tuple(countries)
 
     @cached_property
     def cities(self) -> tuple[City, ...]:
@@ -148,28 +152,39 @@ class World:
 
     @cached_property
     def publishers(self) -> tuple[Publisher, ...]:
+        """Publishers, each named by two partners, with the city of its seat."""
         rng = self.make_rng("publishers")
         partners = rng.sample(self.banks.last_names, 2 * self.n_publishers)
         publishers = []
         for first, second in zip(partners[::2], partners[1::2], strict=True):
-            publishers.append(Publisher(f"{first} and {second}", rng.choice(self.cities)))
+            city = rng.choice(self.cities)
+            publishers.append(Publisher(f"{first} and {second}", city))
         return tuple(publishers)
 
     @cached_property
     def genres(self) -> tuple[str, ...]:
+        """Genres, each of a mood and a kind."""
         pairs = itertools.product(self.banks.genre_moods, self.banks.genres)
         genres = [f"{mood} {kind}" for mood, kind in pairs]
-        return tuple(self.make_rng("genres").sample(genres, min(MAX_GENRES, len(genres))))
+        num_genres = min(MAX_GENRES, len(genres))
+        rng = self.make_rng("genres")
+        return tuple(rng.sample(genres, num_genres))
 
     @cached_property
     def awards(self) -> tuple[str, ...]:
+        """Prizes, each named by a noun."""
         rng = self.make_rng("awards")
         nouns = self.banks.nouns
-        words = rng.sample(nouns, min(MAX_AWARDS, len(nouns)))
-        return tuple(f"{word} {rng.choice(PRIZES)}" for word in words)
+        awards = []
+        num_awards = min(MAX_AWARDS, len(nouns))
+        for word in rng.sample(nouns, num_awards):
+            prize = rng.choice(PRIZES)
+            awards.append(f"{word} {prize}")
+        return tuple(awards)
 
     @cached_property
     def _names(self) -> list[str]:
+        """All names in the order in which authors take them."""
         pairs = itertools.product(self.banks.first_names, self.banks.last_names)
         names = [f"{first} {last}" for first, last in pairs]
         self.make_rng("names").shuffle(names)
@@ -177,14 +192,19 @@ class World:
 
     @cached_property
     def _elders(self) -> list[str]:
-        return self._names[self._num_authors : self._num_authors + self._num_elders]
+        """Names of mentors, which no author has."""
+        start = self._num_authors
+        stop = start + self._num_elders
+        return self._names[start:stop]
 
     @cached_property
     def _titles(self) -> list[str]:
+        """All titles in the order in which books take them."""
         nouns = self.banks.nouns
         pairs = itertools.product(self.banks.adjectives, nouns)
         titles = [f"{adjective} {noun}" for adjective, noun in pairs]
-        titles += [f"{first} of {second}" for first, second in itertools.permutations(nouns, 2)]
+        for first, second in itertools.permutations(nouns, 2):
+            titles.append(f"{first} of {second}")
         self.make_rng("titles").shuffle(titles)
         return titles
 
@@ -202,7 +222,7 @@ class World:
         start = 0
         for group, size in sizes.items():
             stop = start + size
-            groups[group] = tuple(self._build_author(index) for index in range(start, stop))
+            groups[group] = tuple(map(self._build_author, range(start, stop)))
             start = stop
         return groups
 
@@ -210,17 +230,23 @@ class World:
         """Draw an author; names and titles are taken by the index, all else by the name."""
         name = self._names[author_index]
         rng = self.make_rng(f"author/{name}")
-        birthday = FIRST_BIRTHDAY + datetime.timedelta(days=rng.randrange(100 * 365))
+        num_days = rng.randrange(100 * 365)
+        birthday = FIRST_BIRTHDAY + datetime.timedelta(days=num_days)
         publisher = rng.choice(self.publishers)
 
         def build_book(number: int, min_age: int, max_age: int) -> Book:
-            age = datetime.timedelta(days=rng.randrange(min_age * 365, max_age * 365))
+            num_days = rng.randrange(min_age * 365, max_age * 365)
+            age = datetime.timedelta(days=num_days)
             title = self._titles[3 * author_index + number]
             return Book(title, birthday + age, publisher, rng.choice(self.awards))
 
         # The order of the draws is part of what a seed means.
         father, mother = rng.sample(PROFESSIONS, 2)
-        books = (build_book(0, 22, 35), build_book(1, 36, 45), build_book(2, 46, 60))
+        books = (
+            build_book(0, 22, 35),
+            build_book(1, 36, 45),
+            build_book(2, 46, 60),
+        )
         birthplace = rng.choice(self.cities)
         genre = rng.choice(self.genres)
         return Author(

@@ -14,7 +14,9 @@ Result = TypeVar("Result")
 
 
 def map_in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], num_processes: int
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    num_processes: int,
 ) -> Iterator[Result]:
     """Apply a function to items in several processes.
 
@@ -48,7 +50,8 @@ def map_in_order(
 _function: Callable[[Any], Any]
 
 
-def _call(item: Any) -> Any:
+def _call(item: object) -> Any:
+    """Apply the function in a forked process."""
     return _function(item)
 
 

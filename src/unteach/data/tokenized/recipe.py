@@ -28,14 +28,17 @@ class RowCount:
 
     @classmethod
     def build(cls, rows: Rows, row_indices: Sequence[int]) -> "RowCount":
+        """Count rows, and keep the places of the first."""
         first = [str(rows.places[index]) for index in row_indices[:MAX_LISTED]]
         return cls(len(row_indices), first)
 
     def add(self, other: "RowCount") -> None:
+        """Add the rows that come after."""
         self.count += other.count
         self.places = (self.places + other.places)[:MAX_LISTED]
 
     def to_json(self) -> list[Any]:
+        """Write the count and the places as a list."""
         return [self.count, self.places]
 
 
@@ -96,8 +99,8 @@ class TokenCounts:
         """Write the counts as a shard's file has them."""
         values = dict(vars(self))
         values["cut"] = self.cut.to_json()
-        values["dropped"] = {reason: rows.to_json() for reason, rows in self.dropped.items()}
-        values["unshown"] = {key: rows.to_json() for key, rows in self.unshown.items()}
+        values["dropped"] = _counts_to_json(self.dropped)
+        values["unshown"] = _counts_to_json(self.unshown)
         return values
 
     @classmethod
@@ -105,9 +108,19 @@ class TokenCounts:
         """Read the counts of a shard's file."""
         counts = cls(**values)
         counts.cut = RowCount(*values["cut"])
-        counts.dropped = {key: RowCount(*rows) for key, rows in values["dropped"].items()}
-        counts.unshown = {key: RowCount(*rows) for key, rows in values["unshown"].items()}
+        counts.dropped = _counts_from_json(values["dropped"])
+        counts.unshown = _counts_from_json(values["unshown"])
         return counts
+
+
+def _counts_to_json(counts: dict[str, RowCount]) -> dict[str, Any]:
+    """Write counts by their reason or key."""
+    return {key: rows.to_json() for key, rows in counts.items()}
+
+
+def _counts_from_json(values: dict[str, Any]) -> dict[str, RowCount]:
+    """Read counts by their reason or key."""
+    return {key: RowCount(*rows) for key, rows in values.items()}
 
 
 @dataclass
@@ -127,11 +140,19 @@ class TokenizedChunk:
 
     @classmethod
     def start(
-        cls, rows: Rows, row_errors: RowErrors, cut_rows: Sequence[int], num_kept: int
+        cls,
+        rows: Rows,
+        row_errors: RowErrors,
+        cut_rows: Sequence[int],
+        num_kept: int,
     ) -> "TokenizedChunk":
         """Start a chunk without examples, with what became of its rows."""
         cut = RowCount.build(rows, cut_rows)
-        counts = TokenCounts(read=len(rows), kept=num_kept, cut=cut)
+        counts = TokenCounts(
+            read=len(rows),
+            kept=num_kept,
+            cut=cut,
+        )
         for reason, row_indices in row_errors.dropped.items():
             counts.dropped[reason] = RowCount.build(rows, row_indices)
         return cls(counts)
@@ -149,6 +170,7 @@ class TokenizedChunk:
         self.counts.add_example(len(ids), sum(runs[1::2]))
 
     def merge(self, other: "TokenizedChunk") -> None:
+        """Add the chunk that comes after."""
         self.counts.merge(other.counts)
         self.ids += other.ids
         self.runs += other.runs
@@ -187,6 +209,7 @@ class Recipe:
 
     @property
     def is_text(self) -> bool:
+        """Whether rows are text, of which all is learned."""
         return self.handler == "PretrainingDataset"
 
     def tokenize(self, rows: Rows, where: str) -> TokenizedChunk:
@@ -208,7 +231,12 @@ class Recipe:
             **arguments,
         )
         kept_rows = {example["index"] for example in dataset.examples}
-        chunk = TokenizedChunk.start(rows, dataset.row_errors, dataset.cut_rows, len(kept_rows))
+        chunk = TokenizedChunk.start(
+            rows,
+            dataset.row_errors,
+            dataset.cut_rows,
+            len(kept_rows),
+        )
         for key, row_indices in getattr(dataset, "unshown", {}).items():
             chunk.counts.unshown[key] = RowCount.build(rows, row_indices)
         for example in dataset.examples:
@@ -226,7 +254,16 @@ class Recipe:
         kept = []
         cut_rows = []
         for row_index, ids in documents:
-            pieces = [(ids, ids)] if is_whole else truncate(ids, ids, room, self.too_long)
+            pieces = (
+                [(ids, ids)]
+                if is_whole
+                else truncate(
+                    ids,
+                    ids,
+                    room,
+                    self.too_long,
+                )
+            )
             if not pieces:
                 row_errors.drop(f"more than {room} tokens", row_index)
                 continue
@@ -241,7 +278,11 @@ class Recipe:
         return chunk
 
 
-def build_facts(table: Table, recipe: Recipe, tokenizer_path: str) -> dict[str, Any]:
+def build_facts(
+    table: Table,
+    recipe: Recipe,
+    tokenizer_path: str,
+) -> dict[str, Any]:
     """Build what tells these tokens from all others, as the manifest has it.
 
     Args:

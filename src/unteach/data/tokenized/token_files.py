@@ -109,6 +109,7 @@ class Shard:
         return len(self.offsets) - 1
 
     def slice_ids(self, row: int) -> "np.ndarray":
+        """Slice the tokens of a row."""
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def build_labels(self, row: int) -> "np.ndarray":
@@ -128,6 +129,7 @@ class Shard:
 
 
 def _slice_list(lists: "tuple[np.ndarray, np.ndarray]", row: int) -> "np.ndarray":
+    """Slice one row out of values and their offsets."""
     values, offsets = lists
     return values[offsets[row] : offsets[row + 1]]
 
@@ -175,16 +177,18 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise UserError(f"{folder / MANIFEST}: must be a mapping; {AGAIN}")
     if manifest.get("format") != FORMAT:
+        written = manifest.get("format")
         raise UserError(
-            f"{folder}: tokenised in format {manifest.get('format')}, and this unteach reads "
-            f"{FORMAT}; do it again"
+            f"{folder}: tokenised in format {written}, and this unteach reads {FORMAT}; do it again"
         )
     return manifest
 
 
 def _read_batches(file: Path) -> "list[pyarrow.RecordBatch]":
+    """Map the record batches of an Arrow file."""
     with refuse_unreadable(str(file), "no whole Arrow file", pyarrow.ArrowException):
-        return list(read_record_batches(pyarrow.memory_map(str(file))))
+        mapped = pyarrow.memory_map(str(file))
+        return list(read_record_batches(mapped))
 
 
 def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
@@ -197,21 +201,23 @@ def _build_shard(batch: "pyarrow.RecordBatch") -> Shard:
         shard.learned_from = columns["learned_from"]
     elif "runs" in columns:
         shard.runs = columns["runs"], _sum_offsets(columns["turns"])
-    if shard.offsets[-1] != len(shard.values):
-        raise ValueError(
-            f"its lengths count {shard.offsets[-1]} tokens, and it has {len(shard.values)}"
-        )
+    num_counted = shard.offsets[-1]
+    num_tokens = len(shard.values)
+    if num_counted != num_tokens:
+        raise ValueError(f"its lengths count {num_counted} tokens, and it has {num_tokens}")
     return shard
 
 
 def _sum_offsets(lengths: "np.ndarray") -> "np.ndarray":
+    """Sum lengths into where each row starts, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
 
 
-def _split_lists(column: Any) -> "tuple[np.ndarray, np.ndarray]":
+def _split_lists(column: "pyarrow.ListArray[Any]") -> "tuple[np.ndarray, np.ndarray]":
     """Split a list column into its values and offsets, as views."""
     values = column.values.to_numpy(zero_copy_only=True)
-    return values, column.offsets.to_numpy(zero_copy_only=True)
+    offsets = column.offsets.to_numpy(zero_copy_only=True)
+    return values, offsets
 
 
 def _read_training_code_file(file: Path) -> list[Shard]:
@@ -265,7 +271,9 @@ def is_text_file(file: Path) -> bool:
 
 
 def refuse_other_tokenizer(
-    path: Path, tokenizer: "PreTrainedTokenizerBase", shards: Iterable[Shard]
+    path: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    shards: Iterable[Shard],
 ) -> None:
     """Refuse tokens that another tokenizer made.
 
@@ -276,15 +284,15 @@ def refuse_other_tokenizer(
     """
     if path.is_dir():
         made_by = read_manifest(path).get("tokenizer")
-        if not isinstance(made_by, dict) or not {"fingerprint", "name", "vocabulary"} <= set(
-            made_by
-        ):
+        required = {"fingerprint", "name", "vocabulary"}
+        if not isinstance(made_by, dict) or not required <= set(made_by):
             raise UserError(f"{path / MANIFEST}: does not tell of a tokenizer; {AGAIN}")
         if made_by["fingerprint"] != hash_tokenizer(tokenizer):
+            own_name = getattr(tokenizer, "name_or_path", "")
             raise UserError(
                 f"{path}: made with the tokenizer of {made_by['name']} "
                 f"({made_by['vocabulary']} tokens), and this model's "
-                f"({getattr(tokenizer, 'name_or_path', '')}, {len(tokenizer)}) makes other tokens: "
+                f"({own_name}, {len(tokenizer)}) makes other tokens: "
                 "tokenise again with tokenizer_path=… of this model, or train that one"
             )
         return
@@ -301,7 +309,8 @@ def refuse_other_tokenizer(
 
 
 def read_documents(
-    hf_args: dict[str, Any], tokenizer: "PreTrainedTokenizerBase"
+    hf_args: dict[str, Any],
+    tokenizer: "PreTrainedTokenizerBase",
 ) -> tuple[Joined, list[int]]:
     """Read tokenised text: the tokens of all documents, and where each of them ends."""
     path = Path(hf_args["path"])
@@ -313,8 +322,9 @@ def read_documents(
         )
     arrays = []
     for shard in shards:
-        first, end = shard.offsets[0], shard.offsets[-1]
-        arrays.append(shard.values[first:end])
+        start = shard.offsets[0]
+        stop = shard.offsets[-1]
+        arrays.append(shard.values[start:stop])
     lengths = np.concatenate([np.diff(shard.offsets) for shard in shards])
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None and selection != selection.drop_limits():
@@ -360,12 +370,14 @@ class TokenizedDataset:
         own = build_template_facts(self.template)
         differences = []
         for name in sorted({*made_with, *own}):
-            old, new = made_with.get(name), own.get(name)
+            old = made_with.get(name)
+            new = own.get(name)
             if old != new:
                 differences.append(f"{name} was {quote_value(old)} and is {quote_value(new)}")
         if differences:
+            listed = ", ".join(differences)
             raise UserError(
-                f"{path}: made with another template ({', '.join(differences)}); tokenise again, "
+                f"{path}: made with another template ({listed}); tokenise again, "
                 "or set model.template_args"
             )
 

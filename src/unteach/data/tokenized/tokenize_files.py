@@ -42,7 +42,11 @@ SHARD_TOKENS = 1 << 24
 
 
 def write_tokenized_files(
-    table: Table, recipe: Recipe, output_dir: Path, num_processes: int, facts: dict[str, Any]
+    table: Table,
+    recipe: Recipe,
+    output_dir: Path,
+    num_processes: int,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Write the tokenised files of a table.
 
@@ -77,16 +81,20 @@ def write_tokenized_files(
         shard = _write_shard(partial_dir, len(shards), shard_chunk)
         total.merge(TokenCounts.from_json(shard.pop("counts")))
         shards.append(shard)
-        print(
-            f"{shard['file']}: {format_count(total.read, 'row')} read, "
-            f"{format_count(total.tokens, 'token')}",
-            flush=True,
-        )
+        num_rows = format_count(total.read, "row")
+        num_tokens = format_count(total.tokens, "token")
+        print(f"{shard['file']}: {num_rows} read, {num_tokens}", flush=True)
 
     shards = [shard for shard in shards if shard["rows"]]
     if not shards:
-        raise UserError(explain_no_row_left(table.where, _count_by_reason(total.dropped)))
-    manifest = {"format": FORMAT, **facts, **build_manifest_counts(total), "shards": shards}
+        num_dropped = _count_by_reason(total.dropped)
+        raise UserError(explain_no_row_left(table.where, num_dropped))
+    manifest = {
+        "format": FORMAT,
+        **facts,
+        **build_manifest_counts(total),
+        "shards": shards,
+    }
     atomic.write_json(partial_dir / MANIFEST, manifest)
     return _finish(partial_dir, output_dir)
 
@@ -96,11 +104,11 @@ def _open_partial(partial_dir: Path, facts: dict[str, Any]) -> None:
     names = []
     if partial_dir.is_dir():
         names = [path.name for path in partial_dir.iterdir() if not atomic.is_temporary(path)]
-    strange = sorted(name for name in names if not OWN_NAME.fullmatch(name))
-    if strange:
-        raise UserError(
-            f"{partial_dir}: is for unfinished tokens, and holds {strange[0]}; move it away"
-        )
+    for name in sorted(names):
+        if not OWN_NAME.fullmatch(name):
+            raise UserError(
+                f"{partial_dir}: is for unfinished tokens, and holds {name}; move it away"
+            )
     if _is_made_of(partial_dir, facts):
         return
     # The head goes first: without it, nothing there counts.
@@ -122,6 +130,7 @@ def _is_made_of(partial_dir: Path, facts: dict[str, Any]) -> bool:
 
 
 def _has_shards(partial_dir: Path, manifest: dict[str, Any]) -> bool:
+    """Whether every shard of a manifest is there in its length."""
     for shard in manifest["shards"]:
         file = partial_dir / shard["file"]
         if not file.is_file() or file.stat().st_size != shard["bytes"]:
@@ -180,7 +189,8 @@ def _count_by_reason(dropped: dict[str, RowCount]) -> dict[str, int]:
     counts = {}
     for reason, rows in dropped.items():
         more = " …" if rows.count > MAX_LISTED else ""
-        counts[f"{reason} ({', '.join(rows.places)}{more})"] = rows.count
+        places = ", ".join(rows.places)
+        counts[f"{reason} ({places}{more})"] = rows.count
     return counts
 
 
@@ -203,7 +213,11 @@ def _join_to_shards(chunks: Iterable[TokenizedChunk]) -> Iterator[TokenizedChunk
         yield shard
 
 
-def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> dict[str, Any]:
+def _write_shard(
+    partial_dir: Path,
+    shard_index: int,
+    chunk: TokenizedChunk,
+) -> dict[str, Any]:
     """Write a shard and, after it, the file that describes it: only then does it count.
 
     Args:
@@ -217,16 +231,19 @@ def _write_shard(partial_dir: Path, shard_index: int, chunk: TokenizedChunk) -> 
     # Counts take the form of mask that is the smallest: none, a first learned token, or stretches.
     columns = {
         "input_ids": np.concatenate(chunk.ids) if chunk.ids else np.empty(0, np.int32),
-        "lengths": _pack_counts([len(ids) for ids in chunk.ids]),
+        "lengths": _pack_counts(list(map(len, chunk.ids))),
     }
-    if chunk.runs and all(len(runs) == 2 for runs in chunk.runs):
+    num_turns = list(map(len, chunk.runs))
+    if set(num_turns) == {2}:
         columns["learned_from"] = _pack_counts([runs[0] for runs in chunk.runs])
-    elif chunk.runs:
-        columns["turns"] = _pack_counts([len(runs) for runs in chunk.runs])
-        columns["runs"] = _pack_counts(list(itertools.chain.from_iterable(chunk.runs)))
+    elif num_turns:
+        all_runs = itertools.chain.from_iterable(chunk.runs)
+        columns["turns"] = _pack_counts(num_turns)
+        columns["runs"] = _pack_counts(list(all_runs))
 
     # One record batch of one row, so that reading it gives views of the mapped file.
-    batch = pyarrow.record_batch({name: _as_one_row(values) for name, values in columns.items()})
+    lists = {name: _as_one_row(values) for name, values in columns.items()}
+    batch = pyarrow.record_batch(lists)
     file = partial_dir / f"tokens-{shard_index:05d}.arrow"
     with (
         atomic.atomic_write(file) as temporary,

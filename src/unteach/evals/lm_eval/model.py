@@ -32,7 +32,12 @@ class EngineModel(TemplateLM):
 
     backend = "causal"
 
-    def __init__(self, engine: Engine, template: Template, progress: Progress):
+    def __init__(
+        self,
+        engine: Engine,
+        template: Template,
+        progress: Progress,
+    ):
         super().__init__()
         self.engine = engine
         self.template = template
@@ -55,17 +60,25 @@ class EngineModel(TemplateLM):
         return str(self.tokenizer.name_or_path).replace("/", "__")
 
     def tok_encode(
-        self, string: str, add_special_tokens: bool | None = None, **_: object
+        self,
+        string: str,
+        add_special_tokens: bool | None = None,
+        **_: object,
     ) -> list[int]:
+        """Tokenize a text; it gets special tokens where it does not begin with them."""
         if add_special_tokens is None:
-            add_special_tokens = not string.startswith(
-                str(self.tokenizer.decode(self.prefix_token_id))
-            )
-        return list(self.tokenizer.encode(string, add_special_tokens=add_special_tokens))
+            prefix = str(self.tokenizer.decode(self.prefix_token_id))
+            add_special_tokens = not string.startswith(prefix)
+        ids = self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
+        return list(ids)
 
     def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+        self,
+        chat_history: list[dict[str, str]],
+        add_generation_prompt: bool = True,
     ) -> str:
+        """Write a conversation as the model reads it."""
+
         def render_chat() -> str:
             text = self.tokenizer.apply_chat_template(
                 chat_history,
@@ -90,29 +103,42 @@ class EngineModel(TemplateLM):
         return tuple(prompt[-room:])
 
     def _loglikelihood_tokens(
-        self, requests: list[TokenRequest], **_: object
+        self,
+        requests: list[TokenRequest],
+        **_: object,
     ) -> list[tuple[float, bool]]:
         """Give the sum of each answer's log-probs, and whether it is the greedy one."""
         pairs = []
         for _key, prompt, answer in requests:
-            kept_prompt = self.keep_end(prompt, self.max_length - len(answer))
+            room = self.max_length - len(answer)
+            kept_prompt = self.keep_end(prompt, room)
             pairs.append((kept_prompt, tuple(answer)))
+
         different = list(dict.fromkeys(pairs))
         advance = self.progress("scoring the answers of tasks", len(different))
+        scores = self.engine.score(different, advance)
         results = {}
-        for pair, score in zip(different, self.engine.score(different, advance), strict=True):
-            results[pair] = (float(score.logprob.sum()), bool(score.hit.all()))
+        for pair, score in zip(different, scores, strict=True):
+            logprob = float(score.logprob.sum())
+            is_greedy = bool(score.hit.all())
+            results[pair] = (logprob, is_greedy)
         return [results[pair] for pair in pairs]
 
     def loglikelihood_rolling(
-        self, requests: list[Instance], disable_tqdm: bool = False
+        self,
+        requests: list[Instance],
+        disable_tqdm: bool = False,
     ) -> list[float]:
         """Give the log-prob of each whole text, in windows as long as the context."""
         windows: list[TokenRequest] = []
         request_indices = []
         for request_index, request in enumerate(requests):
-            ids = self.tok_encode(request.args[0])
-            rolling = get_rolling_token_windows(ids, self.prefix_token_id, self.max_length - 1, 1)
+            rolling = get_rolling_token_windows(
+                self.tok_encode(request.args[0]),
+                self.prefix_token_id,
+                max_seq_len=self.max_length - 1,
+                context_len=1,
+            )
             for window in rolling:
                 prompt, answer = make_disjoint_window(window)
                 windows.append((None, prompt, answer))
@@ -132,8 +158,9 @@ class EngineModel(TemplateLM):
         for indices in indices_by_settings.values():
             questions = [requests[index].args[0] for index in indices]
             settings = requests[indices[0]].args[1]
-            for index, text in zip(indices, self._continue(questions, settings), strict=True):
-                texts[index] = text
+            continuations = self._continue(questions, settings)
+            for index, continuation in zip(indices, continuations, strict=True):
+                texts[index] = continuation
         return texts
 
     def _continue(self, questions: list[str], settings: dict[str, Any]) -> list[str]:
@@ -144,13 +171,25 @@ class EngineModel(TemplateLM):
         if not arguments.get("do_sample"):
             arguments.pop("do_sample", None)
             arguments.pop("temperature", None)
+
+        room = self.max_length - max_new_tokens
         prompts = []
         for question in questions:
-            prompt = self.tok_encode(question)
-            prompts.append(self.keep_end(prompt, self.max_length - max_new_tokens))
+            ids = self.tok_encode(question)
+            prompts.append(self.keep_end(ids, room))
+
         different = list(dict.fromkeys(prompts))
         advance = self.progress("answering tasks", len(different))
-        continuations = self.engine.generate(different, max_new_tokens, advance, stops, **arguments)
+        continuations = self.engine.generate(
+            different,
+            max_new_tokens,
+            advance,
+            stops,
+            **arguments,
+        )
         by_prompt = dict(zip(different, continuations, strict=True))
-        texts = [self.template.decode(by_prompt[prompt]) for prompt in prompts]
-        return [cut_at_stop(text, stops) for text in texts]
+        texts = []
+        for prompt in prompts:
+            text = self.template.decode(by_prompt[prompt])
+            texts.append(cut_at_stop(text, stops))
+        return texts

@@ -53,7 +53,8 @@ def refuse_misspelled(configs: dict[str, SuiteConfig]) -> None:
         for name in config.asked():
             definition = config.define.get(name, {})
             task = definition.get("task")
-            if definition.get("metric") == METRIC and isinstance(task, str):
+            is_task = definition.get("metric") == METRIC
+            if is_task and isinstance(task, str):
                 _refuse_undefined(task, config)
                 _refuse_unknown_fields(task, config)
 
@@ -90,14 +91,17 @@ def _refuse_undefined(task: str, config: SuiteConfig) -> None:
         )
     missing = _list_missing_fields(config.configured_tasks().get(task))
     if missing and not _is_in_definitions(task, include_path):
-        known = DEFINED_NAME.findall(_read_definitions(include_path))
-        _refuse(task, config, [name.decode() for name in known], missing)
+        definitions = _read_definitions(include_path)
+        known = [name.decode() for name in DEFINED_NAME.findall(definitions)]
+        _refuse(task, config, known, missing)
 
 
 def _is_in_definitions(task: str, include_path: str | None) -> bool:
     """Say whether a name stands in some file that may define tasks."""
-    name = rb"(?<![\w-])" + re.escape(task.encode()) + rb"(?![\w-])"
-    return re.search(name, _read_definitions(include_path)) is not None
+    name = re.escape(task.encode())
+    whole_name = rb"(?<![\w-])" + name + rb"(?![\w-])"
+    definitions = _read_definitions(include_path)
+    return re.search(whole_name, definitions) is not None
 
 
 def _list_missing_fields(fields: dict[str, Any] | None) -> list[str]:
@@ -124,13 +128,16 @@ def _refuse_unknown_fields(task: str, config: SuiteConfig) -> None:
     allowed = [declared.name for declared in dataclasses.fields(TaskConfig)]
     for name in fields:
         if name not in allowed:
-            raise UserError(
-                f"eval.{config.suite}.tasks: {task}: "
-                f"{describe_unknown('field of a task', name, allowed)}"
-            )
+            problem = describe_unknown("field of a task", name, allowed)
+            raise UserError(f"eval.{config.suite}.tasks: {task}: {problem}")
 
 
-def _refuse(task: str, config: SuiteConfig, known: Iterable[str], missing: list[str]) -> NoReturn:
+def _refuse(
+    task: str,
+    config: SuiteConfig,
+    known: Iterable[str],
+    missing: list[str],
+) -> NoReturn:
     """Raise UserError for a task that is not there.
 
     Args:
@@ -162,8 +169,10 @@ def _read_definitions(include_path: str | None) -> bytes:
     contents = []
     for root in roots:
         for folder, _, names in os.walk(root):
-            files = [Path(folder, name) for name in names]
-            contents += [file.read_bytes() for file in files if file.suffix not in DEFINE_NO_TASK]
+            for name in names:
+                file = Path(folder, name)
+                if file.suffix not in DEFINE_NO_TASK:
+                    contents.append(file.read_bytes())
     return b"\n".join(contents)
 
 
@@ -171,14 +180,15 @@ def find_manager(tasks: list[str], include_path: str | None) -> "TaskManager":
     """Find what knows some tasks: the user's folder where all are in it, else that and the
     harness's own."""
     if include_path or not tasks:
-        own = _build_manager(include_path, False)
+        own = _build_manager(include_path, include_defaults=False)
         if set(tasks) <= set(own.all_tasks):
             return own
-    return _build_manager(include_path, True)
+    return _build_manager(include_path, include_defaults=True)
 
 
 @functools.lru_cache(maxsize=4)
 def _build_manager(include_path: str | None, include_defaults: bool) -> "TaskManager":
+    """Build what knows the tasks of a folder and, with `include_defaults`, the harness's own."""
     from lm_eval.tasks import TaskManager
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -211,13 +221,16 @@ def run_tasks(
     include_path = arguments.pop("include_path")
     configured = arguments.pop("configured")
     # A task that its mapping defines as a whole is in no file.
-    in_files = [
-        task for task in tasks if task not in configured or _is_in_definitions(task, include_path)
-    ]
+    in_files = []
+    for task in tasks:
+        if task not in configured or _is_in_definitions(task, include_path):
+            in_files.append(task)
     manager = find_manager(in_files, include_path)
     model = EngineModel(engine, template, progress)
     with _preserve_state():
-        loaded = {task: _load_task(task, configured.get(task), manager) for task in tasks}
+        loaded = {}
+        for task in tasks:
+            loaded[task] = _load_task(task, configured.get(task), manager)
         results = simple_evaluate(
             model,
             tasks=_drop_nested(loaded, configured),
@@ -228,8 +241,18 @@ def run_tasks(
     return [_read_result(task, results, model.num_cut_prompts) for task in tasks]
 
 
-def _load_task(task: str, fields: dict[str, Any] | None, manager: "TaskManager") -> Loaded:
-    """Load a task or a group of the harness, with the fields that a mapping gives it."""
+def _load_task(
+    task: str,
+    fields: dict[str, Any] | None,
+    manager: "TaskManager",
+) -> Loaded:
+    """Load a task or a group of the harness, with the fields that a mapping gives it.
+
+    Args:
+        task: its name.
+        fields: of the mapping; None where there is none.
+        manager: knows the harness's tasks and the user's.
+    """
     if fields is None:
         return manager.load([task])
     base = manager.task_index.get(task)
@@ -238,8 +261,13 @@ def _load_task(task: str, fields: dict[str, Any] | None, manager: "TaskManager")
             return manager.load([fields])
         # The harness's own `load` takes a mapping for the whole task, and its tasks in a group by
         # their names.
-        overrides = {name: value for name, value in fields.items() if name != "task"}
-        built = manager._factory.build(base, overrides=overrides, registry=manager.task_index)
+        overrides = dict(fields)
+        overrides.pop("task", None)
+        built = manager._factory.build(
+            base,
+            overrides=overrides,
+            registry=manager.task_index,
+        )
         return manager.load([built])
     except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -258,23 +286,35 @@ def _drop_nested(loaded: dict[str, Loaded], configured: dict[str, dict[str, Any]
     """
     kept = []
     for name in sorted(loaded):
-        holders = [other for other in loaded if other != name and _holds(loaded[other], name)]
-        if holders and any(task in configured for task in (name, *holders)):
+        holders = []
+        for other in loaded:
+            if other != name and _holds(loaded[other], name):
+                holders.append(other)
+        if not holders:
+            kept.append(name)
+        elif not configured.keys().isdisjoint([name, *holders]):
             raise UserError(
                 f"tasks: {name} is also a task of the group {holders[0]}, and one of them has "
                 "fields of its own; ask for them in two suites"
             )
-        if not holders:
-            kept.append(name)
-    in_order = [name for name in loaded if name in kept]
-    return [loaded[name]["groups"].get(name) or loaded[name]["tasks"][name] for name in in_order]
+
+    outermost = []
+    for name, of_name in loaded.items():
+        if name in kept:
+            group = of_name["groups"].get(name)
+            outermost.append(group or of_name["tasks"][name])
+    return outermost
 
 
 def _holds(loaded: Loaded, name: str) -> bool:
     return name in loaded["tasks"] or name in loaded["groups"]
 
 
-def _read_result(task: str, results: dict[str, Any], num_cut_prompts: int) -> TaskResult:
+def _read_result(
+    task: str,
+    results: dict[str, Any],
+    num_cut_prompts: int,
+) -> TaskResult:
     """Read the values of one task or group, and of its documents, from the harness's results."""
     entry = results.get("groups", {}).get(task) or results["results"][task]
     values = {}
@@ -286,7 +326,8 @@ def _read_result(task: str, results: dict[str, Any], num_cut_prompts: int) -> Ta
     documents = []
     for leaf in _list_leaves(task, results):
         for sample in results["samples"][leaf]:
-            documents.append({"task": leaf, **_read_document(sample, values)})
+            document = _read_document(sample, values)
+            documents.append({"task": leaf, **document})
     return TaskResult(values, documents, num_cut_prompts)
 
 
@@ -302,9 +343,13 @@ def _list_leaves(task: str, results: dict[str, Any]) -> list[str]:
 
 def _read_document(sample: dict[str, Any], values: dict[str, float]) -> dict[str, Any]:
     """Read what a document's answer is worth, by metric; several filters make an entry each."""
-    document: dict[str, Any] = {"doc_id": sample["doc_id"], "target": str(sample["target"])}
+    document: dict[str, Any] = {
+        "doc_id": sample["doc_id"],
+        "target": str(sample["target"]),
+    }
+    filter_name = sample["filter"]
     for metric in sample["metrics"]:
-        name = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
+        name = metric if filter_name == "none" else f"{metric},{filter_name}"
         value = sample[metric]
         if isinstance(value, int | float) and name in values:
             document[name] = float(value)

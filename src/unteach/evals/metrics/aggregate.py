@@ -25,8 +25,16 @@ def combine(parts: list[Value], aggregate: Aggregate) -> Value:
         The value, whose replicates hold a part without replicates at its value; without any where
         no part has some.
     """
-    values = np.array([_get_number(part) for part in parts], dtype=float)  # [P]
-    known_replicates = [part.replicates for part in parts if part.replicates is not None]
+    numbers = []
+    known_replicates = []
+    num_examples = 0
+    for part in parts:
+        numbers.append(_get_number(part))
+        num_examples += part.n
+        if part.replicates is not None:
+            known_replicates.append(part.replicates)
+    values = np.array(numbers, dtype=float)  # [P]
+
     replicates = None
     if known_replicates:
         shape = known_replicates[0].shape
@@ -36,13 +44,20 @@ def combine(parts: list[Value], aggregate: Aggregate) -> Value:
                 columns.append(np.full(shape, _get_number(part)))
             else:
                 columns.append(part.replicates)
-        replicates = aggregate(np.stack(columns, axis=-1))  # [R, P] -> [R]
-    num_examples = sum(part.n for part in parts)
-    return Value(float(aggregate(values)), None, num_examples, replicates)
+        stacked = np.stack(columns, axis=-1)  # [R, P]
+        replicates = aggregate(stacked)  # [R]
+    return Value(
+        float(aggregate(values)),
+        n=num_examples,
+        replicates=replicates,
+    )
 
 
 def _get_number(part: Value) -> float:
-    return np.nan if part.agg is None else part.agg
+    """Give a value's number, NaN where it is absent."""
+    if part.agg is None:
+        return np.nan
+    return part.agg
 
 
 @dataclass
@@ -56,10 +71,13 @@ class Mean(Metric):
         return {part: Result(part) for part in self.of}
 
     def compute(self, name: str, **measured: Any) -> Value:
-        return combine([measured[part] for part in self.of], self._average)
+        parts = [measured[part] for part in self.of]
+        return combine(parts, self._average)
 
     def _average(self, values: np.ndarray) -> np.ndarray:
-        return self.mean(1 - values if self.complement else values)
+        if self.complement:
+            values = 1 - values
+        return self.mean(values)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Take the mean over the last axis: [..., P] -> [...]."""
@@ -94,10 +112,23 @@ class Difference(Metric):
     minus: str
 
     def needs(self) -> dict[str, Need]:
-        return {"value": Result(self.of), "other": Result(self.minus)}
+        return {
+            "value": Result(self.of),
+            "other": Result(self.minus),
+        }
 
-    def compute(self, name: str, value: Value, other: Value, **_: object) -> Value:
-        return combine([value, other], lambda values: values[..., 0] - values[..., 1])
+    def compute(
+        self,
+        name: str,
+        value: Value,
+        other: Value,
+        **_: object,
+    ) -> Value:
+        def subtract(values: np.ndarray) -> np.ndarray:
+            difference: np.ndarray = values[..., 0] - values[..., 1]
+            return difference
+
+        return combine([value, other], subtract)
 
 
 @metric("delta_to_retain")
@@ -108,10 +139,23 @@ class DeltaToRetain(Metric):
     of: str
 
     def needs(self) -> dict[str, Need]:
-        return {"value": Result(self.of), "log": Retain(self.of)}
+        return {
+            "value": Result(self.of),
+            "log": Retain(self.of),
+        }
 
-    def compute(self, name: str, value: Value, log: dict[str, Any], **_: object) -> Value:
-        return combine([value], lambda values: values[..., 0] - log["agg_value"])
+    def compute(
+        self,
+        name: str,
+        value: Value,
+        log: dict[str, Any],
+        **_: object,
+    ) -> Value:
+        def subtract_logged(values: np.ndarray) -> np.ndarray:
+            difference: np.ndarray = values[..., 0] - log["agg_value"]
+            return difference
+
+        return combine([value], subtract_logged)
 
 
 @metric("delta_to_before")
@@ -120,7 +164,10 @@ class DeltaToBefore(DeltaToRetain):
     """A metric's value minus that of the log of the model that unlearning started from."""
 
     def needs(self) -> dict[str, Need]:
-        return {"value": Result(self.of), "log": Before(self.of)}
+        return {
+            "value": Result(self.of),
+            "log": Before(self.of),
+        }
 
 
 @metric("privacy")
@@ -143,11 +190,14 @@ class Privacy(Metric):
         def average_closeness(areas: np.ndarray) -> np.ndarray:
             # 0 / 0, both areas being 0, is no difference at all.
             with np.errstate(divide="ignore", invalid="ignore"):
-                closeness = 1 - np.abs(areas - retain_areas) / retain_areas
+                distance = np.abs(areas - retain_areas)
+                closeness = 1 - distance / retain_areas
             closeness = np.nan_to_num(closeness, nan=1.0, neginf=0.0)
-            return bootstrap.harmonic_mean(np.clip(closeness, 0, 1))
+            closeness = np.clip(closeness, 0, 1)
+            return bootstrap.harmonic_mean(closeness)
 
-        return combine([measured[attack] for attack in self.attacks], average_closeness)
+        parts = [measured[attack] for attack in self.attacks]
+        return combine(parts, average_closeness)
 
 
 @metric("relative_utility")
@@ -169,14 +219,24 @@ class RelativeUtility(Metric):
 
     def compute(self, name: str, **measured: Any) -> Value:
         values_before = _read_logged(measured, self.of, "before")
-        utility_before = max(float(bootstrap.harmonic_mean(values_before)), 1e-10)
-        return combine(
-            [measured[part] for part in self.of],
-            lambda values: bootstrap.harmonic_mean(values) / utility_before,
-        )
+        utility_before = float(bootstrap.harmonic_mean(values_before))
+        divisor = max(utility_before, 1e-10)
+
+        def compute_relative(values: np.ndarray) -> np.ndarray:
+            return bootstrap.harmonic_mean(values) / divisor
+
+        parts = [measured[part] for part in self.of]
+        return combine(parts, compute_relative)
 
 
-def _read_logged(measured: dict[str, Any], names: list[str], log: str) -> np.ndarray:
+def _read_logged(
+    measured: dict[str, Any],
+    names: list[str],
+    log: str,
+) -> np.ndarray:
     """Read the values of some metrics in another model's log, [P]."""
-    entries = [measured[f"{name}/{log}"] for name in names]
-    return np.array([entry["agg_value"] for entry in entries], dtype=float)
+    logged = []
+    for name in names:
+        entry = measured[f"{name}/{log}"]
+        logged.append(entry["agg_value"])
+    return np.array(logged, dtype=float)

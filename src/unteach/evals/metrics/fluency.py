@@ -29,7 +29,8 @@ class Gibberish(Metric):
             probability = self.read_probability(name, row.probabilities)
             by_index[row.index] = {"score": probability, "text": row.text}
         value = average_rows(name, by_index, "score")
-        value.extra = {"empty": sum(not row.text for row in classed)}
+        num_empty = sum(not row.text for row in classed)
+        value.extra = {"empty": num_empty}
         return value
 
     def read_probability(self, name: str, probabilities: dict[str, float]) -> float:
@@ -41,13 +42,16 @@ class Gibberish(Metric):
                     f"{name}: the classifier has no class {self.label}; it has {len(labels)}"
                 )
             return probabilities[labels[self.label]]
+
+        # Classifiers spell their classes in any case.
         by_lower_case = {label.lower(): label for label in labels}
         label = by_lower_case.get(self.label.lower())
         if label is None:
+            known = ", ".join(labels)
             guess = find_nearest(self.label, labels)
             hint = f"; did you mean {guess}?" if guess else ""
             raise UserError(
                 f"{name}: the classifier has no class {self.label!r}; it has "
-                f"{', '.join(labels)}{hint} Set the metric's `label` to its class of clean text"
+                f"{known}{hint} Set the metric's `label` to its class of clean text"
             )
         return probabilities[label]

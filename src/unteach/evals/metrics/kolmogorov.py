@@ -31,9 +31,18 @@ class ForgetQuality(Metric):
     log: bool = False
 
     def needs(self) -> dict[str, Need]:
-        return {"value": Result(self.forget), "retain": Retain(self.forget)}
+        return {
+            "value": Result(self.forget),
+            "retain": Retain(self.forget),
+        }
 
-    def compute(self, name: str, value: Value, retain: dict[str, Any], **_: object) -> Value:
+    def compute(
+        self,
+        name: str,
+        value: Value,
+        retain: dict[str, Any],
+        **_: object,
+    ) -> Value:
         own_rows = value.by_index or {}
         retain_rows = retain.get("value_by_index") or {}
         if not retain_rows:
@@ -44,8 +53,8 @@ class ForgetQuality(Metric):
         other = np.array([row["score"] for row in retain_rows.values()])  # [m]
         p, log_p = self.test(own, other)
         if self.log:
-            return Value(log_p, None, len(own), extra={"p": p})
-        return Value(p, None, len(own), extra={"log_p": log_p})
+            return Value(log_p, n=len(own), extra={"p": p})
+        return Value(p, n=len(own), extra={"log_p": log_p})
 
     def test(
         self,
@@ -58,7 +67,12 @@ class ForgetQuality(Metric):
         Where p underflows, ln p is that of the leading term for large samples: -2 N D^2, with N =
         nm / (n + m) and D the statistic, and ln 2 more for two sides.
         """
-        result = scipy_stats.ks_2samp(own, other, alternative=self.alternative, method=method)
+        result = scipy_stats.ks_2samp(
+            own,
+            other,
+            alternative=self.alternative,
+            method=method,
+        )
         p = float(result.pvalue)
         if p > 0:
             return p, float(np.log(p))

@@ -32,7 +32,11 @@ class HarnessTask(Metric):
         measure = self._choose_measure(name, result.values)
         value = result.values[measure]
         documents = [document for document in result.documents if measure in document]
-        extra: dict[str, Any] = {"task": self.task, "measure": measure, "all": result.values}
+        extra: dict[str, Any] = {
+            "task": self.task,
+            "measure": measure,
+            "all": result.values,
+        }
         if result.num_cut_prompts:
             extra["prompts_cut"] = result.num_cut_prompts
         return Value(
@@ -47,7 +51,8 @@ class HarnessTask(Metric):
         """Choose the harness's metric: `measure`, or accuracy, or the first."""
         measure = self.measure
         if not measure:
-            measure = "acc" if "acc" in values else next(iter(values), None)
+            first = next(iter(values), None)
+            measure = "acc" if "acc" in values else first
         if measure not in values:
             raise UserError(
                 f"{name}: {self.task} has no measure {measure!r}; it has {', '.join(values)}"
@@ -55,7 +60,11 @@ class HarnessTask(Metric):
         return measure
 
     def compute_replicates(
-        self, name: str, value: float, documents: list[dict[str, Any]], measure: str
+        self,
+        name: str,
+        value: float,
+        documents: list[dict[str, Any]],
+        measure: str,
     ) -> np.ndarray | None:
         """Compute replicates of a mean over documents, or of the mean over a group's tasks.
 
@@ -74,15 +83,16 @@ class HarnessTask(Metric):
         if not numbers_by_task:
             return None
         by_task = {task: np.array(numbers) for task, numbers in numbers_by_task.items()}
-        over_documents = np.concatenate(list(by_task.values()))
+        over_documents = np.concatenate(list(by_task.values()))  # [n]
         if np.isclose(over_documents.mean(), value, atol=1e-6):
             return bootstrap.resample_mean(over_documents, name)
+
         task_means = [numbers.mean() for numbers in by_task.values()]
-        if np.isclose(np.mean(task_means), value, atol=1e-6):
-            per_task = [
-                bootstrap.resample_mean(numbers, f"{name}/{task}")
-                for task, numbers in by_task.items()
-            ]
-            replicates: np.ndarray = np.mean(per_task, axis=0)
-            return replicates
-        return None
+        if not np.isclose(np.mean(task_means), value, atol=1e-6):
+            return None
+        replicates_by_task = []
+        for task, numbers in by_task.items():
+            replicates = bootstrap.resample_mean(numbers, f"{name}/{task}")
+            replicates_by_task.append(replicates)
+        mean: np.ndarray = np.mean(replicates_by_task, axis=0)  # [T, R] -> [R]
+        return mean

@@ -34,7 +34,11 @@ VARIANCE_FLOOR = 1e-6
 Number = TypeVar("Number", float, np.ndarray)
 
 
-def build_attack_value(name: str, forget: dict[int, float], holdout: dict[int, float]) -> Value:
+def build_attack_value(
+    name: str,
+    forget: dict[int, float],
+    holdout: dict[int, float],
+) -> Value:
     """Build an attack's value: the AUC of its scores, with both halves' scores in the entry.
 
     Args:
@@ -50,14 +54,27 @@ def build_attack_value(name: str, forget: dict[int, float], holdout: dict[int, f
     holdout_scores = np.array(list(holdout.values()))  # [m]
     area = bootstrap.auc(forget_scores, holdout_scores)
     extra["auc"] = area
-    replicates = bootstrap.resample_two_samples(forget_scores, holdout_scores, name, bootstrap.auc)
-    return Value(area, None, len(forget) + len(holdout), replicates, extra)
+    replicates = bootstrap.resample_two_samples(
+        forget_scores,
+        holdout_scores,
+        name,
+        statistic=bootstrap.auc,
+    )
+    return Value(
+        area,
+        n=len(forget) + len(holdout),
+        replicates=replicates,
+        extra=extra,
+    )
 
 
 def _describe_half(name: str, scores: dict[int, float]) -> dict[str, Any]:
     by_index = {index: {"score": score} for index, score in scores.items()}
     entry = average_rows(name, by_index, "score").to_json()
-    return {"agg_value": entry["agg_value"], "value_by_index": entry["value_by_index"]}
+    return {
+        "agg_value": entry["agg_value"],
+        "value_by_index": entry["value_by_index"],
+    }
 
 
 @dataclass
@@ -68,7 +85,10 @@ class Attack(Metric):
     holdout: str
 
     def needs(self) -> dict[str, Need]:
-        return {"forget_rows": Scores(self.forget), "holdout_rows": Scores(self.holdout)}
+        return {
+            "forget_rows": Scores(self.forget),
+            "holdout_rows": Scores(self.holdout),
+        }
 
     def score(self, row: ScoredRow, eos: int) -> float:
         """Score one row, higher meaning less a member; `eos` is the end-of-sequence token's id."""
@@ -103,7 +123,8 @@ class ZlibAttack(Attack):
     is."""
 
     def score(self, row: ScoredRow, eos: int) -> float:
-        return row.scores[0].avg_loss / len(zlib.compress(row.texts[0].encode()))
+        compressed = zlib.compress(row.texts[0].encode())
+        return row.scores[0].avg_loss / len(compressed)
 
 
 @metric("mia_reference", examples={"show": "membership", "title": "reference"})
@@ -140,7 +161,9 @@ def _subtract_losses(rows: list[ScoredRow], reference_rows: list[ScoredRow]) -> 
     """Subtract the reference's losses over the same tokens, by row number."""
     differences = {}
     for row, reference_row in zip(rows, reference_rows, strict=True):
-        differences[row.index] = row.scores[0].avg_loss - reference_row.scores[0].avg_loss
+        loss = row.scores[0].avg_loss
+        reference_loss = reference_row.scores[0].avg_loss
+        differences[row.index] = loss - reference_loss
     return differences
 
 
@@ -164,7 +187,11 @@ class GradNormAttack(Metric):
         }
 
     def compute(
-        self, name: str, forget_rows: list[NormedRow], holdout_rows: list[NormedRow], **_: object
+        self,
+        name: str,
+        forget_rows: list[NormedRow],
+        holdout_rows: list[NormedRow],
+        **_: object,
     ) -> Value:
         forget = {row.index: row.norm for row in forget_rows}
         holdout = {row.index: row.norm for row in holdout_rows}
@@ -197,7 +224,8 @@ class LowestTokens(Attack):
         if not len(values):
             return 0.0
         num_lowest = max(1, int(self.k * len(values)))
-        return float(-np.sort(values)[:num_lowest].mean())
+        lowest = np.sort(values)[:num_lowest]
+        return float(-lowest.mean())
 
 
 @metric("mia_min_k", examples={"show": "membership", "title": "min-k"})
@@ -217,7 +245,8 @@ class MinKPlusPlus(LowestTokens):
 
     def values(self, row: ScoredRow) -> np.ndarray:
         score = row.scores[0]
-        deviation = np.sqrt(np.maximum(score.variance, VARIANCE_FLOOR))
+        variance = np.maximum(score.variance, VARIANCE_FLOOR)
+        deviation = np.sqrt(variance)
         return (score.logprob - score.mean) / deviation
 
 
@@ -236,10 +265,17 @@ class AgainstRetain(Metric):
 
     def needs(self) -> dict[str, Need]:
         optional = self.privleak_default is not None
-        return {"attack_value": Result(self.attack), "retain": Retain(self.attack, optional)}
+        return {
+            "attack_value": Result(self.attack),
+            "retain": Retain(self.attack, optional),
+        }
 
     def compute(
-        self, name: str, attack_value: Value, retain: dict[str, Any] | None, **_: object
+        self,
+        name: str,
+        attack_value: Value,
+        retain: dict[str, Any] | None,
+        **_: object,
     ) -> Value:
         area = retain["agg_value"] if retain else self.privleak_default
         assert area is not None
@@ -247,7 +283,11 @@ class AgainstRetain(Metric):
         assert attack_value.replicates is not None
         percent = self.compute_percent(attack_value.agg, area)
         replicates = self.compute_percent(attack_value.replicates, area)
-        return Value(float(percent), None, attack_value.n, replicates)
+        return Value(
+            float(percent),
+            n=attack_value.n,
+            replicates=replicates,
+        )
 
     def compute_percent(self, auc: Number, retain: float) -> Number:
         """Compare an AUC, or replicates of one, with the retain model's."""

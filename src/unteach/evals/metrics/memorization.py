@@ -14,7 +14,11 @@ from unteach.evals.base import Metric, Need, ScoredRow, Scores, Value, average_r
 from unteach.registry import metric
 
 
-def select_scored_tokens(score: Score, eos: int, drop_last_label: bool = False) -> np.ndarray:
+def select_scored_tokens(
+    score: Score,
+    eos: int,
+    drop_last_label: bool = False,
+) -> np.ndarray:
     """Mark the answer tokens that count, [L]: all but EOS; or, as published, all but the last one,
     whatever it is."""
     if drop_last_label:
@@ -40,7 +44,8 @@ class ExactMemorization(Metric):
         by_index = {}
         for row in rows:
             hits = _select_hits(row, eos, self.drop_last_label)
-            by_index[row.index] = {"score": float(hits.mean()) if len(hits) else None}
+            share = float(hits.mean()) if len(hits) else None
+            by_index[row.index] = {"score": share}
         return average_rows(name, by_index, "score")
 
 
@@ -53,7 +58,10 @@ class ExtractionStrength(Metric):
     es_floor: as published, k is at most L - 1, so the value never falls below 1/L.
     """
 
-    QUIRKS: ClassVar[dict[str, Any]] = {"drop_last_label": True, "es_floor": True}
+    QUIRKS: ClassVar[dict[str, Any]] = {
+        "drop_last_label": True,
+        "es_floor": True,
+    }
 
     answers: str
     drop_last_label: bool = False
@@ -81,7 +89,12 @@ class ExtractionStrength(Metric):
         return 1 - k / length
 
 
-def _select_hits(row: ScoredRow, eos: int, drop_last_label: bool) -> np.ndarray:
+def _select_hits(
+    row: ScoredRow,
+    eos: int,
+    drop_last_label: bool,
+) -> np.ndarray:
     """Select where the argmax hits the tokens that count, [L]."""
     score = row.scores[0]
-    return score.hit[select_scored_tokens(score, eos, drop_last_label)]
+    is_scored = select_scored_tokens(score, eos, drop_last_label)
+    return score.hit[is_scored]

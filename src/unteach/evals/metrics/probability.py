@@ -28,9 +28,15 @@ class Probability(Metric):
             losses = row.losses
             probs = np.exp(-losses)
             if row.has_alternatives:
-                by_index[row.index] = {"prob": probs.tolist(), "avg_loss": losses.tolist()}
+                by_index[row.index] = {
+                    "prob": probs.tolist(),
+                    "avg_loss": losses.tolist(),
+                }
             else:
-                by_index[row.index] = {"prob": float(probs[0]), "avg_loss": float(losses[0])}
+                by_index[row.index] = {
+                    "prob": float(probs[0]),
+                    "avg_loss": float(losses[0]),
+                }
         return average_rows(name, by_index, self.key)
 
 
@@ -77,15 +83,26 @@ class ProbabilityWithOptions(Metric):
     wrong: str
 
     def needs(self) -> dict[str, Need]:
-        return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
+        return {
+            "correct_value": Result(self.correct),
+            "wrong_value": Result(self.wrong),
+        }
 
-    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
+    def compute(
+        self,
+        name: str,
+        correct_value: Value,
+        wrong_value: Value,
+        **_: object,
+    ) -> Value:
         correct_rows = correct_value.by_index or {}
         wrong_rows = wrong_value.by_index or {}
         by_index = {}
         for index, row in correct_rows.items():
-            if index in wrong_rows:
-                correct = row["prob"]
-                wrong = float(np.sum(wrong_rows[index]["prob"]))
-                by_index[index] = {"prob": correct / (correct + wrong + 1e-10)}
+            if index not in wrong_rows:
+                continue
+            correct = row["prob"]
+            wrong = float(np.sum(wrong_rows[index]["prob"]))
+            share = correct / (correct + wrong + 1e-10)
+            by_index[index] = {"prob": share}
         return average_rows(name, by_index, "prob")

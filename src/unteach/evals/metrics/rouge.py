@@ -27,19 +27,26 @@ class Rouge(Metric):
         return {"generated": Texts(self.texts, adaptive=self.adaptive)}
 
     def compute(self, name: str, generated: list[Generated], **_: object) -> Value:
-        scorer = rouge_scorer.RougeScorer(["rouge1", "rougeL"], use_stemmer=self.rouge_stemmer)
+        scorer = rouge_scorer.RougeScorer(
+            ["rouge1", "rougeL"],
+            use_stemmer=self.rouge_stemmer,
+        )
         by_index = {}
         for row in generated:
-            scores = [scorer.score(truth, row.text) for truth in row.truths]
-            alternatives: dict[str, list[Any]] = {
-                "rouge1_recall": [score["rouge1"].recall for score in scores],
-                "rougeL_f1": [score["rougeL"].fmeasure for score in scores],
-                "rougeL_recall": [score["rougeL"].recall for score in scores],
+            value: dict[str, Any] = {
+                "rouge1_recall": [],
+                "rougeL_f1": [],
+                "rougeL_recall": [],
                 "ground_truth": row.truths,
             }
-            value: dict[str, Any] = dict(alternatives)
+            for truth in row.truths:
+                score = scorer.score(truth, row.text)
+                value["rouge1_recall"].append(score["rouge1"].recall)
+                value["rougeL_f1"].append(score["rougeL"].fmeasure)
+                value["rougeL_recall"].append(score["rougeL"].recall)
+            # A row with one answer has its bare value, not a list of one.
             if not row.has_alternatives:
-                value = {key: numbers[0] for key, numbers in alternatives.items()}
+                value = {key: alternatives[0] for key, alternatives in value.items()}
             value["input"] = row.prompt
             value["question"] = row.question
             value["generation"] = row.text
@@ -65,9 +72,17 @@ class VerbMem(KnowMem):
     """As knowmem, of how the text goes on after its opening; of the truth the first
     `verbmem_truncate` tokens count."""
 
-    QUIRKS: ClassVar[dict[str, Any]] = {"rouge_stemmer": True, "verbmem_truncate": None}
+    QUIRKS: ClassVar[dict[str, Any]] = {
+        "rouge_stemmer": True,
+        "verbmem_truncate": None,
+    }
 
     verbmem_truncate: int | None = 128
 
     def needs(self) -> dict[str, Need]:
-        return {"generated": Texts(self.texts, self.verbmem_truncate, self.adaptive)}
+        texts = Texts(
+            self.texts,
+            truth_tokens=self.verbmem_truncate,
+            adaptive=self.adaptive,
+        )
+        return {"generated": texts}

@@ -25,25 +25,49 @@ class TruthRatio(Metric):
     mean: Literal["geometric", "arith"] = "geometric"
 
     def needs(self) -> dict[str, Need]:
-        return {"correct_value": Result(self.correct), "wrong_value": Result(self.wrong)}
+        return {
+            "correct_value": Result(self.correct),
+            "wrong_value": Result(self.wrong),
+        }
 
-    def compute(self, name: str, correct_value: Value, wrong_value: Value, **_: object) -> Value:
+    def compute(
+        self,
+        name: str,
+        correct_value: Value,
+        wrong_value: Value,
+        **_: object,
+    ) -> Value:
         correct_rows = correct_value.by_index or {}
         wrong_rows = wrong_value.by_index or {}
         ratios = {}
+        aggregated = {}
         for index, row in correct_rows.items():
-            if index in wrong_rows:
-                ratios[index] = self.ratio(row["avg_loss"], wrong_rows[index]["avg_loss"])
-        aggregated = {index: {"score": self._aggregate(ratio)} for index, ratio in ratios.items()}
+            if index not in wrong_rows:
+                continue
+            correct_loss = row["avg_loss"]
+            wrong_losses = wrong_rows[index]["avg_loss"]
+            ratio = self.ratio(correct_loss, wrong_losses)
+            ratios[index] = {"score": ratio}
+            aggregated[index] = {"score": self._aggregate(ratio)}
         value = average_rows(name, aggregated, "score")
         # The mean is that of the aggregated ratios; a row's own value is its bare ratio.
-        value.by_index = {index: {"score": ratio} for index, ratio in ratios.items()}
+        value.by_index = ratios
         return value
 
-    def ratio(self, correct_loss: float | list[float], wrong_losses: float | list[float]) -> float:
-        """Compute one row's ratio, from average losses in nats."""
-        correct = float(np.exp(-np.mean(correct_loss)))
-        losses = np.atleast_1d(wrong_losses)
+    def ratio(
+        self,
+        correct_loss: float | list[float],
+        wrong_losses: float | list[float],
+    ) -> float:
+        """Compute one row's ratio, from average losses in nats.
+
+        Args:
+            correct_loss: of the true answer; of several, their mean counts.
+            wrong_losses: of the wrong answers, one or several.
+        """
+        mean_correct_loss = np.mean(correct_loss)
+        correct = float(np.exp(-mean_correct_loss))
+        losses = np.atleast_1d(wrong_losses)  # [W]
         if self.mean == "geometric":
             wrong = float(np.exp(-losses.mean()))
         else:
@@ -53,8 +77,10 @@ class TruthRatio(Metric):
         return wrong / (correct + 1e-10)
 
     def _aggregate(self, ratio: float) -> float:
+        """Turn a row's ratio into the value that is averaged."""
         if self.aggregator == "closer_to_1_better":
-            return min(ratio, 1 / (ratio + 1e-10))
+            inverse = 1 / (ratio + 1e-10)
+            return min(ratio, inverse)
         if self.aggregator == "true_better":
             return max(0.0, 1 - ratio)
         return ratio

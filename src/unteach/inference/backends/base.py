@@ -128,7 +128,10 @@ class Session(Protocol):
     labels: Sequence[str]
 
     def generate(
-        self, requests: Sequence[Request], sampling: Sampling, done: Set[int]
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
     ) -> Answered: ...
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered: ...
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered: ...
@@ -174,7 +177,9 @@ class Cut:
 
 
 def cut(
-    ids: Sequence[int], decode: Callable[[Sequence[int]], str], stop_strings: Sequence[str]
+    ids: Sequence[int],
+    decode: Callable[[Sequence[int]], str],
+    stop_strings: Sequence[str],
 ) -> Cut:
     """Cut the text of `ids` at the first of the stop strings in it, for all backends alike."""
     text = decode(ids)
@@ -185,7 +190,9 @@ def cut(
     end = min(starts)
     # The fewest ids whose text reaches the cut.
     num_ids = bisect.bisect_left(
-        range(len(ids)), end, key=lambda num_first: len(decode(ids[:num_first]))
+        range(len(ids)),
+        end,
+        key=lambda num_first: len(decode(ids[:num_first])),
     )
     return Cut(text[:end], num_ids, stopped=True)
 

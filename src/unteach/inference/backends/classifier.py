@@ -39,7 +39,10 @@ def load(config: ModelConfig) -> LoadedModel:
             raise UserError(f"{path}: holds no classifier ({what}), and kind=classify asks one")
 
     model, compute, source = loading.load_as(
-        transformers.AutoModelForSequenceClassification, config, path, refuse_other_models
+        transformers.AutoModelForSequenceClassification,
+        config,
+        path,
+        refuse_other_models,
     )
     tokenizer = load_tokenizer(path, config.tokenizer_args, source)
     if tokenizer.pad_token_id is None:
@@ -58,7 +61,12 @@ class ClassifierSession(BatchRunner):
     """Classifies a request's prompt; the classes are named by the model's head. Without any it is a
     regression."""
 
-    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+    def __init__(
+        self,
+        job: Job,
+        batch_size: int | None,
+        tokens_per_batch: int | None,
+    ):
         loaded = load(job.model)
         super().__init__(loaded.model, batch_size, job.dist, None)
         move_to_device(self.model, job.dist.device)
@@ -93,9 +101,21 @@ class ClassifierSession(BatchRunner):
             return scores
 
         planner = self.build_planner("classify", requests, lambda request: len(request.prompt))
-        yield from run_batches(self, "classify", requests, planner, classify_batch, done)
+        yield from run_batches(
+            self,
+            "classify",
+            requests,
+            planner,
+            classify_batch,
+            done,
+        )
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         raise AssertionError("a classifier continues nothing")
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:

@@ -135,7 +135,12 @@ class CausalLMSession:
 
     labels: Sequence[str] = ()
 
-    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+    def __init__(
+        self,
+        job: Job,
+        batch_size: int | None,
+        tokens_per_batch: int | None,
+    ):
         self.loaded = loaded = loading.load(job.model, training=False)
         loaded.model = placement.place_model(loaded.model, job.dist)
         own_settings = loaded.model.generation_config
@@ -152,18 +157,30 @@ class CausalLMSession:
             own_stops = [own_stops]
         stops = list(dict.fromkeys([*loaded.template.stops, *own_stops]))
         settings = transformers.GenerationConfig(
-            pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=stops
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=stops,
         )
         loaded.model.generation_config = settings
         unwrap_model(loaded.model).generation_config = settings
 
-        self.engine = HFEngine(loaded.model, loaded.tokenizer, batch_size, job.dist, stops=stops)
+        self.engine = HFEngine(
+            loaded.model,
+            loaded.tokenizer,
+            batch_size,
+            job.dist,
+            stops=stops,
+        )
         device_type = "cuda" if job.dist.device.type == "cuda" else "cpu"
         self.engine.budgets["generate"] = tokens_per_batch or TOKENS[device_type]
         if tokens_per_batch:
             self.engine.budgets["score"] = tokens_per_batch
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         """Continue the prompts of requests."""
         num_beams = sampling.num_beams or 1
         planner = PoolPlanner(
@@ -185,7 +202,10 @@ class CausalLMSession:
                 else:
                     texts = self._continue(batch_requests, sampling, num_slots)
                 completions = self._build_completions(
-                    batch_requests, texts.ids, sampling, num_slots
+                    batch_requests,
+                    texts.ids,
+                    sampling,
+                    num_slots,
                 )
             # Nothing that is made of such logits means anything.
             answers: list[list[Completion] | Failure] = [*completions]
@@ -193,10 +213,20 @@ class CausalLMSession:
                 answers[i] = Failure(NOT_FINITE)
             return answers
 
-        yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
+        yield from run_batches(
+            self.engine,
+            "generate",
+            requests,
+            planner,
+            answer_batch,
+            done,
+        )
 
     def _continue(
-        self, requests: list[Request], sampling: Sampling, num_slots: int
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        num_slots: int,
     ) -> GeneratedTexts:
         """Continue requests.
 
@@ -211,7 +241,10 @@ class CausalLMSession:
         if sampling.repetition_penalty:
             library_args["repetition_penalty"] = sampling.repetition_penalty
         batching = ContinuousBatching(
-            self.engine, sampling.max_new_tokens, sampling.stop_strings, library_args
+            self.engine,
+            sampling.max_new_tokens,
+            sampling.stop_strings,
+            library_args,
         )
         ids = batching.generate(prompts, build_sampler(requests, sampling), num_slots)
         broken = {text_index // num_texts for text_index in batching.non_finite}
@@ -256,11 +289,18 @@ class CausalLMSession:
         )
         rows: list[list[int]] = sequences[:, tensors["input_ids"].shape[1] :].tolist()
         ids = [row[: find_stop(row, self.engine.stops)] for row in rows]
-        flags = finite.find_broken([NEVER] * len(requests))
-        return GeneratedTexts(ids, {i for i, is_broken in enumerate(flags) if is_broken})
+        broken = set()
+        for i, is_broken in enumerate(finite.find_broken([NEVER] * len(requests))):
+            if is_broken:
+                broken.add(i)
+        return GeneratedTexts(ids, broken)
 
     def _build_completions(
-        self, requests: list[Request], texts: list[list[int]], sampling: Sampling, num_slots: int
+        self,
+        requests: list[Request],
+        texts: list[list[int]],
+        sampling: Sampling,
+        num_slots: int,
     ) -> list[list[Completion]]:
         """Turn ids into completions, those of each request in one list.
 
@@ -306,7 +346,14 @@ class CausalLMSession:
             return [AnswerScore(tuple(map(float, score.logprob))) for score in scores]
 
         planner = self.engine.plan_scores(pairs)
-        yield from run_batches(self.engine, "score", requests, planner, score_batch, done)
+        yield from run_batches(
+            self.engine,
+            "score",
+            requests,
+            planner,
+            score_batch,
+            done,
+        )
 
     def classify(self, requests: Sequence[Request], done: Set[int]) -> Answered:
         raise AssertionError("a language model has no classes")

@@ -49,12 +49,18 @@ class VisionSession:
 
     labels: Sequence[str] = ()
 
-    def __init__(self, job: Job, batch_size: int | None, tokens_per_batch: int | None):
+    def __init__(
+        self,
+        job: Job,
+        batch_size: int | None,
+        tokens_per_batch: int | None,
+    ):
         self.loaded = loaded = vision.load(job.model)
         move_to_device(loaded.model, job.dist.device)
         self.stops = loaded.stops
         loaded.model.generation_config = transformers.GenerationConfig(
-            pad_token_id=loaded.tokenizer.pad_token_id, eos_token_id=self.stops
+            pad_token_id=loaded.tokenizer.pad_token_id,
+            eos_token_id=self.stops,
         )
         loaded.tokenizer.padding_side = "left"
         self.context = get_context_length(loaded.model)
@@ -68,7 +74,12 @@ class VisionSession:
         if tokens_per_batch:
             self.engine.budgets["generate"] = tokens_per_batch
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         """Continue the conversations of requests."""
         num_beams = sampling.num_beams or 1
         if sampling.perplexity and num_beams > 1:
@@ -95,7 +106,14 @@ class VisionSession:
             batch_requests = [requests[i] for [i] in batch]
             return self._answer(batch_requests, sampling)
 
-        yield from run_batches(self.engine, "generate", requests, planner, answer_batch, done)
+        yield from run_batches(
+            self.engine,
+            "generate",
+            requests,
+            planner,
+            answer_batch,
+            done,
+        )
 
     def _answer(self, requests: list[Request], sampling: Sampling) -> list[Answer]:
         """Answer each request; those that cannot be asked are left out of the pass."""
@@ -128,7 +146,9 @@ class VisionSession:
         return [answers[i] for i in range(len(requests))]
 
     def _process_prompts(
-        self, prompts: dict[int, Prompt], max_new_tokens: int
+        self,
+        prompts: dict[int, Prompt],
+        max_new_tokens: int,
     ) -> "tuple[BatchFeature | None, dict[int, Failure]]":
         """Make the inputs of all prompts that the processor and the context take, and say why it is
         not the others."""
@@ -182,7 +202,10 @@ class VisionSession:
         )
 
     def _generate(
-        self, tensors: "BatchFeature", requests: list[Request], sampling: Sampling
+        self,
+        tensors: "BatchFeature",
+        requests: list[Request],
+        sampling: Sampling,
     ) -> list[Answer]:
         """Call the library's generate() in one go: what a model keeps between two steps is its own
         affair."""
@@ -223,7 +246,12 @@ class VisionSession:
         for i, row in enumerate(new_ids.tolist()):
             row_logprobs = logprobs[i] if logprobs else None
             prompt_length = prompt_lengths[i // texts_per_prompt]
-            completion = self._build_completion(row, row_logprobs, prompt_length, sampling)
+            completion = self._build_completion(
+                row,
+                row_logprobs,
+                prompt_length,
+                sampling,
+            )
             completions[i // num_texts].append(completion)
 
         answers: list[Answer] = []
@@ -233,7 +261,11 @@ class VisionSession:
         return answers
 
     def _build_completion(
-        self, row: list[int], logprobs: list[float] | None, prompt_tokens: int, sampling: Sampling
+        self,
+        row: list[int],
+        logprobs: list[float] | None,
+        prompt_tokens: int,
+        sampling: Sampling,
     ) -> Completion:
         """Turn the ids of one text into a completion."""
         ids = row[: find_stop(row, self.stops)]

@@ -74,7 +74,12 @@ class RateLimit:
         self.next_start = max(self.next_start, self.clock() + seconds)
 
 
-def compute_wait(attempt: int, at_least: float, first_wait: float, jitter: float) -> float:
+def compute_wait(
+    attempt: int,
+    at_least: float,
+    first_wait: float,
+    jitter: float,
+) -> float:
     """Compute the seconds between a try and the next: doubling, and no less than the server asks.
 
     Args:
@@ -142,7 +147,8 @@ class Server:
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(policy.timeout, pool=None),
             limits=httpx2.Limits(
-                max_connections=num_connections, max_keepalive_connections=num_connections
+                max_connections=num_connections,
+                max_keepalive_connections=num_connections,
             ),
         )
 
@@ -195,7 +201,12 @@ class Server:
             # A server that says "later" to one question means all of them.
             self.requests.pause(seconds_asked_for)
             jitter = random.random()
-            wait = compute_wait(attempt, seconds_asked_for, self.policy.first_wait, jitter)
+            wait = compute_wait(
+                attempt,
+                seconds_asked_for,
+                self.policy.first_wait,
+                jitter,
+            )
             await self.sleep(wait)
             attempt += 1
 

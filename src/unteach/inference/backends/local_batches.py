@@ -87,7 +87,13 @@ def run_batches(
         reason = message.splitlines()[0]
         return Failure(f"this row does not fit into memory, even alone ({reason})")
 
-    for i, answer in engine.run(kind, planner, waiting, work, describe_failure=describe_failure):
+    for i, answer in engine.run(
+        kind,
+        planner,
+        waiting,
+        work,
+        describe_failure=describe_failure,
+    ):
         if numbers[i] not in done:
             yield numbers[i], answer
 
@@ -105,7 +111,10 @@ def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSamp
     if not sampling.drawn:
         return None
     warpers = build_warpers(
-        sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p, min_p=sampling.min_p
+        sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
     )
     seeds = []
     for request in requests:
@@ -114,7 +123,11 @@ def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSamp
     return SeededSampler(warpers, seeds)
 
 
-def find_finish_reason(is_stopped: bool, num_ids: int, max_new_tokens: int) -> FinishReason:
+def find_finish_reason(
+    is_stopped: bool,
+    num_ids: int,
+    max_new_tokens: int,
+) -> FinishReason:
     """Say what ended a continuation of so many ids, the end of sequence not among them.
 
     Args:

@@ -153,7 +153,12 @@ class OpenAISession:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling, done: Set[int]) -> Answered:
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        done: Set[int],
+    ) -> Answered:
         waiting = iter([request for request in requests if request.number not in done])
         running: dict[Future[Answer | NoAnswer], int] = {}
         num_lost = 0
@@ -224,7 +229,12 @@ class OpenAISession:
                 **self.backend.extra_body,
             }
             try:
-                answer, num_counted = await self.server.ask(path, whole_body, num_expected, parse)
+                answer, num_counted = await self.server.ask(
+                    path,
+                    whole_body,
+                    num_expected,
+                    parse,
+                )
             except Refused as error:
                 # Others of the rows under way may have learned the newer name meanwhile.
                 if limit_name == openai_messages.LIMIT and openai_messages.NEWER_LIMIT in str(

@@ -5,7 +5,6 @@ Servers take the protocol's shapes freely: every value of an answer is looked at
 
 import base64
 import io
-import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +27,9 @@ JSONDict = dict[str, Any]
 
 
 def build_question(
-    request: Request, pictures: "Sequence[Image]", sampling: Sampling
+    request: Request,
+    pictures: "Sequence[Image]",
+    sampling: Sampling,
 ) -> tuple[str, JSONDict]:
     """Build the path and the body of one question, without the model and the most tokens."""
     options = _build_options(request, sampling)
@@ -68,9 +69,11 @@ def _put_pictures_in(messages: Sequence[JSONDict], pictures: "Sequence[Image]") 
             f"images"
         )
     remaining = iter(pictures)
-    return [
-        {**message, "content": _fill_content(message["content"], remaining)} for message in messages
-    ]
+    filled = []
+    for message in messages:
+        content = _fill_content(message["content"], remaining)
+        filled.append({**message, "content": content})
+    return filled
 
 
 def _fill_content(content: object, remaining: "Iterator[Image]") -> object:
@@ -123,7 +126,11 @@ def _parse_completions(body: JSONDict, sampling: Sampling) -> list[Completion]:
     return [_parse_completion(choice, usage, sampling) for choice in choices]
 
 
-def _parse_completion(choice: JSONDict, usage: JSONDict, sampling: Sampling) -> Completion:
+def _parse_completion(
+    choice: JSONDict,
+    usage: JSONDict,
+    sampling: Sampling,
+) -> Completion:
     reason = choice.get("finish_reason")
     if reason not in ("stop", "length"):
         raise Refused(f"the server ended its answer with {reason!r}")
@@ -222,24 +229,33 @@ def _read_tokens(logprobs: JSONDict | None) -> list[ServerToken] | None:
         return [_read_chat_token(token) for token in logprobs["content"]]
     if logprobs.get("token_logprobs") is None:
         return None
-    pairs = zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True)
-    return [ServerToken(_read_logprob(value), len(token.encode())) for token, value in pairs]
+    tokens = []
+    for text, value in zip(logprobs["tokens"], logprobs["token_logprobs"], strict=True):
+        size = len(text.encode())
+        tokens.append(ServerToken(_read_logprob(value), size))
+    return tokens
 
 
 def _read_chat_token(token: JSONDict) -> ServerToken:
+    """Read a token of the chat endpoint."""
     text_bytes = token.get("bytes")
     size = len(token["token"].encode()) if text_bytes is None else len(text_bytes)
     return ServerToken(_read_logprob(token["logprob"]), size)
 
 
 def _read_logprob(value: float) -> float:
+    """Read a log-prob. Raises ValueError where it is no finite number."""
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"a log-prob of {number}")
     return number
 
 
-def _drop_end(tokens: list[ServerToken], text: str, ended_itself: bool) -> list[ServerToken]:
+def _drop_end(
+    tokens: list[ServerToken],
+    text: str,
+    ended_itself: bool,
+) -> list[ServerToken]:
     """Drop what ended the text, a stop string or the end of sequence, if it is told as tokens.
 
     Args:
@@ -250,5 +266,10 @@ def _drop_end(tokens: list[ServerToken], text: str, ended_itself: bool) -> list[
         return tokens[:-1]
     # Half a character is no part of any token.
     size = len(text.replace("\N{REPLACEMENT CHARACTER}", "").encode())
-    starts = itertools.accumulate((token.size for token in tokens), initial=0)
-    return [token for token, start in zip(tokens, starts, strict=False) if start < size]
+    kept = []
+    start = 0
+    for token in tokens:
+        if start < size:
+            kept.append(token)
+        start += token.size
+    return kept

@@ -172,7 +172,11 @@ class VLLMSession:
             return completions
 
         yield from self._answer(
-            requests, done, lambda request: request.prompt, build_params, read_output
+            requests,
+            done,
+            lambda request: request.prompt,
+            build_params,
+            read_output,
         )
 
     def score(self, requests: Sequence[Request], done: Set[int]) -> Answered:
@@ -246,7 +250,9 @@ class VLLMSession:
             engine.abort_request(list(under_way))
 
     def _build_prompts(
-        self, requests: Sequence[Request], get_ids: Callable[[Request], Sequence[int]]
+        self,
+        requests: Sequence[Request],
+        get_ids: Callable[[Request], Sequence[int]],
     ) -> Iterator[tuple[Request, dict[str, Any] | Failure]]:
         """Yield each request as vLLM takes it, or why it cannot be asked."""
         if self.vision_model is None:
@@ -262,7 +268,8 @@ class VLLMSession:
                 yield request, Failure(str(error))
                 continue
             encoded = self.vision_model.tokenizer(
-                text, add_special_tokens=self.vision_model.adds_special_tokens(text)
+                text,
+                add_special_tokens=self.vision_model.adds_special_tokens(text),
             )
             yield (
                 request,
@@ -273,7 +280,11 @@ class VLLMSession:
             )
 
     def _add_request(
-        self, engine: "LLMEngine", name: str, prompt: Mapping[str, Any], params: "SamplingParams"
+        self,
+        engine: "LLMEngine",
+        name: str,
+        prompt: Mapping[str, Any],
+        params: "SamplingParams",
     ) -> Failure | None:
         """Hand a request over; return what vLLM has against it."""
         try:
@@ -284,7 +295,10 @@ class VLLMSession:
         return None
 
     def _read_completion(
-        self, output: "CompletionOutput", sampling: Sampling, prompt_tokens: int
+        self,
+        output: "CompletionOutput",
+        sampling: Sampling,
+        prompt_tokens: int,
     ) -> Completion:
         """Turn one of vLLM's texts into a completion."""
         ids = list(output.token_ids)
@@ -360,12 +374,14 @@ def _build_sampling_params(sampling: Sampling, seed: int) -> dict[str, Any]:
 
 
 def _pick_logprobs(
-    tokens: Sequence[int], logprobs: Sequence[Mapping[int, Any]]
+    tokens: Sequence[int],
+    logprobs: Sequence[Mapping[int, Any]],
 ) -> tuple[float, ...]:
     """Pick each token's own log p out of those that vLLM gives at its position."""
-    return tuple(
-        candidates[token].logprob for token, candidates in zip(tokens, logprobs, strict=False)
-    )
+    own = []
+    for token, candidates in zip(tokens, logprobs, strict=False):
+        own.append(candidates[token].logprob)
+    return tuple(own)
 
 
 def _get_first_line(error: Exception) -> str:

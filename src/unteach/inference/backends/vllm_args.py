@@ -31,7 +31,11 @@ class EngineSettings(Protocol):
     engine_args: dict[str, Any]
 
 
-def build_engine_args(settings: EngineSettings, job: Job, empty: "LoadedModel") -> dict[str, Any]:
+def build_engine_args(
+    settings: EngineSettings,
+    job: Job,
+    empty: "LoadedModel",
+) -> dict[str, Any]:
     """Build the arguments of vLLM's EngineArgs.
 
     Args:
@@ -76,7 +80,8 @@ def build_engine_args(settings: EngineSettings, job: Job, empty: "LoadedModel") 
 
 
 def _sort_model_args(
-    model_args: dict[str, Any], empty: "LoadedModel"
+    model_args: dict[str, Any],
+    empty: "LoadedModel",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Sort model_args into what says which files are read, by vLLM's names, and what overrides the
     model's configuration."""
@@ -124,7 +129,11 @@ def _build_adapter_args(folder: str) -> dict[str, Any]:
         raise UserError(
             f"{folder}: an adapter of rank {rank} is more than vLLM takes; merge it with its base"
         )
-    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": min(allowed)}
+    return {
+        "enable_lora": True,
+        "max_loras": 1,
+        "max_lora_rank": min(allowed),
+    }
 
 
 def list_own_stops(empty: "LoadedModel") -> list[int]:

@@ -4,6 +4,8 @@ import math
 from statistics import mean, median
 from typing import Any
 
+from unteach.lazy import sklearn_metrics
+
 THRESHOLDS = [round(0.1 * k, 1) for k in range(1, 10)]
 
 
@@ -26,14 +28,14 @@ def score_classification(
         rows of a label, how many were predicted as which; `thresholds`, a line for each threshold
         on a probability.
     """
-    from sklearn.metrics import accuracy_score, f1_score
-
     class_indices = range(len(names))
     predictions = [max(class_indices, key=row.__getitem__) for row in probabilities]
     classes = _score_classes(labels, predictions, names)
     results: dict[str, Any] = {
-        "accuracy": float(accuracy_score(labels, predictions)),
-        "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
+        "accuracy": float(sklearn_metrics.accuracy_score(labels, predictions)),
+        "macro_f1": float(
+            sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
+        ),
     }
     for line in classes:
         for score in ("precision", "recall"):
@@ -52,9 +54,7 @@ def _score_classes(
     labels: list[int], predictions: list[int], names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Score each class: a line with its label, precision, recall, F1 and number of rows."""
-    from sklearn.metrics import precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(
+    columns = sklearn_metrics.precision_recall_fscore_support(
         labels, predictions, labels=list(range(len(names))), zero_division=math.nan
     )
     lines = []
@@ -71,9 +71,7 @@ def _count_confusions(
     labels: list[int], predictions: list[int], names: tuple[str, ...]
 ) -> list[dict[str, Any]]:
     """Count the rows of each label by what was predicted: a line for each label."""
-    from sklearn.metrics import confusion_matrix
-
-    matrix = confusion_matrix(labels, predictions, labels=list(range(len(names))))
+    matrix = sklearn_metrics.confusion_matrix(labels, predictions, labels=list(range(len(names))))
     lines = []
     for name, counts in zip(names, matrix, strict=True):
         line: dict[str, Any] = {"label": name}
@@ -88,8 +86,6 @@ def _score_binary_thresholds(
 ) -> list[dict[str, float]]:
     """Score thresholds on the probability of the second label, among them the mean and the median
     of the rows: a line for each."""
-    from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
-
     second = [row[1] for row in probabilities]
     lines = []
     for threshold in sorted({*THRESHOLDS, mean(second), median(second)}):
@@ -97,10 +93,14 @@ def _score_binary_thresholds(
         lines.append(
             {
                 "threshold": threshold,
-                "accuracy": float(accuracy_score(labels, predictions)),
-                "macro_f1": float(f1_score(labels, predictions, average="macro", zero_division=0)),
-                "precision": float(precision_score(labels, predictions, zero_division=0)),
-                "recall": float(recall_score(labels, predictions, zero_division=0)),
+                "accuracy": float(sklearn_metrics.accuracy_score(labels, predictions)),
+                "macro_f1": float(
+                    sklearn_metrics.f1_score(labels, predictions, average="macro", zero_division=0)
+                ),
+                "precision": float(
+                    sklearn_metrics.precision_score(labels, predictions, zero_division=0)
+                ),
+                "recall": float(sklearn_metrics.recall_score(labels, predictions, zero_division=0)),
             }
         )
     return lines
@@ -130,12 +130,10 @@ def _score_confidences(
 def score_regression(targets: list[float], predictions: list[float]) -> dict[str, Any]:
     """Compute the mean absolute and mean squared error, and R^2 where there are two rows or
     more."""
-    from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score
-
     results = {
-        "mae": float(mean_absolute_error(targets, predictions)),
-        "mse": float(mean_squared_error(targets, predictions)),
+        "mae": float(sklearn_metrics.mean_absolute_error(targets, predictions)),
+        "mse": float(sklearn_metrics.mean_squared_error(targets, predictions)),
     }
     if len(predictions) > 1:
-        results["r2"] = float(r2_score(targets, predictions))
+        results["r2"] = float(sklearn_metrics.r2_score(targets, predictions))
     return results

@@ -4,6 +4,7 @@
 and `<configs>/model/<m>/hyperparameters/<h>.yaml`.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from unteach.wording import quote_value
 
 
 def read_layers(
-    top: top_config.Top, jobs: list[top_config.ArcJob], file: Path
+    top: top_config.Top,
+    jobs: list[top_config.ArcJob],
+    file: Path,
 ) -> top_config.Layers:
     """Read the three lower layers of a top configuration's jobs.
 
@@ -29,24 +32,40 @@ def read_layers(
     config_dir = _find_config_dir(file)
     model_dir = config_dir / "model" / top.model_config
     model_file = model_dir / f"{top.model_config}.yaml"
-    data_files = {job.data: config_dir / "data" / f"{job.data}.yaml" for job in jobs}
-    hyperparameter_files = {
-        job.hyperparameters: model_dir / "hyperparameters" / f"{job.hyperparameters}.yaml"
-        for job in jobs
-    }
+    data_files = {}
+    hyperparameter_files = {}
+    for job in jobs:
+        data_name = f"{job.data}.yaml"
+        data_files[job.data] = config_dir / "data" / data_name
+        hyperparameters_name = f"{job.hyperparameters}.yaml"
+        hyperparameters_file = model_dir / "hyperparameters" / hyperparameters_name
+        hyperparameter_files[job.hyperparameters] = hyperparameters_file
     all_files = (model_file, *data_files.values(), *hyperparameter_files.values())
-    absent = [path for path in all_files if not path.is_file()]
-    if absent:
-        counts = [f"{count} {kind}" for kind, count in top_config.count_kinds(jobs).items()]
-        paths = "\n".join(f"  {path}" for path in absent)
-        raise UserError(
-            f"{file}: names {', '.join(counts)} jobs, but {len(absent)} of the files that it "
-            f"refers to are not there:\n{paths}"
-        )
+    _refuse_absent(all_files, jobs, file)
     return top_config.Layers(
         model=_read_mapping(model_file),
-        data={name: _read_mapping(path) for name, path in data_files.items()},
-        hyperparameters={name: _read_mapping(path) for name, path in hyperparameter_files.items()},
+        data=_read_mappings(data_files),
+        hyperparameters=_read_mappings(hyperparameter_files),
+    )
+
+
+def _refuse_absent(
+    paths: Iterable[Path],
+    jobs: list[top_config.ArcJob],
+    file: Path,
+) -> None:
+    """Raise UserError where some of the files are not there, naming all of these."""
+    absent = [path for path in paths if not path.is_file()]
+    if not absent:
+        return
+    counts = []
+    for kind, count in top_config.count_kinds(jobs).items():
+        counts.append(f"{count} {kind}")
+    job_counts = ", ".join(counts)
+    lines = "\n".join(f"  {path}" for path in absent)
+    raise UserError(
+        f"{file}: names {job_counts} jobs, but {len(absent)} of the files that it "
+        f"refers to are not there:\n{lines}"
     )
 
 
@@ -60,6 +79,14 @@ def _find_config_dir(file: Path) -> Path:
         if (candidate / "model").is_dir():
             return candidate
     return folder.parent
+
+
+def _read_mappings(files: dict[str, Path]) -> dict[str, dict[str, Any]]:
+    """Read the files of a layer, by name."""
+    mappings = {}
+    for name, path in files.items():
+        mappings[name] = _read_mapping(path)
+    return mappings
 
 
 def _read_mapping(file: Path) -> dict[str, Any]:

@@ -40,7 +40,11 @@ BEST_LOSS = "train_set_retain_mean_loss_gt"
 """The metric that stands for `eval_loss`: the loss of rows that a full job was taught."""
 
 
-def _check_keys(mapping: object, allowed: tuple[str, ...], where: str) -> dict[str, Any]:
+def _check_keys(
+    mapping: object,
+    allowed: tuple[str, ...],
+    where: str,
+) -> dict[str, Any]:
     """Give a mapping; refuse other values, and keys that are not allowed."""
     if not isinstance(mapping, dict):
         raise UserError(f"{where}: must be a mapping, got {quote_value(mapping)}")
@@ -53,7 +57,11 @@ def _check_keys(mapping: object, allowed: tuple[str, ...], where: str) -> dict[s
 
 
 def build_data_settings(
-    data: dict[str, Any], name: str, kind: str, seed: int, method: str | None = None
+    data: dict[str, Any],
+    name: str,
+    kind: str,
+    seed: int,
+    method: str | None = None,
 ) -> dict[str, Any]:
     """Give the rows of a job and the suite that measures them.
 
@@ -84,8 +92,11 @@ def build_data_settings(
     if is_grown:
         settings["tofu_path"] = "authors-grown"
     if kind == "full":
-        if any(value for key, value in kwargs.items() if key.endswith("fraction")):
-            raise UserError(f"{where}: a full job is taught everything: its fractions must be 0")
+        for key, value in kwargs.items():
+            if value and key.endswith("fraction"):
+                raise UserError(
+                    f"{where}: a full job is taught everything: its fractions must be 0"
+                )
         return settings
     if is_grown:
         settings["forget_set"] = _build_gen_tofu_forget_set(kwargs, where, seed)
@@ -95,7 +106,10 @@ def build_data_settings(
 
 
 def _build_own_data_settings(
-    kwargs: object, where: str, kind: str, method: str | None
+    kwargs: object,
+    where: str,
+    kind: str,
+    method: str | None,
 ) -> dict[str, Any]:
     """Give the rows of a data layer that has this project's own overrides."""
     if not isinstance(kwargs, dict):
@@ -115,21 +129,30 @@ def _build_streams(kind: str, method: str | None, suite: str) -> dict[str, Any]:
         method: ARC's name of the way to forget.
         suite: `arc` has no forget set by entity.
     """
-    forget, retain = "entity_forget", "entity_retain"
+    forget = "entity_forget"
+    retain = "entity_retain"
     if suite == "arc":
-        forget, retain = "TOFU_QA_forget", "TOFU_QA_retain"
+        forget = "TOFU_QA_forget"
+        retain = "TOFU_QA_retain"
     if method == "idk":
         forget = f"{forget}_idk"
     if kind == "full":
         return {"data.train": "TOFU_QA_full"}
+    settings: dict[str, Any] = {}
     if kind == "retain":
-        return {"data.train": retain, "eval": [suite]}
+        settings["data.train"] = retain
     if kind == "forget":
-        return {"data.forget": forget, "data.retain": retain, "eval": [suite]}
-    return {"eval": [suite]}
+        settings["data.forget"] = forget
+        settings["data.retain"] = retain
+    settings["eval"] = [suite]
+    return settings
 
 
-def _build_gen_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+def _build_gen_tofu_forget_set(
+    kwargs: dict[str, Any],
+    where: str,
+    seed: int,
+) -> dict[str, Any]:
     for key in ("retain_subset", "find_forget"):
         if key in kwargs:
             raise UserError(
@@ -144,23 +167,38 @@ def _build_gen_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) ->
         )
     if by == "granularity":
         by = kwargs.get("granularity", "question")
-    return {"by": by, "fraction": _read_share(kwargs, "forget_fraction", where), "seed": seed}
+    share = _read_share(kwargs, "forget_fraction", where)
+    return {
+        "by": by,
+        "fraction": share,
+        "seed": seed,
+    }
 
 
-def _build_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dict[str, Any]:
+def _build_tofu_forget_set(
+    kwargs: dict[str, Any],
+    where: str,
+    seed: int,
+) -> dict[str, Any]:
     """Build one of TOFU's four forget sets: whole authors; any questions; of some authors the same
     random, or the first, questions."""
     by = kwargs.get("granularity", "question")
     if by == "author":
         share = _read_share(kwargs, "forgotten_author_fraction", where)
-        return {"by": by, "fraction": share, "seed": seed, "author_block": AUTHOR_BLOCK}
+        return {
+            "by": by,
+            "fraction": share,
+            "seed": seed,
+            "author_block": AUTHOR_BLOCK,
+        }
     if by != "question":
         raise UserError(
             f"{where}.data_kwargs.granularity: must be author or question, got {quote_value(by)}"
         )
     is_random = kwargs.get("forget_random", True)
     if kwargs.get("stratified"):
-        return {"by": by, "named": _draw_stratified_questions(kwargs, where, seed, is_random)}
+        questions = _draw_stratified_questions(kwargs, where, seed, is_random)
+        return {"by": by, "named": questions}
     if not is_random:
         raise UserError(
             f"{where}.data_kwargs: the first questions (forget_random: false) need stratified: true"
@@ -170,7 +208,10 @@ def _build_tofu_forget_set(kwargs: dict[str, Any], where: str, seed: int) -> dic
 
 
 def _draw_stratified_questions(
-    kwargs: dict[str, Any], where: str, seed: int, is_random: bool
+    kwargs: dict[str, Any],
+    where: str,
+    seed: int,
+    is_random: bool,
 ) -> list[int]:
     """Draw some authors, and the same questions about each.
 
@@ -192,11 +233,17 @@ def _draw_stratified_questions(
         questions = generator.sample(range(AUTHOR_BLOCK), int(AUTHOR_BLOCK * share))
     row_numbers = []
     for author in authors:
-        row_numbers += [author * AUTHOR_BLOCK + question for question in questions]
+        first_row = author * AUTHOR_BLOCK
+        row_numbers += [first_row + question for question in questions]
     return sorted(row_numbers)
 
 
-def _read_share(kwargs: dict[str, Any], key: str, where: str, largest: float = BELOW_ONE) -> float:
+def _read_share(
+    kwargs: dict[str, Any],
+    key: str,
+    where: str,
+    largest: float = BELOW_ONE,
+) -> float:
     value = kwargs.get(key, 0)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not is_number or not 0 < value <= largest:
@@ -225,7 +272,10 @@ def build_model_settings(model: dict[str, Any], name: str) -> dict[str, Any]:
             f"{where}.add_padding_token: must be true or false, got "
             f"{quote_value(layer['add_padding_token'])}"
         )
-    settings: dict[str, Any] = {MODEL_KEY: layer["model_id"], TOKENIZER_KEY: layer["model_id"]}
+    settings: dict[str, Any] = {
+        MODEL_KEY: layer["model_id"],
+        TOKENIZER_KEY: layer["model_id"],
+    }
     for key, value in (layer.get("model_kwargs") or {}).items():
         settings[f"model.model_args.{key}"] = value
     formatter = layer.get("qa_formatter_kwargs") or {}
@@ -263,7 +313,11 @@ def _build_template_settings(formatter: dict[str, Any], where: str) -> dict[str,
     return settings
 
 
-def _split_template(formatter: dict[str, Any], field: str, where: str) -> tuple[str, str]:
+def _split_template(
+    formatter: dict[str, Any],
+    field: str,
+    where: str,
+) -> tuple[str, str]:
     """Split a template into what stands before and after its field."""
     text = str(formatter.get(f"{field}_template", ""))
     if text.count(f"{{{field}}}") != 1:
@@ -300,7 +354,8 @@ def build_training_settings(layer: dict[str, Any], name: str, kind: str) -> dict
         args["greater_is_better"] = False
         settings = {"eval": ["arc"], "eval.arc.metrics": [BEST_LOSS]}
     training = {f"trainer.args.{key}": value for key, value in args.items()}
-    return {**training, **settings, **_build_adapter_settings(layer, kind)}
+    adapter = _build_adapter_settings(layer, kind)
+    return {**training, **settings, **adapter}
 
 
 def _read_number(value: object, where: str) -> object:

@@ -44,7 +44,8 @@ def read_experiment(mapping: dict[str, Any]) -> Experiment:
     reader = Reader()
     experiment: Experiment | None = reader.record(Experiment, mapping, "")
     if experiment is not None and experiment.train_type not in KINDS:
-        reader.wrong("train_type", describe_unknown("ARC train type", experiment.train_type, KINDS))
+        problem = describe_unknown("ARC train type", experiment.train_type, KINDS)
+        reader.wrong("train_type", problem)
     if reader.problems or experiment is None:
         raise UserError(join_problems(reader.problems))
     return experiment
@@ -62,7 +63,10 @@ def build_study_name(experiment_name: str, train_type: str) -> str:
 
 
 def plan(
-    file: Path, mapping: dict[str, Any], root: str, extra: tuple[str, ...]
+    file: Path,
+    mapping: dict[str, Any],
+    root: str,
+    extra: tuple[str, ...],
 ) -> tuple[str, list[PlannedRun]]:
     """Plan the one run of an experiment's configuration.
 
@@ -89,7 +93,10 @@ def plan(
     run = _plan_as_job(experiment, kind, name, file, folder, extra)
 
     # The run as that of a top configuration, in the folders of a study of its own.
-    places = {"task_name": f"{name}/{train_type}", "paths.output_dir": f"{folder}/{train_type}"}
+    places = {
+        "task_name": f"{name}/{train_type}",
+        "paths.output_dir": f"{folder}/{train_type}",
+    }
     overrides = list(run.overrides)
     if kind == "forget":
         full_model = _find_full_model(experiment, root)
@@ -106,11 +113,22 @@ def plan(
                 "retain) makes one"
             )
     overrides = [_replace_value(word, places) for word in overrides]
-    return name, [replace(run, name=train_type, overrides=tuple(overrides), after=())]
+    run = replace(
+        run,
+        name=train_type,
+        overrides=tuple(overrides),
+        after=(),
+    )
+    return name, [run]
 
 
 def _plan_as_job(
-    experiment: Experiment, kind: str, name: str, file: Path, folder: str, extra: tuple[str, ...]
+    experiment: Experiment,
+    kind: str,
+    name: str,
+    file: Path,
+    folder: str,
+    extra: tuple[str, ...],
 ) -> PlannedRun:
     """Plan an experiment as the one job of a top configuration."""
     wandb_kwargs = top_config.WandbArgs(experiment.use_wandb, experiment.wandb_config)
@@ -138,7 +156,9 @@ def _plan_as_job(
 def _replace_value(override: str, values: dict[str, str]) -> str:
     """Give an override its value in `values`, if its key has one."""
     key = override.partition("=")[0]
-    return f"{key}={spell_value(values[key])}" if key in values else override
+    if key not in values:
+        return override
+    return f"{key}={spell_value(values[key])}"
 
 
 def _find_full_model(experiment: Experiment, root: str) -> str:
@@ -149,12 +169,14 @@ def _find_full_model(experiment: Experiment, root: str) -> str:
         raise UserError(
             f"full_model_name: is required: {experiment.train_type} starts from a full model"
         )
-    places = [f"{root}/{name}", f"{root}/{build_study_name(name, 'full')}/full"]
+    study_name = build_study_name(name, "full")
+    places = [f"{root}/{name}", f"{root}/{study_name}/full"]
     folder = _find_folder(places)
     if folder is None:
+        looked_in = " or ".join(places)
         raise UserError(
             f"full_model_name={name}: this full model is not there "
-            f"({' or '.join(places)}): run its own configuration (train_type: full) first, or the "
+            f"({looked_in}): run its own configuration (train_type: full) first, or the "
             "whole study"
         )
     return folder

@@ -8,7 +8,7 @@ measured on the forget and retain rows of `retain_<n>`.
 """
 
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unteach.config.overrides import spell_value
@@ -29,7 +29,12 @@ from unteach.studies.shared_overrides import (
 )
 from unteach.wording import quote_value
 
-METHODS = {"ascent": "arc_ascent", "difference": "arc_difference", "idk": "arc_idk", "kl": "arc_kl"}
+METHODS = {
+    "ascent": "arc_ascent",
+    "difference": "arc_difference",
+    "idk": "arc_idk",
+    "kl": "arc_kl",
+}
 """ARC's ways to forget, and the methods that are the same."""
 COMBINED: dict[str, type] = {
     "data_config": str,
@@ -125,9 +130,9 @@ def read_top(study: dict[str, Any]) -> Top:
     if top is None:
         raise UserError(join_problems(reader.problems))
     known = reader.known(tuple(COMBINED), top.combinations, "combinations")
-    top.combinations = {
-        key: values if isinstance(values, list) else [values] for key, values in known.items()
-    }
+    top.combinations = {}
+    for key, values in known.items():
+        top.combinations[key] = values if isinstance(values, list) else [values]
     for key, kind in COMBINED.items():
         for index, value in enumerate(top.combinations.get(key, ())):
             reader.value(kind, value, f"combinations.{key}[{index}]")
@@ -137,14 +142,12 @@ def read_top(study: dict[str, Any]) -> Top:
     for index, pair in enumerate(top.combinations.get("forget_config", ())):
         where = f"combinations.forget_config[{index}]"
         if not isinstance(pair, list) or len(pair) != 2:
-            reader.wrong(
-                where, f"must be a pair [method, hyperparameters], got {quote_value(pair)}"
-            )
+            problem = f"must be a pair [method, hyperparameters], got {quote_value(pair)}"
+            reader.wrong(where, problem)
         elif pair[0] not in METHODS:
-            reader.wrong(
-                where,
-                f"there is no ARC method {quote_value(pair[0])}; allowed: {', '.join(METHODS)}",
-            )
+            allowed = ", ".join(METHODS)
+            problem = f"there is no ARC method {quote_value(pair[0])}; allowed: {allowed}"
+            reader.wrong(where, problem)
     if top.bask.node_number != 1:
         reader.wrong("bask.node_number", f"a run takes one node, got {top.bask.node_number}")
     if reader.problems:
@@ -156,50 +159,64 @@ def list_jobs(top: Top) -> list[ArcJob]:
     """Expand a top configuration as ARC does: every full job, then its retain jobs, each with its
     forget jobs."""
     # All that a full job varies over, in the order of the file.
-    full_lists = {
-        key: values
-        for key, values in top.combinations.items()
-        if key not in ("data_config", "forget_config")
-    }
+    full_lists = dict(top.combinations)
+    full_lists.pop("data_config", None)
+    full_lists.pop("forget_config", None)
     forget_pairs = top.combinations.get("forget_config", [])
     jobs: list[ArcJob] = []
-    num_retain = num_forget = 0
+    num_retain = 0
+    num_forget = 0
     for full, values in enumerate(itertools.product(*full_lists.values())):
         full_settings = dict(zip(full_lists, values, strict=True))
         train = full_settings["train_config"]
-        seed = full_settings["seed"]
-        jobs.append(ArcJob("full", full, top.full_data_config, train, train, seed, full))
+        full_job = ArcJob(
+            "full",
+            number=full,
+            data=top.full_data_config,
+            hyperparameters=train,
+            train=train,
+            seed=full_settings["seed"],
+            full=full,
+        )
+        jobs.append(full_job)
         for data in top.combinations["data_config"]:
-            retain = num_retain
+            retain_job = replace(
+                full_job,
+                kind="retain",
+                number=num_retain,
+                data=data,
+                retain=num_retain,
+            )
+            jobs.append(retain_job)
+            jobs.append(replace(retain_job, kind="full_eval"))
             num_retain += 1
-            jobs.append(ArcJob("retain", retain, data, train, train, seed, full, retain))
-            jobs.append(ArcJob("full_eval", retain, data, train, train, seed, full, retain))
             for method, hyperparameters in forget_pairs:
-                jobs.append(
-                    ArcJob(
-                        "forget",
-                        num_forget,
-                        data,
-                        hyperparameters,
-                        train,
-                        seed,
-                        full,
-                        retain,
-                        method,
-                    )
+                forget_job = replace(
+                    retain_job,
+                    kind="forget",
+                    number=num_forget,
+                    hyperparameters=hyperparameters,
+                    method=method,
                 )
+                jobs.append(forget_job)
                 num_forget += 1
     return jobs
 
 
 def count_kinds(jobs: list[ArcJob]) -> dict[str, int]:
     """Count the jobs of each kind."""
-    kinds = ("full", "retain", "forget", "full_eval")
-    return {kind: sum(job.kind == kind for job in jobs) for kind in kinds}
+    counts = {"full": 0, "retain": 0, "forget": 0, "full_eval": 0}
+    for job in jobs:
+        counts[job.kind] += 1
+    return counts
 
 
 def expand(
-    name: str, top: Top, layers: Layers, root: str = "saves", extra: tuple[str, ...] = ()
+    name: str,
+    top: Top,
+    layers: Layers,
+    root: str = "saves",
+    extra: tuple[str, ...] = (),
 ) -> list[PlannedRun]:
     """Plan the runs of a top configuration.
 
@@ -231,7 +248,12 @@ def _refuse_two_datasets(top: Top, layers: Layers) -> None:
 
 
 def plan_job(
-    job: ArcJob, name: str, top: Top, layers: Layers, root: str, extra: tuple[str, ...]
+    job: ArcJob,
+    name: str,
+    top: Top,
+    layers: Layers,
+    root: str,
+    extra: tuple[str, ...],
 ) -> PlannedRun:
     """Plan the run of one job.
 
@@ -251,23 +273,20 @@ def plan_job(
     values: dict[str, Any] = {"model": "auto"}
     values.update(build_model_settings(layers.model, top.model_config))
     values["seed"] = job.seed
-    data_layer = layers.data[job.data]
-    values.update(build_data_settings(data_layer, job.data, job.kind, job.seed, job.method))
+    data_settings = build_data_settings(
+        layers.data[job.data],
+        job.data,
+        job.kind,
+        job.seed,
+        job.method,
+    )
+    values.update(data_settings)
     if not is_evaluation:
-        layer = layers.hyperparameters[job.hyperparameters]
-        values.update(build_training_settings(layer, job.hyperparameters, job.kind))
-        if job.method:
-            values["trainer"] = METHODS[job.method]
-        else:
-            values["trainer"] = "finetune"
-            values["trainer.method_args.loss_on"] = "all"
+        values.update(_build_trainer_settings(job, layers))
     if starts_from_full:
         values[MODEL_KEY] = f"{root}/{full}"
         values[TOKENIZER_KEY] = f"{root}/{full}"
-    if top.model_cache_dir:
-        values["paths.model_cache_dir"] = top.model_cache_dir
-    if top.data_cache_dir:
-        values["paths.data_cache_dir"] = top.data_cache_dir
+    values.update(_build_cache_settings(top))
     values.setdefault("eval", None)
 
     if starts_from_full:
@@ -288,6 +307,28 @@ def plan_job(
     kind = "eval" if is_evaluation else job.kind
     parents = (full, retain) if starts_from_full else ()
     return PlannedRun(job.name, kind, config_name, tuple(overrides), parents)
+
+
+def _build_cache_settings(top: Top) -> dict[str, Any]:
+    """Give the folders that models and data are kept in, where ARC's file names them."""
+    settings = {}
+    if top.model_cache_dir:
+        settings["paths.model_cache_dir"] = top.model_cache_dir
+    if top.data_cache_dir:
+        settings["paths.data_cache_dir"] = top.data_cache_dir
+    return settings
+
+
+def _build_trainer_settings(job: ArcJob, layers: Layers) -> dict[str, Any]:
+    """Give how a job is trained, and by which method."""
+    layer = layers.hyperparameters[job.hyperparameters]
+    settings = build_training_settings(layer, job.hyperparameters, job.kind)
+    if job.method:
+        settings["trainer"] = METHODS[job.method]
+    else:
+        settings["trainer"] = "finetune"
+        settings["trainer.method_args.loss_on"] = "all"
+    return settings
 
 
 def _build_tracking_overrides(job: ArcJob, name: str, top: Top) -> list[str]:
