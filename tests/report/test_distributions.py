@@ -53,6 +53,14 @@ def test_truth_ratios_are_compared_with_the_retain_model(tmp_path: Path) -> None
     assert distributions.collect_truth_ratios([run("none")]) is None
 
 
+def test_ratios_that_all_lie_beyond_the_axis_are_drawn_on_the_shortest_one() -> None:
+    runs = [run("forgot", forget_truth_ratio=scored(1e9, 1e10))]
+    ratios = distributions.collect_truth_ratios(runs)
+    assert ratios is not None
+    picture = distributions.build_ratio_picture(ratios, runs, {"forgot": 0})
+    assert picture.x.limits == (pytest.approx(0.1 / 1.5), 15.0)
+
+
 def test_a_roc_curve_by_hand_ties_slanted() -> None:
     forget, holdout = np.array([1.0, 2.0, 2.0, 5.0]), np.array([2.0, 3.0, 4.0, 4.0])
     # at 1: one member of four; at 2: three members, one other; 3 and 4: the others; 5: all

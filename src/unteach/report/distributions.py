@@ -219,8 +219,8 @@ def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> 
     low, high = 0.1, 10.0
     for curve in ratios.curves:
         inner = curve.x[1:-1]
-        low = min(low, *inner)
-        high = max(high, *inner)
+        low = min([low, *inner])
+        high = max([high, *inner])
     least, most = RATIO_RANGE
     limits = (max(least, low / 1.5), min(most, high * 1.5))
 
