@@ -281,11 +281,14 @@ def _start(
     """Start a verb by the user's own words and those that its objects were spelled as."""
     given, verbose_word = logs.take_verbose(overrides)
     logs.set_verbosity(verbose or verbose_word, is_main=not launch_environment.rank())
-    said = {word.partition("=")[0] for word in given}
+    keys = {word.partition("=")[0].lstrip("+") for word in given}
     for word in words:
         key = word.partition("=")[0]
-        if key in said:
-            raise UserError(f"{key}: is given as a word and as an argument; leave one out")
+        if key in keys:
+            raise UserError(
+                f"{key}: is given twice, as a word, an argument or in settings; leave one out"
+            )
+        keys.add(key)
     output: Path = start(verb, [*given, *words], options)
     return output
 

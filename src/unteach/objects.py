@@ -155,7 +155,15 @@ def _save_model(
 ) -> Path:
     _refuse_unsavable(model)
     digest = hashlib.sha256(model.config.to_json_string().encode())
+    # All that is saved beside the weights: another tokenizer or generation config is another model.
+    if getattr(model, "generation_config", None) is not None:
+        digest.update(model.generation_config.to_json_string().encode())
     digest.update(repr(sorted(tokenizer.get_vocab().items())).encode())
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        digest.update(backend.to_str().encode())
+    digest.update(repr(tokenizer.special_tokens_map).encode())
+    digest.update(repr((tokenizer.padding_side, tokenizer.model_max_length)).encode())
     digest.update(repr((tokenizer.chat_template, getattr(template, "args", None))).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

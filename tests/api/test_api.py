@@ -160,7 +160,7 @@ def test_models_and_methods_that_cannot_be_are_refused() -> None:
         unteach.train(model=Mine(), data=RETAIN)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="Mine is registered under no name"):
         unteach.train(model="MODEL", data="retain.jsonl", method=Mine())  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="model: is given as a word and as an argument"):
+    with pytest.raises(UserError, match="model: is given twice"):
         unteach.train("model=MODEL", model="MODEL", data="retain.jsonl")
     with pytest.raises(UserError, match="did you mean quiet"):
         unteach.train(model="MODEL", data="retain.jsonl", verbose="quite")
