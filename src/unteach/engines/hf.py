@@ -123,9 +123,15 @@ class HFEngine(BatchRunner):
 
         scores = []
         for (_, answer), values in zip(pairs, statistics, strict=True):
-            token = np.array(answer, dtype=np.int64)
             logprob, hit, mean, variance = values.T
-            scores.append(Score(token, logprob, hit > 0.5, mean, variance))
+            score = Score(
+                token=np.array(answer, dtype=np.int64),
+                logprob=logprob,
+                hit=hit > 0.5,
+                mean=mean,
+                variance=variance,
+            )
+            scores.append(score)
         return scores
 
     def _compute_plain(self, pairs: list[Pair]) -> list[np.ndarray]:
@@ -209,19 +215,11 @@ class HFEngine(BatchRunner):
             return False
         finally:
             self.model.train(was_training)
-        tolerance = self._find_tolerance()
+        tolerance = prompt_sharing.find_tolerance(self.model)
         for alone, together in zip(plain, shared, strict=True):
             if not np.allclose(alone.logprob, together.logprob, atol=tolerance, rtol=0):
                 return False
         return True
-
-    def _find_tolerance(self) -> float:
-        """Find how far a log-prob may move for rounding in the precision that passes run in."""
-        if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
-            return prompt_sharing.HALF_TOLERANCE
-        dtype = next(self.model.parameters()).dtype
-        dtype_name = str(dtype).removeprefix("torch.")
-        return prompt_sharing.TOLERANCE.get(dtype_name, prompt_sharing.HALF_TOLERANCE)
 
     def grad_norms(
         self,
@@ -349,11 +347,12 @@ class HFEngine(BatchRunner):
         shared: "SharedRows | None" = None,
     ) -> TokenOutputs:
         """Pass rows through the one forward."""
+        num_rows = len(labels)
         batch = {
             **tensors,
             "labels": labels,
-            "rows": {STREAM: (0, len(labels))},
-            "weight": labels.new_ones(len(labels)),
+            "rows": {STREAM: (0, num_rows)},
+            "weight": labels.new_ones(num_rows),
         }
         if shared is not None:
             batch["shared"] = shared

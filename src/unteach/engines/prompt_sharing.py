@@ -37,6 +37,7 @@ attention_chunk_size."""
 
 
 def count_tokens(pair: Pair) -> int:
+    """Count the tokens of a prompt with its answer."""
     prompt, answer = pair
     return len(prompt) + len(answer)
 
@@ -45,7 +46,10 @@ def find_shared_prompt(pairs: Sequence[Pair]) -> Pair | None:
     """Find the first prompt that has a second answer, and return it with that."""
     first_answers: dict[Ids, Ids] = {}
     for prompt, answer in pairs:
-        if prompt and answer and first_answers.setdefault(prompt, answer) != answer:
+        if not prompt or not answer:
+            continue
+        first_answer = first_answers.setdefault(prompt, answer)
+        if first_answer != answer:
             return prompt, answer
     return None
 
@@ -57,9 +61,21 @@ def find_max_width(model: "PreTrainedModel") -> int | None:
         return None
     windows = []
     for name, value in config.to_dict().items():
-        if WINDOW_SETTING.search(name) and type(value) is int and value > 0:
+        if not WINDOW_SETTING.search(name):
+            continue
+        # A setting that is off is None, False or 0.
+        if type(value) is int and value > 0:
             windows.append(value)
     return min(windows, default=MAX_WIDTH)
+
+
+def find_tolerance(model: "PreTrainedModel") -> float:
+    """Find how far a log-prob may move for rounding in the precision that passes run in."""
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return HALF_TOLERANCE
+    dtype = next(model.parameters()).dtype
+    dtype_name = str(dtype).removeprefix("torch.")
+    return TOLERANCE.get(dtype_name, HALF_TOLERANCE)
 
 
 class AnswerTree:
@@ -92,7 +108,8 @@ class AnswerTree:
                 self.place_after[number] = len(self.prediction_at)
                 self.prediction_at.append(number)
             prediction = (self.place_after[number], token)
-            number = self.predictions.setdefault(prediction, len(self.predictions) + 1)
+            next_number = len(self.predictions) + 1
+            number = self.predictions.setdefault(prediction, next_number)
             path.append(number)
         return path
 

@@ -17,6 +17,7 @@ class JobArray:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """The names of its runs."""
         return tuple(run.name for run in self.runs)
 
 
@@ -33,11 +34,14 @@ def group_into_arrays(
         submitted: names of runs that have a job. A parent that is neither in the plan nor among
             these is done, and nobody waits for it.
     """
-    not_done = {run.name for run in plan}.union(submitted)
+    not_done = set(submitted)
+    for run in plan:
+        not_done.add(run.name)
     groups: dict[tuple[str, tuple[str, ...]], list[PlannedRun]] = {}
     for run in plan:
         after = tuple(parent for parent in run.after if parent in not_done)
-        groups.setdefault((run.kind, after), []).append(run)
+        key = (run.kind, after)
+        groups.setdefault(key, []).append(run)
     arrays = []
     for (kind, after), runs in groups.items():
         for start in range(0, len(runs), max_size):

@@ -31,7 +31,12 @@ from unteach.wording import format_count
 CarryOut = Callable[[PlannedRun], object]
 EXIT_BUSY = 76
 """A child's exit code where another process carries its run out."""
-STATES = {0: "done", EXIT_DIVERGED: "diverged", EXIT_BUSY: "busy", EXIT_PREEMPTED: "stopped"}
+STATES = {
+    0: "done",
+    EXIT_DIVERGED: "diverged",
+    EXIT_BUSY: "busy",
+    EXIT_PREEMPTED: "stopped",
+}
 """By a child's exit code; any other is `failed`, or `stopped` by a signal."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 LOOK_UP = 0.1
@@ -137,9 +142,19 @@ class ChildExecutor:
         self.num_requests_passed_on = 0
 
     def execute(self) -> list[Outcome]:
-        with _record_stop_requests() as requests, make_board(len(self.plan)) as board:
+        """Carry the plan out.
+
+        Asked to stop, it begins no more runs, and waits for those under way to save themselves.
+
+        Returns:
+            The outcomes in the order of the plan.
+        """
+        num_runs = len(self.plan)
+        with _record_stop_requests() as requests, make_board(num_runs) as board:
             try:
-                while len(self.outcomes) < len(self.plan) and (self.children or not requests):
+                while len(self.outcomes) < num_runs:
+                    if requests and not self.children:
+                        break
                     if not requests:
                         self._start_what_may_start(board)
                     self._collect_what_ended(board)
@@ -151,6 +166,7 @@ class ChildExecutor:
         return [self.outcomes[run.name] for run in self.plan]
 
     def _start_what_may_start(self, board: Board) -> None:
+        """Start runs, in the order of the plan, while there is room; hold back what cannot run."""
         for run in self.plan:
             if run.name in self.outcomes or run.name in self.children:
                 continue
@@ -213,6 +229,7 @@ class ChildExecutor:
         self.num_requests_passed_on = len(requests)
 
     def _raise_if_stopped(self, requests: list[int]) -> None:
+        """End the study where it was asked to stop and something is left to do."""
         if requests.count(signal.SIGINT) > 1:
             raise KeyboardInterrupt
         num_stopped = sum(outcome.state == "stopped" for outcome in self.outcomes.values())

@@ -42,8 +42,8 @@ def read(folder: Path) -> Study | None:
     malformed = (KeyError, TypeError, AttributeError)
     with refuse_unreadable(str(file), "is no plan of a study", *malformed):
         return Study(
-            content["name"],
-            [_read_run(run) for run in content["runs"]],
+            name=content["name"],
+            plan=[_read_run(run) for run in content["runs"]],
             config_dirs=tuple(content["config_dirs"]),
             local=settings.read_local(content["local"]),
             slurm=settings.read_slurm(content["slurm"]),
@@ -53,12 +53,13 @@ def read(folder: Path) -> Study | None:
 
 
 def _read_run(content: dict[str, Any]) -> PlannedRun:
+    """Read one run of a plan's file."""
     return PlannedRun(
-        content["name"],
-        content["kind"],
-        content["config_name"],
-        tuple(content["overrides"]),
-        tuple(content["after"]),
+        name=content["name"],
+        kind=content["kind"],
+        config_name=content["config_name"],
+        overrides=tuple(content["overrides"]),
+        after=tuple(content["after"]),
     )
 
 
@@ -86,9 +87,9 @@ def compare(old_plan: list[PlannedRun], new_plan: list[PlannedRun]) -> dict[str,
         if run.name not in new_runs:
             changes[run.name] = "is gone"
             continue
-        changes_of_run = _compare_runs(run, new_runs[run.name])
-        if changes_of_run:
-            changes[run.name] = "; ".join(changes_of_run)
+        differences = _compare_runs(run, new_runs[run.name])
+        if differences:
+            changes[run.name] = "; ".join(differences)
     return changes
 
 

@@ -195,6 +195,11 @@ def expand_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, A
     entries = []
     for point in points:
         for drawn_point in drawn_points:
-            entry = {**own, **point.values, **drawn_point.values}
-            entries.append((entry, point.label + drawn_point.label))
+            entry = {
+                **own,
+                **point.values,
+                **drawn_point.values,
+            }
+            label = point.label + drawn_point.label
+            entries.append((entry, label))
     return entries

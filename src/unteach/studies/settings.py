@@ -71,7 +71,8 @@ class Slurm:
         for name in self.more:
             if not re.fullmatch(r"[\w-]+", str(name)):
                 raise UserError(f"more.{name}: cannot be the name of an option of sbatch")
-        for name in SET_BY_UNTEACH.intersection(self.build_more_options()):
+        more_options = self.build_more_options()
+        for name in SET_BY_UNTEACH.intersection(more_options):
             raise UserError(f"more.{name}: unteach sets this option itself")
         if self.grace >= 60 * self.minutes:
             raise UserError(
@@ -165,9 +166,8 @@ def read_slurm(value: object) -> Slurm:
     slurm = _read_section(Slurm, value, "slurm")
     for kind, own_settings in slurm.kinds.items():
         if kind not in KINDS:
-            raise UserError(
-                f"slurm.kinds.{kind}: no such kind of run; it may be {', '.join(KINDS)}"
-            )
+            known = ", ".join(KINDS)
+            raise UserError(f"slurm.kinds.{kind}: no such kind of run; it may be {known}")
         _read_section(Slurm, own_settings, f"slurm.kinds.{kind}", drop=("kinds",))
     return slurm
 
@@ -179,9 +179,14 @@ def _read_section(
     drop: tuple[str, ...] = (),
 ) -> Section:
     """Read a section; `drop` are fields that it may not have."""
+    if value is None:
+        value = {}
     reader = Reader()
     section: Section | None = reader.record(
-        section_class, {} if value is None else value, where, drop
+        section_class,
+        value,
+        where,
+        drop,
     )
     if section is None:
         raise UserError(join_problems(reader.problems))

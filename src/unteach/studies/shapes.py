@@ -24,11 +24,13 @@ def find_faults(study: dict[str, Any]) -> list[str]:
     if "full" in study and study["full"] is None:
         problems.append("full: must be a mapping of overrides, and is empty")
     for key in ENTRIES:
-        if study.get(key) is not None:
-            problems += _check_entry(study[key], key)
+        entry = study.get(key)
+        if entry is not None:
+            problems += _check_entry(entry, key)
     for key in MAPPINGS:
-        if study.get(key) is not None:
-            problems += _check_mapping(study[key], key, "a mapping")
+        mapping = study.get(key)
+        if mapping is not None:
+            problems += _check_mapping(mapping, key, "a mapping")
     problems += _check_forget(study.get("forget"))
     for key in ("eval", "evaluate"):
         problems += _check_names(study.get(key), key)
@@ -56,10 +58,12 @@ def _check_entry(value: object, where: str) -> list[str]:
     if problems or not isinstance(value, dict):
         return problems
     for key in ("vary", "search"):
-        if value.get(key) is not None:
-            problems += _check_mapping(value[key], f"{where}.{key}", "a mapping")
-    if value.get("name") is not None:
-        problems += _check_name(value["name"], f"{where}.name")
+        mapping = value.get(key)
+        if mapping is not None:
+            problems += _check_mapping(mapping, f"{where}.{key}", "a mapping")
+    name = value.get("name")
+    if name is not None:
+        problems += _check_name(name, f"{where}.name")
     for key in ("from", "experiment", "trainer"):
         text = value.get(key)
         if text is not None and not isinstance(text, str):

@@ -62,11 +62,13 @@ def read_phase(run: PlannedRun, log_start: int = 0) -> Phase:
         run: the run.
         log_start: where in its log this attempt begins; what is before it is of an earlier one.
     """
-    match = PASS_LINE.fullmatch(_read_last_line(get_log_path(run), log_start))
+    last_line = _read_last_line(get_log_path(run), log_start)
+    match = PASS_LINE.fullmatch(last_line)
     if match:
+        what = console.neutralize(match["what"])
         done = int(match["done"].replace(",", ""))
         total = int(match["total"].replace(",", ""))
-        return Phase(console.neutralize(match["what"]), done, total)
+        return Phase(what, done, total)
     folder = Path(run.folder)
     metrics = run_dir.read_last_metrics(folder) or {}
     if not metrics.get("progress"):
@@ -82,11 +84,12 @@ def _read_last_line(path: Path, start: int) -> str:
     """Read the last line of a file that is not empty; only what is after `start`."""
     try:
         with path.open("rb") as file:
-            file.seek(max(start, path.stat().st_size - LOG_END))
-            lines = file.read().decode("utf-8", "replace").splitlines()
+            size = path.stat().st_size
+            file.seek(max(start, size - LOG_END))
+            content = file.read().decode("utf-8", "replace")
     except OSError:
         return ""
-    for line in reversed(lines):
+    for line in reversed(content.splitlines()):
         if line.strip():
             return line
     return ""
@@ -153,7 +156,8 @@ class LineBoard:
     def end(self, run: PlannedRun, state: str) -> None:
         self.num_ended += 1
         attempt = self.attempts.pop(run.name)
-        took = console.format_duration(time.monotonic() - attempt.started_at)
+        seconds = time.monotonic() - attempt.started_at
+        took = console.format_duration(seconds)
         console.say(
             f"{run.name}: {state}, took {took} ({self.num_ended} of {self.num_runs} runs ended)"
         )
@@ -201,14 +205,13 @@ class LiveBoard:
 
     def refresh(self) -> None:
         for name, attempt in self.attempts.items():
+            task = self.tasks[name]
             phase = attempt.read_phase()
-            loss = f" loss {phase.loss:.3f}" if phase.loss is not None else ""
-            self.bars.update(
-                self.tasks[name],
-                total=phase.total,
-                phase=f"{phase.what}{loss}",
-            )
-            self._advance_to(self.tasks[name], phase.done)
+            text = phase.what
+            if phase.loss is not None:
+                text += f" loss {phase.loss:.3f}"
+            self.bars.update(task, total=phase.total, phase=text)
+            self._advance_to(task, phase.done)
         self.bars.refresh()
 
     def end(self, run: PlannedRun, state: str) -> None:
