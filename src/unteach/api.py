@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unteach import logs, objects
-from unteach.config.overrides import quote
+from unteach.config.overrides import quote, spell_value
 from unteach.config.verb_options import Options
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
@@ -220,7 +220,7 @@ def infer(
     """
     words = _spell_run(model, None, None, None, seed, settings)
     if rows is not None:
-        words.append(f"input_file={objects.place_rows(rows, 'rows')}")
+        words.append(f"input_file={spell_value(objects.place_rows(rows, 'rows'))}")
         is_in_memory = not isinstance(rows, str) and not hasattr(rows, "__fspath__")
         asking, _ = logs.take_verbose([*overrides, *words])
         has_output_file = any(word.startswith("output_file=") for word in asking)
@@ -280,7 +280,9 @@ def _start(
 ) -> Path:
     """Start a verb by the user's own words and those that its objects were spelled as."""
     given, verbose_word = logs.take_verbose(overrides)
-    logs.set_verbosity(verbose or verbose_word, is_main=not launch_environment.rank())
+    if verbose is None:
+        verbose = verbose_word
+    logs.set_verbosity(verbose, is_main=not launch_environment.rank())
     keys = {word.partition("=")[0].lstrip("+") for word in given}
     for word in words:
         key = word.partition("=")[0]
@@ -304,17 +306,27 @@ def _spell_run(
     """Spell what every run may be told."""
     words = []
     if model is not None:
-        words.append(f"model={objects.place_model(model)}")
+        words.append(f"model={spell_value(objects.place_model(model))}")
     if method is not None:
         words += objects.spell_method(method)
     if suites is not None:
-        names = [suites] if isinstance(suites, str) else list(suites)
-        words.append(f"eval=[{','.join(names)}]" if names else "eval=null")
+        words.append(f"eval={_spell_suites(suites)}")
     if task_name is not None:
+        if not isinstance(task_name, str):
+            raise UserError(f"task_name: must be text, got a {type(task_name).__name__}")
         words.append(f"task_name={quote(task_name)}")
     if seed is not None:
-        words.append(f"seed={seed}")
-    return words + objects.spell_settings(settings or {})
+        words.append(f"seed={spell_value(seed)}")
+    return words + objects.spell_settings({} if settings is None else settings)
+
+
+def _spell_suites(suites: str | Sequence[str]) -> str:
+    """Spell the names of suites as the value of `eval`."""
+    names = [suites] if isinstance(suites, str) else list(suites)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"suites: takes names of suites, got {name!r}; [] measures nothing")
+    return spell_value(names) if names else "null"
 
 
 def _spell_rows(rows_by_key: "Mapping[str, Rows | None]") -> list[str]:
@@ -323,9 +335,11 @@ def _spell_rows(rows_by_key: "Mapping[str, Rows | None]") -> list[str]:
     for key, rows in rows_by_key.items():
         if rows is not None:
             name = key.removeprefix("data.").removesuffix("_file")
-            words.append(f"{key}={objects.place_rows(rows, name)}")
+            words.append(f"{key}={spell_value(objects.place_rows(rows, name))}")
     return words
 
 
 def _list(config_dirs: Iterable[str | Path]) -> tuple[str, ...]:
+    if isinstance(config_dirs, str | Path):
+        return (str(config_dirs),)
     return tuple(str(folder) for folder in config_dirs)

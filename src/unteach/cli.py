@@ -157,7 +157,9 @@ def _print_error(message: str) -> None:
 def _command(words: list[str]) -> None:
     """Carry out the words of one command."""
     words, verbose = logs.take_verbose(words)
-    logs.set_verbosity(verbose or "info", is_main=not launch_environment.rank())
+    logs.set_verbosity(
+        "info" if verbose is None else verbose, is_main=not launch_environment.rank()
+    )
     if words and words[0] == "help":
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):

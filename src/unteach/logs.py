@@ -44,8 +44,8 @@ def set_verbosity(verbose: str | None = None, is_main: bool = True) -> None:
     Raises:
         UserError: where `verbose` is none of these.
     """
-    if verbose is not None and verbose not in LEVELS:
-        raise UserError(f"verbose={verbose}: {describe_unknown('verbosity', verbose, LEVELS)}")
+    if verbose is not None:
+        _check_verbosity(verbose)
     if not any(isinstance(handler, _StderrHandler) for handler in ROOT.handlers):
         ROOT.addHandler(_StderrHandler())
         ROOT.propagate = False
@@ -56,14 +56,26 @@ def set_verbosity(verbose: str | None = None, is_main: bool = True) -> None:
         ROOT.setLevel(LEVELS[verbose])
 
 
+def _check_verbosity(verbose: object) -> None:
+    """Raise UserError for what `verbose` does not take."""
+    if not isinstance(verbose, str) or verbose not in LEVELS:
+        unknown = describe_unknown("verbosity", str(verbose), LEVELS)
+        raise UserError(f"verbose={verbose}: {unknown}")
+
+
 def take_verbose(words: Iterable[str]) -> tuple[list[str], str | None]:
-    """Take `verbose=…` out of the words of a command; give the others, and the last such value."""
+    """Take `verbose=` out of the words of a command; give the others, and the last such value.
+
+    Raises:
+        UserError: where any such value is none that `verbose` takes.
+    """
     verbose = None
     others = []
     for word in words:
         key, equals, value = word.partition("=")
         if key == VERBOSE and equals:
-            verbose = value
+            verbose = value.strip("'\"")
+            _check_verbosity(verbose)
         else:
             others.append(word)
     return others, verbose

@@ -9,7 +9,6 @@ line.
 import dataclasses
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checka
 
 from unteach import atomic, registry
 from unteach.atomic import atomic_write_folder
-from unteach.config.overrides import spell_value
+from unteach.config.overrides import sort_overrides, spell_value
 from unteach.errors import UserError
 from unteach.lazy import torch
 
@@ -39,6 +38,8 @@ MODELS_DIR = Path("saves/models")
 """Where models that were given in memory are kept."""
 LENGTH = 16
 """Digits of a fingerprint in a name."""
+READ_BACK = "read_back"
+"""The key under which a spelled value is read again."""
 
 
 @runtime_checkable
@@ -83,14 +84,11 @@ def place_rows(rows: Rows, name: str) -> str:
         return os.fspath(rows)
     lines = []
     for index, row in enumerate(_list_rows(rows, name)):
-        plain = {
-            str(key): _to_plain(value, f"{name}[{index}][{key!r}]") for key, value in row.items()
-        }
-        lines.append(json.dumps(plain, ensure_ascii=False, allow_nan=False) + "\n")
+        lines.append(_write_row(row, f"{name}[{index}]") + "\n")
     if not lines:
         raise UserError(f"{name}: holds no rows")
     text = "".join(lines)
-    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    digest = hashlib.sha256(text.encode()).hexdigest()
     file = ROWS_DIR / f"{digest[:LENGTH]}.jsonl"
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -99,35 +97,63 @@ def place_rows(rows: Rows, name: str) -> str:
 
 
 def _list_rows(rows: object, name: str) -> Iterable[Row]:
+    """List the rows of a table, or of a sequence of mappings."""
     if isinstance(rows, DataFrame):
+        columns = list(rows.columns)
+        for column in columns:
+            if columns.count(column) > 1:
+                raise UserError(f"{name}: has two columns of the name {column!r}; rename one")
         return rows.to_dict("records")
+    listed: object = rows
     if isinstance(rows, ArrowTable):
-        return rows.to_pylist()
-    if isinstance(rows, HubDataset):
-        return rows.to_list()
-    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        return rows
+        listed = rows.to_pylist()
+    elif isinstance(rows, HubDataset):
+        listed = rows.to_list()
+    if isinstance(listed, Sequence) and all(isinstance(row, Mapping) for row in listed):
+        return listed
     raise UserError(
         f"{name}: takes a file's path, a list of mappings, a pandas or an Arrow table; got "
         f"{type(rows).__name__}"
     )
 
 
+def _write_row(row: Row, place: str) -> str:
+    """Write a row as a line of JSON; what is missing in a table (NaN) is null."""
+    try:
+        text = json.dumps(_to_plain(row, place), ensure_ascii=False)
+        text.encode()
+    except RecursionError:
+        raise UserError(f"{place}: is nested too deeply, or holds itself") from None
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: holds what is no character ({error.reason})") from None
+
+    def refuse_repeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        keys = [key for key, _ in pairs]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{place}: has the key {key!r} twice, as text and otherwise")
+        return dict(pairs)
+
+    # Read again, for JSON's keys are all text, and its numbers finite.
+    plain = json.loads(text, parse_constant=lambda _: None, object_pairs_hook=refuse_repeated)
+    return json.dumps(plain, ensure_ascii=False)
+
+
 def _to_plain(value: object, place: str) -> Any:
-    """Give a cell as a file of rows has it; what is missing in a table is null."""
+    """Give a value as text, numbers, lists and mappings alone."""
     if hasattr(value, "tolist"):  # numpy's numbers and arrays
         value = value.tolist()
-    if value is None or isinstance(value, str | bool | int):
+    if value is None or isinstance(value, str | bool | int | float):
         return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, Mapping):
-        return {str(key): _to_plain(item, f"{place}[{key!r}]") for key, item in value.items()}
+        return {key: _to_plain(item, f"{place}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_to_plain(item, f"{place}[{index}]") for index, item in enumerate(value)]
     raise UserError(
-        f"{place}: is a {type(value).__name__}, which no file of rows can hold; give text, "
-        "numbers, lists and mappings, or rows as a file"
+        f"{place}: is a {type(value).__name__}, which no file can hold; give text, numbers, lists "
+        "and mappings, or the path of a file"
     )
 
 
@@ -141,6 +167,11 @@ def place_model(model: "Model") -> str:
         return os.fspath(model)
     if isinstance(model, tuple) and len(model) == 2:
         network, tokenizer = model
+        if not hasattr(tokenizer, "get_vocab"):
+            raise UserError(
+                "model: takes a model with its tokenizer, (model, tokenizer); the second is a "
+                f"{type(tokenizer).__name__}"
+            )
         return str(_save_model(network, tokenizer, None))
     if hasattr(model, "model") and hasattr(model, "tokenizer"):
         return str(_save_model(model.model, model.tokenizer, getattr(model, "template", None)))
@@ -204,14 +235,16 @@ def spell_method(method: "str | Method") -> list[str]:
         UserError: where it is no registered method.
     """
     if isinstance(method, str):
-        return [f"trainer={method}"]
+        return [f"trainer={spell_value(method)}"]
+    if isinstance(method, type):
+        raise UserError(f"method: give an instance, {method.__name__}(), or the name as text")
     for entry in registry.method.entries():
         if entry.target is type(method):
             words = [f"trainer={entry.name}"]
             for field in dataclasses.fields(cast(Any, method)):
                 if field.init:
-                    value = _to_plain(getattr(method, field.name), f"method.{field.name}")
-                    words.append(f"trainer.method_args.{field.name}={spell_value(value)}")
+                    value = getattr(method, field.name)
+                    words.append(_spell_setting(f"trainer.method_args.{field.name}", value))
             return words
     raise UserError(
         f"method: {type(method).__name__} is registered under no name; take a name or an instance "
@@ -220,5 +253,24 @@ def spell_method(method: "str | Method") -> list[str]:
 
 
 def spell_settings(settings: Mapping[str, object]) -> list[str]:
-    """Spell keys and values as words."""
-    return [f"{key}={spell_value(value)}" for key, value in settings.items()]
+    """Spell keys and values as words.
+
+    Raises:
+        UserError: where a value would not arrive as it is given.
+    """
+    if not isinstance(settings, Mapping):
+        raise UserError(f"settings: takes a mapping of keys, got a {type(settings).__name__}")
+    return [_spell_setting(key, value) for key, value in settings.items()]
+
+
+def _spell_setting(key: str, value: object) -> str:
+    """Spell a key and its value as a word, and see that it is read as it was given."""
+    plain = _to_plain(value, key)
+    spelled = spell_value(plain)
+    arrived = sort_overrides([f"{READ_BACK}={spelled}"]).values
+    if repr(arrived) != repr([(READ_BACK, plain)]):
+        raise UserError(
+            f"{key}: {value!r} cannot be written as a word of the command line; write it into a "
+            "run's YAML file, and give that file as the first argument"
+        )
+    return f"{key}={spelled}"

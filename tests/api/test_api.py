@@ -4,6 +4,7 @@ logs is as asked for."""
 import inspect
 import json
 import os
+import pickle
 import shlex
 import subprocess
 import sys
@@ -14,14 +15,18 @@ from typing import Any
 import pandas
 import pyarrow
 import pytest
+import tokenizers
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import unteach
 from unteach import fingerprints, json_files, logs, objects, run_dir
+from unteach.config.overrides import sort_overrides
 from unteach.errors import UserError
 from unteach.methods.finetune.sft import SFT
 from unteach.methods.unlearn.npo import NPO
-from unteach.results import TrainResult
+from unteach.results import TrainResult, read_values
 
 FORGET = [
     {"question": "Who wrote it?", "answer": "She did."},
@@ -32,6 +37,10 @@ RETAIN = [
     {"question": "How many days has a week?", "answer": "Seven."},
 ]
 STEPS = {"trainer.args.max_steps": 2, "trainer.args.learning_rate": 1e-3}
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
 
 
 @pytest.fixture(autouse=True)
@@ -141,9 +150,15 @@ def test_the_same_rows_are_the_same_file() -> None:
         ([], "data: holds no rows"),
         (
             [{"image": object()}],
-            r"data\[0\]\['image'\]: is a object, which no file of rows can hold",
+            r"data\[0\]\['image'\]: is a object, which no file can hold",
         ),
         (7, "data: takes a file's path, a list of mappings"),
+        (pandas.Series(["a"]), "data: takes a file's path, a list of mappings"),
+        (pyarrow.array(["a"]), "data: takes a file's path, a list of mappings"),
+        ([{1: "a", "1": "b"}], r"data\[0\]: has the key '1' twice"),
+        (pandas.DataFrame([["x", "y"]], columns=["a", "a"]), "two columns of the name 'a'"),
+        ([{"q": "\ud800"}], r"data\[0\]: holds what is no character"),
+        ([{"q": LOOP}], r"data\[0\]: is nested too deeply, or holds itself"),
     ],
 )
 def test_rows_that_cannot_be_are_refused(rows: Any, said: str) -> None:
@@ -164,6 +179,74 @@ def test_models_and_methods_that_cannot_be_are_refused() -> None:
         unteach.train("model=MODEL", model="MODEL", data="retain.jsonl")
     with pytest.raises(UserError, match="did you mean quiet"):
         unteach.train(model="MODEL", data="retain.jsonl", verbose="quite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": ("network", None)}, "the second is a NoneType"),
+        ({"method": NPO}, r"give an instance, NPO\(\)"),
+        ({"task_name": 3}, "task_name: must be text, got a int"),
+        ({"suites": [1]}, "takes names of suites, got 1"),
+        ({"suites": ""}, "takes names of suites, got ''"),
+        ({"settings": [("seed", 1)]}, "takes a mapping of keys, got a list"),
+        ({"settings": {"seed": object()}}, "seed: is a object"),
+        ({"settings": {"trainer.args.x": {"true": 1}}}, "cannot be written as a word"),
+        ({"settings": {"trainer.args.x": 2**63}}, "cannot be written as a word"),
+        ({"seed": 1, "settings": {"seed": 2}}, "seed: is given twice"),
+        ({"verbose": 1}, "verbose=1"),
+        ({"verbose": ""}, "verbose="),
+        ({"config_dirs": "conf"}, "conf: there is no such folder"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        unteach.train(**{"model": "MODEL", "data": "retain.jsonl", **arguments})
+    assert not Path("saves").exists()
+
+
+def test_words_may_name_what_arguments_leave_out() -> None:
+    """Neither is the file of answers given twice, nor is it another for how much is logged."""
+    rows = [{"question": "Who wrote it?"}]
+    named = unteach.infer("output_file=o.jsonl", "max_new_tokens=2", model="MODEL", rows=rows)
+    assert named.output_file == Path("o.jsonl")
+    first = unteach.infer("max_new_tokens=2", model="MODEL", rows=rows)
+    again = unteach.infer("max_new_tokens=2", "verbose=quiet", model="MODEL", rows=rows)
+    assert again == first and len(list(Path("saves/infer").glob("*.jsonl"))) == 1
+
+
+def test_another_tokenizer_is_another_model(tiny_folder: Path) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    first = objects.place_model((model, tokenizer))
+    assert objects.place_model((model, tokenizer)) == first
+    model.generation_config.max_new_tokens = 3
+    second = objects.place_model((model, tokenizer))
+    tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.Lowercase()
+    assert len({first, second, objects.place_model((model, tokenizer))}) == 3
+
+
+def test_a_result_can_be_kept_by_pickle(tmp_path: Path) -> None:
+    (tmp_path / "TOFU_SUMMARY.json").write_text('{"model_utility": 0.5}')
+    result = TrainResult(tmp_path, read_values(tmp_path))
+    assert pickle.loads(pickle.dumps(result)) == result
+    assert result.values["tofu"]["model_utility"] == 0.5
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
+NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans() | st.none()
+LIKE_NUMBERS = st.sampled_from(
+    "1e-4 nan NaN inf -inf 1_0e1 1. .5 0x10 true null ~ % ${x} a=b".split()
+)
+
+
+@given(st.recursive(TEXTS | NUMBERS | LIKE_NUMBERS, lambda value: st.lists(value, max_size=3)))
+@settings(max_examples=300, deadline=None)
+def test_a_setting_arrives_as_it_is_given(value: object) -> None:
+    """Whatever the value, its word is read as the same value of the same type."""
+    (word,) = objects.spell_settings({"some.key": value})
+    ((key, arrived),) = sort_overrides([word]).values
+    assert (key, repr(arrived)) == ("some.key", repr(value))
 
 
 SIGNATURES = {

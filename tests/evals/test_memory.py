@@ -87,8 +87,10 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
         dist: DistContext = process_context.init_distributed()
         engine = Small(tiny.model, tiny.tokenizer, 8, dist)
         engine.room = 20 if dist.rank else 10**9
-        values = [float(score.avg_loss) for score in engine.score(PAIRS)]
-        atomic.write_json(tmp_path / f"{dist.rank}.json", [values, engine.budgets])
+        advances: list[int] = []
+        values = [float(score.avg_loss) for score in engine.score(PAIRS, advances.append)]
+        found = [values, engine.budgets, sum(advances)]
+        atomic.write_json(tmp_path / f"{dist.rank}.json", found)
 
     assert [after(pid, 120) for pid in spawn_two(work, tmp_path / "log")] == [0, 0], (
         tmp_path / "log.0"
@@ -96,5 +98,6 @@ def test_processes_lower_the_budget_together(tiny: Any, tmp_path: Path) -> None:
     first, second = (json_files.read_json(tmp_path / f"{rank}.json", "values") for rank in (0, 1))
     assert first == second
     assert first[1]["score"] < 16384
+    assert first[2] == len(PAIRS), "each item is counted once, whoever measured it"
     wanted = [score.avg_loss for score in HFEngine(tiny.model, tiny.tokenizer).score(PAIRS)]
     assert first[0] == pytest.approx(wanted, abs=1e-5)

@@ -222,7 +222,7 @@ def spell_value(value: object) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         items = ",".join(map(spell_value, value))
         return f"[{items}]"
     if isinstance(value, dict):
@@ -263,10 +263,14 @@ def _halve(backslashes: str) -> str:
     return backslashes[: len(backslashes) // 2]
 
 
+NUMBER = re.compile(r"[+-]?(nan|inf|[\d_]*\.?[\d_]*(e[+-]?[\d_]+)?)", re.IGNORECASE | re.ASCII)
+"""What the grammar of the command line takes for a number, YAML's text or not: 1e-4, nan."""
+
+
 @functools.cache
 def _is_plain(text: str) -> bool:
     """Whether text is itself without quotes, and no number, truth value or null."""
-    if not re.fullmatch(r"[\w./:%-]+", text, re.ASCII):
+    if not re.fullmatch(r"[\w./:-]+", text, re.ASCII) or NUMBER.fullmatch(text):
         return False
     return _is_text(text)
 

@@ -9,6 +9,7 @@ from unteach.config import training_args
 from unteach.config.files import FILE_KEYS
 from unteach.config.overrides import spell_value
 from unteach.errors import describe_unknown
+from unteach.logs import VERBOSE
 
 KEYS = {
     "output_dir": "paths.output_dir",
@@ -149,6 +150,8 @@ def suggest(
     method: type | None = None,
 ) -> str | None:
     """What to write instead of `name=value`; None where nothing is called so."""
+    if name == VERBOSE:
+        return "it is a word of the command, or an argument in Python, and part of no configuration"
     key = find_key(name, mode, method)
     if key:
         return f"write {key}={spell_value(value)}"

@@ -198,17 +198,19 @@ def _source(file: str) -> str:
 @functools.cache
 def enums() -> dict[str, list[str]]:
     """Name -> values of the enums that annotate fields of TrainingArguments."""
-    nodes = [
-        node
-        for file in ("training_args.py", "trainer_utils.py")
-        for node in ast.parse(_source(file)).body
-    ]
-    return {
-        node.name: [line.value.value for line in node.body if isinstance(line, ast.Assign)]  # type: ignore[attr-defined]
-        for node in nodes
-        if isinstance(node, ast.ClassDef)
-        and [ast.unparse(base) for base in node.bases] == ["ExplicitEnum"]
-    }
+    values_by_name = {}
+    for file in ("training_args.py", "trainer_utils.py"):
+        for node in ast.parse(_source(file)).body:
+            if not isinstance(node, ast.ClassDef):
+                continue
+            if [ast.unparse(base) for base in node.bases] != ["ExplicitEnum"]:
+                continue
+            values_by_name[node.name] = [
+                str(line.value.value)
+                for line in node.body
+                if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant)
+            ]
+    return values_by_name
 
 
 @functools.cache

@@ -37,6 +37,11 @@ def list_items(batch: Batch) -> list[int]:
     return list(itertools.chain.from_iterable(batch))
 
 
+def count_items(batches: Sequence[Batch]) -> int:
+    """Count the items of batches."""
+    return sum(len(row) for batch in batches for row in batch)
+
+
 class BatchPlanner:
     """Puts items into rows, and rows into batches: longest first, none wider than the budget.
 
@@ -169,15 +174,15 @@ class BatchRunner:
         missing = [i for i, result in enumerate(results) if result is None]
         # What any process lacks is measured again, so that all plan the same batches.
         missing = sorted(set(self._gather(missing)))
-        num_known = len(items) - len(missing)
-        if on_progress and num_known:
-            on_progress(num_known)
 
         # The plan is kept until the pass is over, by the main process alone.
         plan_store = self.store if dist.is_main else None
         digest = fingerprints.hash_value([kind, self.batch_size, items])
-        if missing:
-            waiting = self._resume_plan(digest, planner, missing)
+        waiting = self._resume_plan(digest, planner, missing) if missing else []
+        num_known = len(items) - count_items(waiting)
+        if on_progress and num_known:
+            on_progress(num_known)
+        if waiting:
             record_plan = None
             if plan_store:
                 record_plan = functools.partial(plan_store.write_plan, digest)
@@ -261,15 +266,18 @@ class BatchRunner:
                 if dist.rank < len(round_batches):
                     my_batch = round_batches[dist.rank]
                 elif dist.is_sharded:
-                    self._try_batch(kind, planner, round_batches[0], work, None, keep=False)
-                results, memory_error = self._try_batch(kind, planner, my_batch, work, on_progress)
+                    self._try_batch(kind, planner, round_batches[0], work, keep=False)
+                results, memory_error = self._try_batch(kind, planner, my_batch, work)
                 yield from results
-                if not dist.any(memory_error is not None):
+                has_failed = dist.any(memory_error is not None)
+                failed = self._list_failed(round_batches, memory_error) if has_failed else []
+                if on_progress:
+                    on_progress(count_items(round_batches) - count_items(failed))
+                if not failed:
                     continue
 
                 # One process out of memory is enough: all agree on a smaller budget and plan the
                 # rest anew, so that the batches stay the same everywhere.
-                failed = self._list_failed(round_batches, memory_error)
                 if not planner.lower_budget(failed):
                     if describe_failure is None:
                         raise RuntimeError(
@@ -278,14 +286,18 @@ class BatchRunner:
                     if memory_error and my_batch and len(list_items(my_batch)) == 1:
                         yield my_batch[0][0], describe_failure(memory_error)
                     failed = [batch for batch in failed if len(list_items(batch)) > 1]
-                self.budgets[kind.partition(" ")[0]] = planner.budget
-                left = itertools.chain.from_iterable(map(list_items, [*failed, *waiting]))
-                waiting = planner.plan_batches(list(left))
+                waiting = self._plan_anew(kind, planner, [*failed, *waiting])
                 if record_plan:
                     record_plan(waiting)
         finally:
             self.model.train(was_training)
             reshard(self.model)
+
+    def _plan_anew(self, kind: str, planner: BatchPlanner, left: list[Batch]) -> list[Batch]:
+        """Plan what is left of a pass under its lowered budget, which later passes keep."""
+        self.budgets[kind.partition(" ")[0]] = planner.budget
+        items = itertools.chain.from_iterable(map(list_items, left))
+        return planner.plan_batches(list(items))
 
     def _try_batch(
         self,
@@ -293,7 +305,6 @@ class BatchRunner:
         planner: BatchPlanner,
         batch: Batch | None,
         work: Work,
-        on_progress: ProgressCallback,
         keep: bool = True,
     ) -> tuple[list[tuple[int, Any]], str | None]:
         """Run one batch; return its results by item, or what was said of memory.
@@ -306,7 +317,6 @@ class BatchRunner:
         """
         if batch is None:
             return [], None
-        indices = list_items(batch)
         try:
             results = self._measure_batch(kind, planner, batch, work, keep)
         except (RuntimeError, MemoryError) as error:
@@ -314,9 +324,7 @@ class BatchRunner:
                 raise
             message = f"{type(error).__name__}: {error}"
         else:
-            if on_progress:
-                on_progress(len(indices) * self.dist.world_size)
-            return list(zip(indices, results, strict=True)), None
+            return list(zip(list_items(batch), results, strict=True)), None
         # Outside `except` the error's traceback no longer holds the failed batch's tensors.
         gc.collect()
         if torch.cuda.is_available():

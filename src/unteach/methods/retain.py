@@ -56,8 +56,8 @@ class NLL:
 
 
 @dataclass(frozen=True)
-class KL:
-    """The mean over positions of KL(reference || policy), over the whole vocabulary."""
+class _Divergence:
+    """The mean over positions of a divergence of policy and reference, over the vocabulary."""
 
     positions: Positions = "answer"
     layer = None
@@ -71,37 +71,33 @@ class KL:
         def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
             target = teacher.logits(hidden).log_softmax(-1)
-            return (target.exp() * (target - logits.log_softmax(-1))).sum(-1)
+            return self.compute(logits.log_softmax(-1), target)
 
         return OutputSpec(fn=divergence, positions=self.positions, extra=(teacher.hidden,))
+
+    def compute(self, log_policy: "Tensor", log_reference: "Tensor") -> "Tensor":
+        """Compare log-probs: [n, V], [n, V] -> [n]."""
+        raise NotImplementedError
 
     def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
         return Term("retain", outputs.value, f"retain.{UNITS[self.positions]}")
 
 
 @dataclass(frozen=True)
-class JS:
+class KL(_Divergence):
+    """The mean over positions of KL(reference || policy), over the whole vocabulary."""
+
+    def compute(self, log_policy: "Tensor", log_reference: "Tensor") -> "Tensor":
+        return (log_reference.exp() * (log_reference - log_policy)).sum(-1)
+
+
+@dataclass(frozen=True)
+class JS(_Divergence):
     """The mean over positions of the Jensen-Shannon divergence of policy and reference, over the
     whole vocabulary: at most log 2; it and its gradient are 0 at the reference."""
 
-    positions: Positions = "answer"
-    layer = None
-
-    def reference(self) -> OutputSpec:
-        return OutputSpec(fn=None, positions=self.positions)
-
-    def want(self, reference: StreamReference) -> OutputSpec:
-        teacher = require_logits(reference)
-
-        def divergence(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
-            """[n, V], [n], the reference's [n, d] -> [n], called chunk by chunk."""
-            target = teacher.logits(hidden).log_softmax(-1)
-            return jensen_shannon(logits.log_softmax(-1), target)
-
-        return OutputSpec(fn=divergence, positions=self.positions, extra=(teacher.hidden,))
-
-    def term(self, outputs: TokenOutputs, reference: StreamReference) -> Term:
-        return Term("retain", outputs.value, f"retain.{UNITS[self.positions]}")
+    def compute(self, log_policy: "Tensor", log_reference: "Tensor") -> "Tensor":
+        return jensen_shannon(log_policy, log_reference)
 
 
 @dataclass(frozen=True)
