@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import accelerate.state as accelerate_state
     import accelerate.utils as accelerate_utils
     import datasets as datasets
+    import huggingface_hub.errors as huggingface_errors
     import hydra.core.override_parser.overrides_parser as hydra_parser
     import hydra.errors as hydra_errors
     import numpy as np
@@ -45,6 +46,7 @@ else:
     accelerate_state = _LazyModule("accelerate.state")
     accelerate_utils = _LazyModule("accelerate.utils")
     datasets = _LazyModule("datasets")
+    huggingface_errors = _LazyModule("huggingface_hub.errors")
     hydra_errors = _LazyModule("hydra.errors")
     hydra_parser = _LazyModule("hydra.core.override_parser.overrides_parser")
     np = _LazyModule("numpy")

@@ -4,12 +4,12 @@ with their remedy."""
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
 from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.errors import UserError, describe_machine_failure, get_first_line, list_causes
+from unteach.lazy import huggingface_errors
 
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
 """What says where a repository's files come from; its config, weights and tokenizer share it."""
@@ -67,7 +67,13 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     library_args.setdefault("trust_remote_code", False)
     try:
         return auto.from_pretrained(path, **library_args)
-    except (OSError, ValueError, ImportError, SafetensorError, StrictDataclassError) as error:
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+        SafetensorError,
+        huggingface_errors.StrictDataclassError,
+    ) as error:
         raise UserError(f"cannot load {path}: {_find_remedy(error, path, args)}") from None
     except Exception as error:  # files of another form than the library expects fail in it anywhere
         if describe_machine_failure(error):

@@ -5,11 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub.errors import StrictDataclassError
-
 from unteach import run_dir
 from unteach.errors import UserError, find_nearest
-from unteach.lazy import tokenizers, torch, transformers
+from unteach.lazy import huggingface_errors, tokenizers, torch, transformers
 from unteach.models import heads, integrity
 from unteach.models.heads import Head
 from unteach.models.hub import NO_TOKENIZER, PATH, SOURCE, from_hub
@@ -100,7 +98,7 @@ class Scratch:
                 pad_token_id=tokenizer.pad_token_id,
                 **args,
             )
-        except StrictDataclassError as error:
+        except huggingface_errors.StrictDataclassError as error:
             raise UserError(f"model.model_args: {str(error).splitlines()[-1].strip()}") from None
         if head:
             return transformers.LlamaForSequenceClassification(config), tokenizer
