@@ -33,7 +33,7 @@ from unteach.distributed.process_context import init_distributed  # noqa: E402
 from unteach.inference.backends.base import Job, Request  # noqa: E402
 from unteach.inference.backends.hf import CausalLMSession, HuggingFace  # noqa: E402
 from unteach.models.model_handlers import learn_tokenizer  # noqa: E402
-from unteach.seeds import subseed  # noqa: E402
+from unteach.seeds import derive_seed  # noqa: E402
 
 
 def random_model(folder: Path, layers: int, width: int, ends: int) -> None:
@@ -64,9 +64,9 @@ def prompts_of(count: int) -> list[str]:
     """One to eight questions of the authors world each, in an order that knows nothing of their
     length."""
     questions = [row["question"] for row in build_authors_rows("full")]
-    many = [1 + subseed(0, "many", i) % 8 for i in range(count)]
+    many = [1 + derive_seed(0, "many", i) % 8 for i in range(count)]
     return [
-        " ".join(questions[subseed(0, i, turn) % len(questions)] for turn in range(n))
+        " ".join(questions[derive_seed(0, i, turn) % len(questions)] for turn in range(n))
         for i, n in enumerate(many)
     ]
 

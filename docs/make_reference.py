@@ -25,7 +25,7 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.models.model_handlers import LOADING
 from unteach.studies import search_space, settings
 from unteach.studies.expansion import KEYS
-from unteach.verbs.component_fields import docstrings_under, meanings_of, spell_type
+from unteach.verbs.component_fields import docstrings_under, read_meanings, spell_type
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -341,7 +341,7 @@ def place(name: str) -> tuple[str, str]:
 def fields(cls: Any, leave_out: tuple[str, ...] = (), quirks: bool = False) -> Iterator[str]:
     """A table of a dataclass's fields: name, what it takes, default, help."""
     said, hints, odd = (
-        meanings_of(cls),
+        read_meanings(cls),
         typing.get_type_hints(cls),
         getattr(cls, "QUIRKS", {}) if quirks else {},
     )
@@ -351,7 +351,7 @@ def fields(cls: Any, leave_out: tuple[str, ...] = (), quirks: bool = False) -> I
             continue
         compat = f"compat: {code(odd[one.name])}" if one.name in odd else ""
         told = "; ".join(filter(None, (said.get(one.name), compat)))
-        rows.append((f"`{one.name}`", spell_type(hints[one.name], "`"), default_of(one), told))
+        rows.append((f"`{one.name}`", spell_type(hints[one.name], "`"), find_default(one), told))
     if rows:
         yield from table(("field", "takes", "default", ""), rows)
     else:
@@ -374,7 +374,7 @@ def escaped(text: str) -> str:
     )
 
 
-def default_of(one: Any) -> str:
+def find_default(one: Any) -> str:
     if one.default is not dataclasses.MISSING:
         return code(one.default)
     return "required" if one.default_factory is dataclasses.MISSING else code(one.default_factory())

@@ -5,7 +5,7 @@ import hashlib
 import random
 
 
-def subseed(seed: int, *names: object) -> int:
+def derive_seed(seed: int, *names: object) -> int:
     """Derive the 63-bit seed of the stream `names` from a run's seed; the same in every process and
     Python version."""
     text = "/".join(map(str, (seed, *names)))
@@ -15,5 +15,5 @@ def subseed(seed: int, *names: object) -> int:
 def permutation(size: int, seed: int, *names: object) -> list[int]:
     """Permute range(size) by a seed; a pure function of its arguments."""
     order = list(range(size))
-    random.Random(subseed(seed, *names)).shuffle(order)
+    random.Random(derive_seed(seed, *names)).shuffle(order)
     return order

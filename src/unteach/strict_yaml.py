@@ -1,5 +1,6 @@
 """Read YAML, the one way for all files: plain values only, each key once, nothing endless."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ MAX_VALUES = 1_000_000
 """Values of one file, with each alias counted as often as it stands."""
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 MERGE_TAG = "tag:yaml.org,2002:merge"
+FLOAT_TAG = "tag:yaml.org,2002:float"
+EXPONENT = re.compile(
+    r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|[-+]?\.[0-9][0-9_]*[eE][-+]?[0-9]+"
+)
+"""A number as YAML 1.2 and Hydra write it: 1e-4, which YAML 1.1 takes for text."""
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -52,6 +58,7 @@ def _list_resolvers_without_dates() -> dict[str, list[tuple[str, Any]]]:
 
 
 _Loader.yaml_implicit_resolvers = _list_resolvers_without_dates()
+_Loader.add_implicit_resolver(FLOAT_TAG, EXPONENT, list("-+.0123456789"))
 
 
 def read_yaml(file: Path) -> Any:

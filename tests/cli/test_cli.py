@@ -102,7 +102,7 @@ def test_a_checked_command_never_imports_torch() -> None:
         "import sys; from unteach.config.compose import compose; from unteach.verbs import "
         "listing\n"
         "compose('unlearn', ['experiment=unlearn/tofu/default', 'task_name=t'])\n"
-        "[listing.listed(kind) for kind in listing.KINDS]\n"
+        "[listing.list_entries(kind) for kind in listing.KINDS]\n"
         "import unteach.cli, unteach.verbs.start_composed, unteach.verbs.start_run, unteach.verbs.study\n"
         "heavy = {'torch', 'transformers', 'datasets', 'scipy', 'matplotlib', 'plotly'} & "
         "set(sys.modules)\n"

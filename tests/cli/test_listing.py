@@ -34,7 +34,9 @@ def test_a_terminal_gets_whole_words_within_its_width(
 ) -> None:
     monkeypatch.setattr(listing, "line_width", lambda: 80)
     text = printed(capsys, kind)
-    told = {word for name, line, origin in listing.listed(kind) for word in (*line.split(), name)}
+    told = {
+        word for name, line, origin in listing.list_entries(kind) for word in (*line.split(), name)
+    }
     words = set(text.split())
     assert told <= words, "no word is broken"
     assert all(len(line) <= 80 or len(line.split()) == 1 for line in text.splitlines())
@@ -42,7 +44,7 @@ def test_a_terminal_gets_whole_words_within_its_width(
 
 def test_every_entry_says_what_it_is() -> None:
     for kind in listing.KINDS:
-        for name, line, _ in listing.listed(kind):
+        for name, line, _ in listing.list_entries(kind):
             assert not line.startswith(("handler:", "name:")), (
                 f"{kind}: {name} has no line of its own"
             )
@@ -50,7 +52,7 @@ def test_every_entry_says_what_it_is() -> None:
 
 def test_a_class_is_told_in_a_whole_sentence() -> None:
     """Its first one, though a docstring breaks its lines."""
-    lines = {name: line for name, line, _ in listing.listed("methods")}
+    lines = {name: line for name, line, _ in listing.list_entries("methods")}
     assert lines["DPO"].endswith("per pair, s a sum of log-probs.")
     assert all(line.endswith(".") for line in lines.values())
 

@@ -313,7 +313,7 @@ def test_a_model_by_its_path_starts_a_study(folder: Path) -> None:
         "name: s\nfull: {experiment: finetune/authors/default, model: ./policy}\n"
         "forget: [{trainer: NPO}]\nvary: {forget_split: [forget10]}\n"
     )
-    plan = {run.name: run for run in study_file.study_of("s.yaml").plan}
+    plan = {run.name: run for run in study_file.read_study("s.yaml").plan}
     forget = compose.compose("unlearn", plan["NPO"].overrides)
     assert forget.model.model_args["pretrained_model_name_or_path"] == "saves/s/full"
 

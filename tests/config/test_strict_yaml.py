@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from unteach.config import compose
+from unteach.config.overrides import sort_overrides
 from unteach.errors import UserError
 from unteach.strict_yaml import parse_yaml, read_yaml
 
@@ -72,3 +73,15 @@ def test_a_value_that_nothing_takes_is_refused_shortly(word: str, said: str) -> 
     with pytest.raises(UserError, match=said) as caught:
         compose.compose("train", [word, "experiment=finetune/authors/default", "model=tiny"])
     assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("text", ["1e-4", "3E5", "-1.5e3", ".5e-2", "+2e+1", "1_0e1"])
+def test_a_number_with_an_exponent_is_one_as_on_the_command_line(text: str) -> None:
+    of_word = sort_overrides([f"key={text}"]).values
+    assert [("key", parse_yaml(text, "a file"))] == of_word
+    assert isinstance(parse_yaml(text, "a file"), float)
+
+
+@pytest.mark.parametrize("text", ["'1e-4'", "e5", "1e", "3f", "1e4x", "e"])
+def test_what_is_in_quotes_or_no_number_stays_text(text: str) -> None:
+    assert isinstance(parse_yaml(text, "a file"), str)

@@ -310,12 +310,14 @@ def test_every_list_there_is_said_to_be_is_there(page: Path) -> None:
     }
     assert words <= {
         *listing.KINDS,
-        *(name for kind in ("methods", "metrics") for name, _, _ in listing.listed(kind)),
+        *(name for kind in ("methods", "metrics") for name, _, _ in listing.list_entries(kind)),
     }
 
 
 def test_each_kind_has_members() -> None:
-    assert all(name and line for kind in listing.KINDS for name, line, _ in listing.listed(kind))
+    assert all(
+        name and line for kind in listing.KINDS for name, line, _ in listing.list_entries(kind)
+    )
 
 
 MIGRANTS = ROOT / "docs" / "coming-from-openunlearning.md"

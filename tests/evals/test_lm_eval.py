@@ -243,11 +243,13 @@ def test_the_value_of_a_group() -> None:
 
 def test_the_shipped_suites_name_tasks() -> None:
     shipped = compose.compose("eval", ["task_name=t", "experiment=eval/wmdp/default"])
-    assert {name: one.asked() for name, one in shipped.eval.items()} == {
+    assert {name: one.list_metrics() for name, one in shipped.eval.items()} == {
         "wmdp": ["wmdp_cyber"],
         "mmlu": ["mmlu"],
     }
-    assert compose.compose("eval", ["task_name=t", "eval=lm_eval"]).eval["lm_eval"].asked() == [
+    assert compose.compose("eval", ["task_name=t", "eval=lm_eval"]).eval[
+        "lm_eval"
+    ].list_metrics() == [
         "mmlu",
         "wmdp_bio",
         "wmdp_cyber",

@@ -24,7 +24,7 @@ from unteach.inference.backends import openai_messages
 from unteach.inference.backends.http_client import Refused
 from unteach.report import origin
 from unteach.studies import saved_plan
-from unteach.studies.study_file import study_of
+from unteach.studies.study_file import read_study
 from unteach.verbs.start import start
 
 
@@ -297,7 +297,7 @@ KINDS = [
     Kind("stream.arrow", make_arrow, read_rows),
     Kind("tokens.arrow", make_tokens, read_rows),
     Kind("set.arrow", make_arrow, read_set),
-    Kind("study.yaml", make_study, lambda file: study_of(str(file))),
+    Kind("study.yaml", make_study, lambda file: read_study(str(file))),
     Kind("run.yaml", make_run_file, lambda file: read_run_file(str(file))),
     Kind(
         "config.yaml",

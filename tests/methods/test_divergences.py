@@ -73,10 +73,10 @@ def test_jensen_shannon() -> None:
     found = divergences.jensen_shannon(log_p, log_q)
     torch.testing.assert_close(found, js(log_p.exp(), log_q.exp()))
     expected = slope(found, logits).norm(dim=-1)
-    torch.testing.assert_close(divergences.slope_of_divergence(log_p, log_q), expected)
+    torch.testing.assert_close(divergences.compute_divergence_slope(log_p, log_q), expected)
     same = divergences.jensen_shannon(log_p, log_p.detach())
     assert float(same.detach().abs().max()) < 1e-12
-    assert float(divergences.slope_of_divergence(log_p, log_p).detach().abs().max()) < 1e-12
+    assert float(divergences.compute_divergence_slope(log_p, log_p).detach().abs().max()) < 1e-12
 
 
 def test_jensen_shannon_to_one_token() -> None:

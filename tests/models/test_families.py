@@ -22,7 +22,7 @@ from unteach.models.forward import OutputSpec, extend
 from unteach.models.lm_head import head_logits
 from unteach.models.loading import load
 from unteach.models.model_handlers import PATH, learn_tokenizer
-from unteach.verbs.listing import listed
+from unteach.verbs.listing import list_entries
 
 SMALL = {
     "hidden_size": 32,
@@ -300,5 +300,5 @@ def test_every_shipped_model_composes(name: str) -> None:
 
 
 def test_the_list_of_models_says_what_each_is() -> None:
-    for name, line, _ in listed("models"):
+    for name, line, _ in list_entries("models"):
         assert len(line.split()) > 3 and PATH not in line and len(line) <= 110, name

@@ -10,12 +10,12 @@ import pytest
 from tests.slurm.conftest import HERE, Lab
 from unteach.studies import slurm, slurm_queue, slurm_scripts
 from unteach.studies.settings import Slurm
-from unteach.studies.study_file import study_of
+from unteach.studies.study_file import read_study
 
 
 def test_the_scripts_of_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    study = study_of(
+    study = read_study(
         "demo",
         [
             "seed=[0,1]",

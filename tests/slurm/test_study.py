@@ -10,7 +10,7 @@ import pytest
 from tests.studies import twenty
 from unteach import json_files, run_dir
 from unteach.studies import slurm, states
-from unteach.studies.study_file import Study, study_of
+from unteach.studies.study_file import Study, read_study
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(3000)]
 
@@ -49,7 +49,7 @@ def test_twenty_runs(
     monkeypatch.chdir(tmp_path)
     file = twenty.write(tmp_path, tiny_folder, steps=40)
     words = [*twenty.WORDS, "slurm.time=60", "slurm.grace=60", "slurm.throttle=2"]
-    study = study_of(str(file), words)
+    study = read_study(str(file), words)
     assert "submitted 20 of 20 runs" in unteach("study", "submit", str(file), *words)
     wait(study, 600, "full_seed0", state="running")
     metrics = Path(study.folder) / "full_seed0" / run_dir.METRICS

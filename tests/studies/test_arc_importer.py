@@ -13,7 +13,7 @@ from unteach.config import compose
 from unteach.errors import UserError
 from unteach.studies import compose_runs
 from unteach.studies.importers.arc import top_config
-from unteach.studies.study_file import study_of
+from unteach.studies.study_file import read_study
 from unteach.verbs.start import start
 
 
@@ -70,7 +70,7 @@ def test_the_rule(data: int, train: int, forget: int, seeds: int, seed_first: bo
 
 
 def test_the_runs(arc_configs: ArcConfigs) -> None:
-    planned = study_of(str(arc_configs.top), ["tofu_path=authors"])
+    planned = read_study(str(arc_configs.top), ["tofu_path=authors"])
     named = {run.name: run for run in planned.plan}
     assert planned.name == "mine"
     assert (planned.slurm.minutes, planned.slurm.gpus) == (360, 1)
@@ -131,7 +131,7 @@ def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
         "experiment/mine.yaml",
         {**TOP, "combinations": combinations, "wandb_kwargs": told, **caches},
     )
-    full, _, _, forget = study_of(str(arc_configs.top)).plan
+    full, _, _, forget = read_study(str(arc_configs.top)).plan
     config = compose.compose("train", full.overrides)
     assert config.model.peft_args == {"r": 8}
     assert config.wandb is not None
@@ -156,7 +156,7 @@ def test_lora_early_stopping_and_wandb(arc_configs: ArcConfigs) -> None:
         "experiment/mine.yaml",
         {**TOP, "combinations": {**combinations, "train_config": ["long"], "forget_config": []}},
     )
-    full = study_of(str(arc_configs.top)).plan[0]
+    full = read_study(str(arc_configs.top)).plan[0]
     args = compose.compose("train", full.overrides).trainer.args  # type: ignore[union-attr]
     assert args["metric_for_best_model"] == "arc_train_set_retain_mean_loss_gt"
     assert args["early_stopping_patience"] == 2
@@ -263,7 +263,7 @@ def test_bad_input_is_refused_by_name(case: str, arc_configs: ArcConfigs) -> Non
     file, value, said = BAD[case]
     arc_configs.write(file, value)
     with pytest.raises(UserError, match=said):
-        study_of(str(arc_configs.top))
+        read_study(str(arc_configs.top))
 
 
 def test_a_combination_that_cannot_compose_is_found_before_the_first_starts(
@@ -416,7 +416,7 @@ TOFU = {
 def test_forget_sets_by_entity(arc_configs: ArcConfigs, data: dict, chosen: dict) -> None:
     arc_configs.write("data/tenth.yaml", data)
     arc_configs.write("data/all.yaml", {"dataset_name": data["dataset_name"], "data_kwargs": {}})
-    named = {run.name: run for run in study_of(str(arc_configs.top)).plan}
+    named = {run.name: run for run in read_study(str(arc_configs.top)).plan}
     config = compose.compose("unlearn", named["forget_0"].overrides)
     assert config.tree["forget_set"] == chosen
     assert config.data is not None
@@ -437,7 +437,7 @@ def test_tofu_by_questions_of_some_authors(arc_configs: ArcConfigs) -> None:
             "data/tenth.yaml",
             {**TOFU, "data_kwargs": {**TOFU["data_kwargs"], "forget_random": at_random}},
         )  # type: ignore[dict-item]
-        run = next(run for run in study_of(str(arc_configs.top)).plan if run.name == "retain_0")
+        run = next(run for run in read_study(str(arc_configs.top)).plan if run.name == "retain_0")
         chosen = compose.compose("train", run.overrides).tree["forget_set"]["named"]
         positions = {number % 20 for number in chosen}
         assert (len(chosen), len({number // 20 for number in chosen}), len(positions)) == (
@@ -458,13 +458,13 @@ def test_refusals_come_beside_the_forget_rows(arc_configs: ArcConfigs) -> None:
             "experiment/mine.yaml",
             {**TOP, "combinations": {**TOP["combinations"], "forget_config": [["idk", "short"]]}},
         )  # type: ignore[dict-item]
-        run = next(run for run in study_of(str(arc_configs.top)).plan if run.kind == "forget")
+        run = next(run for run in read_study(str(arc_configs.top)).plan if run.kind == "forget")
         config = compose.compose("unlearn", run.overrides)
         assert config.data is not None and list(config.data.streams["forget"]) == [expected]
 
 
 def test_a_word_of_training_leaves_evaluations_as_they_are(arc_configs: ArcConfigs) -> None:
-    plan = study_of(str(arc_configs.top), ["trainer.args.logging_steps=1"]).plan
+    plan = read_study(str(arc_configs.top), ["trainer.args.logging_steps=1"]).plan
     told = {run.kind for run in plan if "trainer.args.logging_steps=1" in run.overrides}
     assert told == {"full", "retain", "forget"}
 
@@ -472,7 +472,7 @@ def test_a_word_of_training_leaves_evaluations_as_they_are(arc_configs: ArcConfi
 def test_a_word_of_suites_or_of_the_start_reaches_the_runs_that_have_it(
     arc_configs: ArcConfigs,
 ) -> None:
-    plan = study_of(str(arc_configs.top), ["eval.arc.max_rows=3", "model=openai/gpt2"]).plan
+    plan = read_study(str(arc_configs.top), ["eval.arc.max_rows=3", "model=openai/gpt2"]).plan
     assert {run.kind for run in plan if "eval.arc.max_rows=3" in run.overrides} == {
         "retain",
         "forget",
@@ -488,7 +488,7 @@ def test_forget_jobs_may_have_another_adapter_than_their_full_job(arc_configs: A
         "model/small/hyperparameters/short.yaml",
         {"trainer_kwargs": {}, "peft_kwargs": {"r": 4, "lora_alpha": 8}},
     )
-    named = {run.name: run for run in study_of(str(arc_configs.top), ["tofu_path=authors"]).plan}
+    named = {run.name: run for run in read_study(str(arc_configs.top), ["tofu_path=authors"]).plan}
     compose_runs.check(list(named.values()))
     assert "model.peft_args.r=4" in named["forget_0"].overrides
     assert {"model.peft_args.r=8", "model.merge_adapter=true"} <= set(named["full_0"].overrides)
@@ -518,12 +518,12 @@ def test_one_experiment_is_one_run(
     with pytest.raises(
         UserError, match="full_model_name=mine/full_0: this full model is not there"
     ):
-        study_of(str(file))
+        read_study(str(file))
     (tmp_path / "saves/mine/full_0").mkdir(parents=True)
-    (run,) = study_of(str(file)).plan
+    (run,) = read_study(str(file)).plan
     assert "no retain model" in capsys.readouterr().err
     (tmp_path / "saves/mine/retain_1").mkdir(parents=True)
-    (run,) = study_of(str(file)).plan
+    (run,) = read_study(str(file)).plan
     assert (run.folder, run.after) == ("saves/mine.experiment_1.ascent/ascent", ())
     assert "model.model_args.pretrained_model_name_or_path=saves/mine/full_0" in run.overrides
     assert {"retain_logs_path=saves/mine/retain_1", "trainer=arc_ascent", "seed=4"} <= set(
@@ -531,7 +531,7 @@ def test_one_experiment_is_one_run(
     )
     arc_configs.write("experiment/one.yaml", {**ONE, "train_type": "npo"})
     with pytest.raises(UserError, match="npo"):
-        study_of(str(file))
+        read_study(str(file))
 
 
 @pytest.mark.parametrize(
@@ -549,7 +549,7 @@ def test_one_full_or_retain_experiment_starts_from_its_model(
     data = "all" if train_type == "full" else "tenth"
     one = {**ONE, "train_type": train_type, "data_config": data}
     arc_configs.write("experiment/one.yaml", one)
-    (run,) = study_of(str(arc_configs.folder / "experiment/one.yaml")).plan
+    (run,) = read_study(str(arc_configs.folder / "experiment/one.yaml")).plan
     assert (run.kind, run.folder, run.after) == (
         train_type,
         f"saves/{named}.{train_type}/{train_type}",

@@ -13,7 +13,7 @@ from unteach.studies import saved_plan, slurm_scripts
 from unteach.studies.expansion import expand
 from unteach.studies.plan import PlannedRun
 from unteach.studies.settings import Slurm, read_slurm
-from unteach.studies.study_file import study_of
+from unteach.studies.study_file import read_study
 
 FULL = "full: {experiment: finetune/authors/default, model: tiny}\n"
 SHAPES = {
@@ -82,7 +82,7 @@ def test_a_study_of_another_shape_is_refused_by_its_key(tmp_path: Path, case: st
     content, said = SHAPES[case]
     (tmp_path / "s.yaml").write_text(content)
     with pytest.raises(UserError, match=said):
-        study_of(str(tmp_path / "s.yaml"))
+        read_study(str(tmp_path / "s.yaml"))
 
 
 @pytest.mark.parametrize("word", ["slurm.kinds=5", "jobs=[", "local=3"])
@@ -92,7 +92,7 @@ def test_words_of_a_study_are_read_as_strictly(tmp_path: Path, word: str) -> Non
     if word == "local=3":
         words.append("local.jobs=x")
     with pytest.raises(UserError):
-        study_of(str(tmp_path / "s.yaml"), words)
+        read_study(str(tmp_path / "s.yaml"), words)
 
 
 @pytest.mark.parametrize("folder", ["saves/q'q", "saves/a\\b", "saves/a b\\", "saves/ü"])
@@ -108,7 +108,7 @@ def test_what_a_script_says_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
     (home / "s.yaml").write_text(
         f"name: s\n{FULL}slurm: {{partition: 'a \"$(touch PWNED)\"', python: 'p \"a $(b)\"'}}\n"
     )
-    written = slurm_scripts.write_scripts(study_of("s.yaml"), Path("jobs"))
+    written = slurm_scripts.write_scripts(read_study("s.yaml"), Path("jobs"))
     text = (written / "full.sh").read_text()
     assert '#SBATCH --partition="a \\"$(touch PWNED)\\""\n' in text
     assert "\np 'a $(b)' -m unteach study run " in text
@@ -137,13 +137,13 @@ def test_what_a_script_says_is_quoted(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_secret_is_refused_where_it_would_be_kept(tmp_path: Path, word: str, key: str) -> None:
     (tmp_path / "s.yaml").write_text(f"name: s\n{FULL}")
     with pytest.raises(UserError, match=rf"{key}: a study keeps its plan in files, .*HF_TOKEN"):
-        study_of(str(tmp_path / "s.yaml"), [word])
+        read_study(str(tmp_path / "s.yaml"), [word])
 
 
 def test_a_setup_may_read_a_secret_from_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(f"name: s\n{FULL}")
     word = "slurm.setup=['export HF_TOKEN=$(cat ~/.token)', 'export A_TOKEN=\"$B\"']"
-    assert len(study_of(str(tmp_path / "s.yaml"), [word]).slurm.setup) == 2
+    assert len(read_study(str(tmp_path / "s.yaml"), [word]).slurm.setup) == 2
 
 
 def test_a_kept_plan_of_another_shape_is_named(tmp_path: Path) -> None:

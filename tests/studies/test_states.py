@@ -16,7 +16,7 @@ from unteach.errors import Diverged, Preempted, UserError
 from unteach.studies import gpu_slots, local, saved_plan, settings, states, study_file
 from unteach.studies.plan import PlannedRun
 from unteach.studies.states import Standing
-from unteach.studies.study_file import Study, study_of
+from unteach.studies.study_file import Study, read_study
 from unteach.verbs import study_runs
 from unteach.verbs.start import start
 
@@ -202,7 +202,7 @@ def test_retry_takes_the_words_that_the_study_was_begun_with(
     monkeypatch.chdir(tmp_path)
     mapping = {**study_file.read("demo"), "name": "mine"}
     Path("mine.yaml").write_text(yaml.safe_dump(mapping))
-    saved_plan.write(study_of("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
+    saved_plan.write(read_study("mine.yaml", ["trainer.args.max_steps=3", "slurm.partition=long"]))
     seen: list[Study] = []
     monkeypatch.setattr(study_runs, "carry_out", lambda study, opened=False: seen.append(study))
     start("study", ["retry", "mine.yaml"])
@@ -410,7 +410,7 @@ def test_a_study_that_is_done_says_so_and_starts_nothing(
     from unteach.studies import local as executor
 
     monkeypatch.chdir(tmp_path)
-    study = study_file.study_of("demo", [], ())
+    study = study_file.read_study("demo", [], ())
     for run in study.plan:
         config = compose.compose(run.config_name, run.overrides)
         atomic.write_text(Path(run.folder) / run_dir.CONFIG, to_yaml(config.tree))

@@ -13,7 +13,7 @@ import pytest
 from tests.studies import twenty
 from unteach import json_files, run_dir
 from unteach.studies import slurm
-from unteach.studies.study_file import study_of
+from unteach.studies.study_file import read_study
 
 
 @pytest.mark.long
@@ -24,7 +24,7 @@ def test_twenty_runs_killed_and_continued(
     monkeypatch.chdir(tmp_path)
     file = twenty.write(tmp_path, tiny_folder, steps=8)
     command = [sys.executable, "-m", "unteach", "study", "run", str(file), "jobs=2", *twenty.WORDS]
-    study = study_of(str(file), twenty.WORDS)
+    study = read_study(str(file), twenty.WORDS)
     assert len(study.plan) == 20
     at = random.Random(os.urandom(8))
     finished: dict[str, int] = {}

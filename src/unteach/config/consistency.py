@@ -126,7 +126,7 @@ def _list_file_streams(files: Files | None) -> set[str]:
     """List the streams that files give; rows to forget, and to retain, may stand in train_file."""
     if files is None:
         return set()
-    streams = {stream for stream in STREAMS if files.of(stream) is not None}
+    streams = {stream for stream in STREAMS if files.get_source(stream) is not None}
     if "train" in streams:
         streams |= {"forget", "retain"}
     return streams
@@ -144,7 +144,7 @@ def check_measured(
     handler = trainer.handler
     measured = []
     for name, suite in suites.items():
-        measured += [f"{name}_{metric}" for metric in suite.asked()]
+        measured += [f"{name}_{metric}" for metric in suite.list_metrics()]
     if isinstance(method, TheirTrainer):
         if held_out:
             reader.wrong(

@@ -82,7 +82,11 @@ class Files:
             raise UserError(f"max_length must be at least 2, got {self.max_length}")
         limits = self.max_rows if isinstance(self.max_rows, dict) else {"train": self.max_rows}
         for stream, most in limits.items():
-            if self.of(stream) is None and most is not None and isinstance(self.max_rows, dict):
+            if (
+                self.get_source(stream) is None
+                and most is not None
+                and isinstance(self.max_rows, dict)
+            ):
                 of_train = stream in ("forget", "retain") or (
                     stream == "validation" and self.validation_fraction
                 )
@@ -91,13 +95,13 @@ class Files:
             if most is not None and most < 1:
                 raise UserError(f"max_rows must be at least 1, got {most}")
 
-    def of(self, stream: str) -> Source | None:
-        """The file of a stream."""
+    def get_source(self, stream: str) -> Source | None:
+        """Return the file of a stream."""
         found: Source | None = getattr(self, f"{stream}_file", None)
         return found
 
-    def most(self, stream: str) -> int | None:
-        """The most rows that are read of a stream; None: all."""
+    def get_max_rows(self, stream: str) -> int | None:
+        """Return how many rows are read of a stream at most; None: all."""
         if isinstance(self.max_rows, dict):
             return self.max_rows.get(stream)
         return self.max_rows

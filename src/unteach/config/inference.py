@@ -44,8 +44,8 @@ class Sampling:
             return self.do_sample
         return any(getattr(self, name) is not None for name in DRAWN)
 
-    def asked(self) -> dict[str, Any]:
-        """The options that are not at their defaults, and that not every backend has."""
+    def list_changed(self) -> dict[str, Any]:
+        """List the options that are not at their defaults, and that not every backend has."""
         changed = {}
         for option in fields(self):
             if option.name in ("max_new_tokens", "do_sample"):
@@ -253,7 +253,7 @@ def _find_impossible(config: InferConfig) -> list[str]:
         if value not in getattr(backend, attribute):
             able = _list_able(attribute, value)
             found.append(f"{key}={value}: backend={name} cannot do it{able}")
-    options = config.sampling.asked()
+    options = config.sampling.list_changed()
     if config.kind == "generate":
         for option in options.keys() - backend.OPTIONS:
             able = _list_able("OPTIONS", option)

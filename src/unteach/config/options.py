@@ -30,7 +30,7 @@ def unknown_options(
     for option, value in options:
         name = option.lstrip("-").replace("-", "_")
         near = find_nearest(option, known, synonyms.NEAR)
-        key = _key_of_option(name, verb)
+        key = _find_option_key(name, verb)
         if near and not key:
             lines.append(f"there is no option called {option!r}; did you mean {near}?")
         elif key:
@@ -46,7 +46,7 @@ def unknown_options(
     return UserError("\n  ".join(lines))
 
 
-def _key_of_option(name: str, verb: str) -> str | None:
+def _find_option_key(name: str, verb: str) -> str | None:
     if verb in verb_keys.CONFIGS:
         return verb_keys.find_key(verb, name)
     if verb in ("infer", "ask"):

@@ -263,7 +263,7 @@ def _parse_stream(
         current = RENAMED_FILE_KEYS[stream]
         reader.wrong(f"data.{stream}", f"is called data.{current} now")
         return None
-    if files is not None and files.of(stream) is not None:
+    if files is not None and files.get_source(stream) is not None:
         reader.wrong(
             f"data.{stream}",
             f"both a dataset and data.{stream}_file are given; give one (data=files)",

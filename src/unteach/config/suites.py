@@ -148,7 +148,7 @@ class SuiteConfig:
         """The tasks of lm-evaluation-harness that are given as mappings, by their names."""
         return {task["task"]: task for task in self.tasks if isinstance(task, dict)}
 
-    def asked(self) -> list[str]:
+    def list_metrics(self) -> list[str]:
         """The names of the metrics that are asked for."""
         named = {"all": list(self.define), "default": self.default}
         return (

@@ -333,11 +333,11 @@ def translate_old_names(args: dict[str, Any]) -> tuple[dict[str, Any], list[str]
             said.append(f"trainer.args.{name} has no effect any more: {DROPPED[name]}")
         else:
             current_name = RENAMED.get(name, name)
-            current[current_name] = _spelled(current_name, value)
+            current[current_name] = _translate_value(current_name, value)
     return current, said
 
 
-def _spelled(name: str, value: object) -> Any:
+def _translate_value(name: str, value: object) -> Any:
     if value is False and name.endswith("_strategy"):  # what YAML makes of a bare `no`
         return "no"
     return None if value == "None" else value

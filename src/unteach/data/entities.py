@@ -16,7 +16,7 @@ from unteach import json_files
 from unteach.config.schema import ForgetSet
 from unteach.data.rows import Row
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 from unteach.wording import quote_value
 
 QUESTION = "question"
@@ -222,7 +222,7 @@ def _draw_units(
                 f"{forget_set.by}{_describe_stratum(stratum)}"
             )
         order = list(members)
-        seed = subseed(forget_set.seed, "forget set", forget_set.by, stratum)
+        seed = derive_seed(forget_set.seed, "forget set", forget_set.by, stratum)
         Random(seed).shuffle(order)
         drawn.update(order[:count])
 

@@ -71,7 +71,7 @@ def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
         is_read = stream in streams.parts
         if stream == "train":
             is_read |= streams.reads_train_file
-        if files.of(stream) is not None and not is_read:
+        if files.get_source(stream) is not None and not is_read:
             raise UserError(_explain_unread_file(streams, stream))
     if files.holdout_file is not None and "holdout" not in streams.parts:
         raise UserError(_explain_unread_holdout(streams))
@@ -110,7 +110,7 @@ def _explain_unread_file(streams: FileStreams, stream: str) -> str:
 
 def _explain_unread_holdout(streams: FileStreams) -> str:
     """Say why no suite measures the rows that are never seen."""
-    has_files = any(streams.files.of(stream) for stream in SOURCE_STREAMS)
+    has_files = any(streams.files.get_source(stream) for stream in SOURCE_STREAMS)
     if streams.method is not None and not has_files:
         usage = "forget=FILE retain=FILE, or data=FILE"
         if "train" in streams.wanted:

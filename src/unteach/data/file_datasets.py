@@ -138,7 +138,7 @@ class FileDatasets:
         if column is None or (self._needs_alternates(stream) and column in table.columns):
             return False
         for other in STREAMS_WITH_ALTERNATES:
-            source = self.files.of(other) or self.files.train_file
+            source = self.files.get_source(other) or self.files.train_file
             if other == stream or source is None or not self._needs_alternates(other):
                 continue
             if not is_tokenized(source) and column in self.open_table(source).columns:

@@ -9,7 +9,7 @@ from unteach.data.examples import Example
 from unteach.data.handlers.qa import QADataset
 from unteach.data.streams import ALTERNATE, Stream
 from unteach.errors import UserError
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 
 @dataclass
@@ -34,7 +34,7 @@ class MismatchedAnswers:
 
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
         """Build the question of a row with the answer of another, drawn anew in each epoch."""
-        generator = random.Random(subseed(self.seed, "mismatched", epoch, row))
+        generator = random.Random(derive_seed(self.seed, "mismatched", epoch, row))
         retain_dataset, retain_row = generator.choice(self.retain.locations)
         _, answer = retain_dataset.text(retain_row)
         forget_dataset, forget_row = self.forget.locations[row]

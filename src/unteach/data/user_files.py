@@ -86,7 +86,9 @@ class StreamFinder:
     def _list_wanted(self) -> list[str]:
         """List the streams that the method trains on; where none says so, those that there are
         files of."""
-        with_file = [stream for stream in SOURCE_STREAMS if self.files.of(stream) is not None]
+        with_file = [
+            stream for stream in SOURCE_STREAMS if self.files.get_source(stream) is not None
+        ]
         if isinstance(self.method, schema.TheirTrainer):
             return with_file or ["train"]
         if self.method is not None:
@@ -122,7 +124,7 @@ class StreamFinder:
     def _add_trained(self) -> None:
         """Add the streams that the method trains on, each from its file or from train_file."""
         for stream in self.streams.wanted:
-            if self.files.of(stream) is not None:
+            if self.files.get_source(stream) is not None:
                 self.streams.trained[stream] = self._build(stream)
                 self.streams.reads_train_file |= stream == "train"
             elif self.files.train_file is not None and stream in ("forget", "retain"):
@@ -144,7 +146,7 @@ class StreamFinder:
             held_out = replace(
                 self._select("train"),
                 held=True,
-                most=files.most("validation"),
+                most=files.get_max_rows("validation"),
             )
             part = self.datasets.build("validation", files.train_file, held_out)
             self.streams.trained["validation"] = part
@@ -164,7 +166,7 @@ class StreamFinder:
 
     def _build(self, stream: str) -> ComponentConfig:
         """Build the dataset of a stream from its own file."""
-        source = self.files.of(stream)
+        source = self.files.get_source(stream)
         assert source is not None
         return self.datasets.build(stream, source, self._select(stream))
 
@@ -180,7 +182,7 @@ class StreamFinder:
         selection = RowSelection(
             self.seed,
             held_out=files.validation_fraction if stream == "train" else 0.0,
-            most=files.most(stream),
+            most=files.get_max_rows(stream),
             by_line=files.txt == "line",
         )
         if stream != "train" or files.marked is None:
@@ -270,7 +272,7 @@ class StreamFinder:
         assert self.files.train_file is not None
         column = self.files.columns.get("forget", "forget")
         for stream in ("forget", "retain"):
-            has_file = self.files.of(stream) is not None
+            has_file = self.files.get_source(stream) is not None
             is_read = stream in self.streams.parts and not has_file
             marked = [] if is_read else self._list_marked(stream)
             if not marked:

@@ -21,7 +21,7 @@ from unteach.engines.token_statistics import compute_token_statistics
 from unteach.lazy import torch
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 from unteach.models.layers import unwrap_model
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -295,7 +295,7 @@ class HFEngine(BatchRunner):
         def continue_batch(batch: Batch) -> list[list[int]]:
             sampler = None
             if seed is not None:
-                seeds = [subseed(seed, i) for [i] in batch]
+                seeds = [derive_seed(seed, i) for [i] in batch]
                 sampler = SeededSampler(warpers, seeds)
             continuous = ContinuousBatching(
                 self,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 NUM_REPLICATES = 500
 
@@ -20,7 +20,7 @@ def draw_resamples(name: str, size: int) -> np.ndarray:
     Returns:
         Indices below `size`, [R, size].
     """
-    generator = np.random.default_rng(subseed(0, "bootstrap", name))
+    generator = np.random.default_rng(derive_seed(0, "bootstrap", name))
     return generator.integers(0, size, (NUM_REPLICATES, size))
 
 

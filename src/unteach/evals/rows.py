@@ -16,7 +16,7 @@ from unteach.errors import AbsentData, UserError
 from unteach.evals import own_rows, wrong_answers
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.row_encoder import FewShotExamples, RowEncoder
-from unteach.seeds import permutation, subseed
+from unteach.seeds import derive_seed, permutation
 
 IDK = "idk"
 """The column of a refusal to each question."""
@@ -282,7 +282,7 @@ class EvalRows:
         refusals = qa.read_lines(config.idk_path)
         chosen = []
         for row_index in range(len(rows)):
-            generator = random.Random(subseed(0, IDK, 0, row_index))
+            generator = random.Random(derive_seed(0, IDK, 0, row_index))
             chosen.append(generator.choice(refusals))
         return chosen
 

@@ -145,7 +145,7 @@ def before_and_after(
     table.add_column("after", justify="right")
     table.add_column("wanted")
     # In the order in which the suite asks for them, which keeps a role's metrics together.
-    for name in config.asked():
+    for name in config.list_metrics():
         if name not in old and name not in new:
             continue
         description = descriptions.get(name, {})

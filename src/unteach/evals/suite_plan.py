@@ -109,7 +109,7 @@ def plan_suite(
         UserError: a metric that was asked for by name cannot be had, or none of a default list.
     """
     is_default = config.metrics in ("all", "default")
-    metric_names = config.asked()
+    metric_names = config.list_metrics()
     if is_default:
         metric_names = _drop_metrics_of_absent_roles(config, metric_names, own or {})
     logs: dict[type[Logged], Log] = {

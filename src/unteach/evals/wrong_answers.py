@@ -13,7 +13,7 @@ from unteach.config.reader import Reader, join_problems
 from unteach.data.io import sources
 from unteach.data.io.sources import Row
 from unteach.errors import UserError
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 KEY = "wrong_answers"
 """The entry of `hf_args` that asks for them."""
@@ -105,7 +105,7 @@ def _add_wrong_answers(
             f"are {len(others)} other rows about its author "
             f"(hf_args.{KEY}.author_block={settings.author_block})"
         )
-    generator = Random(subseed(settings.seed, "wrong answers", row[ROW_INDEX]))
+    generator = Random(derive_seed(settings.seed, "wrong answers", row[ROW_INDEX]))
     drawn_rows = generator.sample(others, settings.count)
     completed = dict(row)
     del completed[AUTHOR]

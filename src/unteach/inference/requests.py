@@ -18,7 +18,7 @@ from unteach.inference.backends.base import Failure, Request
 from unteach.inference.input_table import Columns, InputTable
 from unteach.inference.output_columns import Skipped
 from unteach.inference.result_store import Line
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -90,7 +90,7 @@ class RequestBuilder:
         """Build the requests of all rows."""
         prepared = PreparedRequests()
         for number, ((place, row), line) in enumerate(zip(table.rows, table.lines, strict=True)):
-            seed = subseed(self.config.seed, "infer", line.id)
+            seed = derive_seed(self.config.seed, "infer", line.id)
             try:
                 request = self._build_request(number, place, row, seed)
             except UserError as error:

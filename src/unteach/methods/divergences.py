@@ -28,7 +28,7 @@ def jensen_shannon_to_token(log_p: "Tensor") -> "Tensor":
     return math.log(2) + (p * log_p - (1 + p) * p.log1p()) / 2
 
 
-def slope_of_divergence(log_p: "Tensor", log_q: "Tensor") -> "Tensor":
+def compute_divergence_slope(log_p: "Tensor", log_q: "Tensor") -> "Tensor":
     """|dJS(p, q)/dz|, z the logits of p: |p (c - p.c)|, c = (log p - log m) / 2: [n, V] -> [n]."""
     p = log_p.exp()
     c = (log_p - torch.logaddexp(log_p, log_q) + math.log(2)) / 2

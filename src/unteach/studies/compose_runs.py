@@ -111,7 +111,7 @@ def _check_rows(
     if config.data is None or config.data.files is None:
         return []
     for stream in schema.STREAMS:
-        source = config.data.files.of(stream)
+        source = config.data.files.get_source(stream)
         if source is not None and not _is_on_this_machine(source):
             return []
     method = config.trainer.method if isinstance(config, schema.TrainConfig) else None

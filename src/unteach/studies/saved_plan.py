@@ -11,7 +11,7 @@ from unteach import atomic, json_files, owner, run_dir
 from unteach.errors import UserError, refuse_unreadable
 from unteach.studies import settings, states
 from unteach.studies.plan import PlannedRun
-from unteach.studies.study_file import ROOT, Study, study_of
+from unteach.studies.study_file import ROOT, Study, read_study
 
 FILE = "plan.json"
 
@@ -75,7 +75,7 @@ def reload(study: Study) -> Study:
         return study
     if not Path(begun.source).is_file():
         return begun
-    return study_of(begun.source, begun.words, begun.config_dirs)
+    return read_study(begun.source, begun.words, begun.config_dirs)
 
 
 def compare(old_plan: list[PlannedRun], new_plan: list[PlannedRun]) -> dict[str, str]:

@@ -50,7 +50,7 @@ class Study:
         return Path(self.plan[0].folder).parent
 
 
-def study_of(
+def read_study(
     name: str,
     words: Iterable[str] = (),
     config_dirs: tuple[str, ...] = (),

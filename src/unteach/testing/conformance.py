@@ -63,10 +63,10 @@ def check_method(
                 f"{name}: {label} dealt to {num_micro_batches} micro-batches of {batch_size} "
                 "instead of 1 of 8",
             )
-        with _packed(loaded.model):
+        with _pack_rows(loaded.model):
             packed, _ = compute(2, size=8, step=step)
         _assert_same(whole, packed, f"{name}: {label} with rows laid end to end")
-        with _checkpointed(loaded.model):
+        with _checkpoint_gradients(loaded.model):
             checkpointed, _ = compute(2, size=8, step=step)
         _assert_same(whole, checkpointed, f"{name}: {label} with gradient checkpointing")
         if processes:
@@ -82,7 +82,7 @@ def check_method(
 
 
 @contextlib.contextmanager
-def _packed(model: "PreTrainedModel") -> Iterator[None]:
+def _pack_rows(model: "PreTrainedModel") -> Iterator[None]:
     """Have rows go through the model end to end, without padding."""
     extend(model, packed=True)
     yield
@@ -90,7 +90,7 @@ def _packed(model: "PreTrainedModel") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _checkpointed(model: "PreTrainedModel") -> Iterator[None]:
+def _checkpoint_gradients(model: "PreTrainedModel") -> Iterator[None]:
     """Recompute activations in the backward pass."""
     model.gradient_checkpointing_enable({"use_reentrant": False})
     yield

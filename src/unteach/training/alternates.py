@@ -14,7 +14,7 @@ from unteach.errors import UserError
 from unteach.methods.unlearn.altpo import AltPO
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import is_placed_by_device_map
-from unteach.seeds import permutation, subseed
+from unteach.seeds import derive_seed, permutation
 
 BATCH_SIZE = 32
 
@@ -125,7 +125,7 @@ def _sample_texts(
         continuations = engine.generate(
             repeated_prompts,
             method.max_new_tokens,
-            seed=subseed(seed, "alternates"),
+            seed=derive_seed(seed, "alternates"),
             temperature=method.temperature,
         )
     texts = []

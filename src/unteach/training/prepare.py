@@ -15,7 +15,7 @@ from unteach.lazy import transformers
 from unteach.models import loading
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import is_placed_by_device_map
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 from unteach.training import checkpoint, parallelism, suites
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import build_head, read_training_texts
@@ -77,7 +77,7 @@ def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> Prepare
 
 def _load_model(config: TrainConfig) -> LoadedModel:
     """Load the model that the run trains, its new weights drawn by the run's seed."""
-    transformers.set_seed(subseed(config.seed, "init") % 2**32)
+    transformers.set_seed(derive_seed(config.seed, "init") % 2**32)
     head = build_head(config)
     loaded = loading.load(
         config.model, training=True, texts=lambda: read_training_texts(config), head=head

@@ -56,7 +56,7 @@ class IntermediateValues(Container[str]):
         self.prefixes = tuple(f"eval_{suite}_" for suite in suites)
         self.requested: set[str] = set()
         for suite, config in suites.items():
-            self.requested.update(f"eval_{suite}_{metric}" for metric in config.asked())
+            self.requested.update(f"eval_{suite}_{metric}" for metric in config.list_metrics())
 
     def __contains__(self, name: object) -> bool:
         if not isinstance(name, str) or name in self.requested:

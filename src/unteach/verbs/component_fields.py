@@ -44,13 +44,13 @@ class FieldInfo:
     meaning: str
 
 
-def fields_of(cls: type) -> list[FieldInfo]:
+def list_fields(cls: type) -> list[FieldInfo]:
     """List the fields of a dataclass, or the arguments of a constructor that the configuration
     gives."""
     if not dataclasses.is_dataclass(cls):
         return _list_arguments(cls)
     hints = _read_hints(cls)
-    meanings = meanings_of(cls)
+    meanings = read_meanings(cls)
     infos = []
     for field in dataclasses.fields(cls):
         if not field.init:
@@ -95,7 +95,7 @@ def _read_hints(cls: type) -> dict[str, Any]:
         return {field.name: field.type for field in dataclasses.fields(cls)}
 
 
-def meanings_of(cls: type) -> dict[str, str]:
+def read_meanings(cls: type) -> dict[str, str]:
     """Read what each field means, by its name: its help, or the docstring under it, in the class
     and those it derives from."""
     meanings: dict[str, str] = {}

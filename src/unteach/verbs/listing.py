@@ -12,7 +12,7 @@ from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.verbs.component_fields import FieldInfo, fields_of
+from unteach.verbs.component_fields import FieldInfo, list_fields
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
@@ -101,7 +101,7 @@ def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
     Args:
         dirs: the user's homes of configurations (--config-dir).
     """
-    lines = listed(kind, dirs)
+    lines = list_entries(kind, dirs)
     longest = max((len(name) for name, _, _ in lines), default=0)
     width = min(32, longest)
     print(fill("use one as ", USES[kind]))
@@ -231,7 +231,7 @@ def _refuse_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> st
     """Write the error of a name that none of these kinds has."""
     names: set[str] = set()
     for kind in kinds:
-        names.update(line[0] for line in listed(kind, dirs))
+        names.update(line[0] for line in list_entries(kind, dirs))
     if len(kinds) == 1:
         return describe_unknown(f"name among the {kinds[0]}", name, names)
     guess = find_nearest(name, {*KINDS, *names})
@@ -254,7 +254,7 @@ def show_class(kind: str, entry: registry.Entry) -> None:
 
     # What the run itself gives to a constructor is no field.
     provided = PROVIDED if kind in ("datasets", "collators") else ()
-    fields = [field for field in fields_of(entry.target) if field.name not in provided]
+    fields = [field for field in list_fields(entry.target) if field.name not in provided]
     print(f"  fields, under {FIELDS_OF[kind]}" if fields else "  It has no fields.")
     for field in fields:
         show_field(field)
@@ -272,7 +272,7 @@ def show_field(field: FieldInfo) -> None:
         print(fill("        ", field.meaning))
 
 
-def listed(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
+def list_entries(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
     """List everything of a kind: classes, then files that say more than a class's name."""
     lines: list[Line] = []
     class_names: set[str] = set()

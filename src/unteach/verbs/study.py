@@ -23,7 +23,7 @@ from unteach.config.verb_configs import StudyConfig
 from unteach.errors import UserError, describe_unknown
 from unteach.studies import compose_runs, saved_plan, slurm_scripts
 from unteach.studies.plan import PlannedRun
-from unteach.studies.study_file import Study, study_of
+from unteach.studies.study_file import Study, read_study
 from unteach.verbs import study_jobs, study_runs
 from unteach.wording import format_count
 
@@ -84,11 +84,11 @@ def load(
         if begun and (kept_first or run_name):
             return begun, _find_run(begun, run_name)
         if Path(study_name).is_file() or study_name in groups.list_options("study", dirs):
-            study = study_of(study_name, words, dirs)
+            study = read_study(study_name, words, dirs)
             return study, _find_run(study, run_name)
         if begun:
             return begun, _find_run(begun, run_name)
-    return study_of(name, words, dirs), None
+    return read_study(name, words, dirs), None
 
 
 def _find_run(study: Study, name: str) -> PlannedRun | None:

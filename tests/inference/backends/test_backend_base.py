@@ -9,8 +9,8 @@ from unteach.inference.backends.base import cut, perplexity
 
 
 def test_options_that_are_asked_for() -> None:
-    assert Sampling().asked() == {}
-    assert Sampling(temperature=0.7).asked() == {"temperature": 0.7, "do_sample": True}
+    assert Sampling().list_changed() == {}
+    assert Sampling(temperature=0.7).list_changed() == {"temperature": 0.7, "do_sample": True}
     assert Sampling(do_sample=False).drawn is False
     assert Sampling(do_sample=True, num_return_sequences=3).drawn
 

@@ -27,7 +27,7 @@ from unteach.data.rows import locate_row
 from unteach.data.truncation import TooLong
 from unteach.errors import UserError
 from unteach.registry import dataset
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 
 @dataset
@@ -226,7 +226,7 @@ class QAwithIdkDataset(QADataset):
         """Build the example of a row in an epoch: {original, alternate}, or the alternate alone."""
         original = super().__getitem__(row)
         row_index = original["index"]
-        rng = random.Random(subseed(self.seed, "idk", epoch, row_index))
+        rng = random.Random(derive_seed(self.seed, "idk", epoch, row_index))
         refusal = rng.choice(self.refusals)
         alternate = self.build_with_answer(row, refusal)
         return {"original": original, "alternate": alternate} if self.return_original else alternate

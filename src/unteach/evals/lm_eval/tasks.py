@@ -50,7 +50,7 @@ def refuse_misspelled(configs: dict[str, SuiteConfig]) -> None:
     """Raise UserError where a suite asks for a task that cannot be; neither torch nor the harness
     is imported."""
     for config in configs.values():
-        for name in config.asked():
+        for name in config.list_metrics():
             definition = config.define.get(name, {})
             task = definition.get("task")
             is_task = definition.get("metric") == METRIC

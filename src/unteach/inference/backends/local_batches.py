@@ -7,7 +7,7 @@ from unteach.config.inference import Sampling
 from unteach.engines.batching import Batch, BatchPlanner, BatchRunner, Row, Work, list_items
 from unteach.engines.sampling import SeededSampler, build_warpers
 from unteach.inference.backends.base import Answered, Failure, FinishReason, Request
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
@@ -119,7 +119,7 @@ def build_sampler(requests: Sequence[Request], sampling: Sampling) -> SeededSamp
     seeds = []
     for request in requests:
         for text_index in range(sampling.num_return_sequences):
-            seeds.append(subseed(request.seed, text_index))
+            seeds.append(derive_seed(request.seed, text_index))
     return SeededSampler(warpers, seeds)
 
 

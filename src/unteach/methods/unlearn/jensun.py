@@ -45,10 +45,10 @@ class JensUn(Unlearn):
         self.target_ids = list(context.template.encode_words(self.target))
 
     def forget_want(self, reference: StreamReference) -> OutputSpec:
-        def logprobs_of_target(logits: "Tensor", labels: "Tensor") -> "Tensor":
+        def select_target_logprobs(logits: "Tensor", labels: "Tensor") -> "Tensor":
             return logits[:, self.target_ids] - logits.logsumexp(-1, keepdim=True)
 
-        return OutputSpec(fn=logprobs_of_target)
+        return OutputSpec(fn=select_target_logprobs)
 
     def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         turn = policy.index_in_row() % len(self.target_ids)

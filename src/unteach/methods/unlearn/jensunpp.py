@@ -9,9 +9,9 @@ from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method, Term, mean_over_rows
 from unteach.methods.divergences import (
+    compute_divergence_slope,
     jensen_shannon,
     jensen_shannon_to_token,
-    slope_of_divergence,
     slope_to_token,
 )
 from unteach.methods.retain import JS
@@ -88,7 +88,7 @@ class JensUnPP(Method):
         def retain_terms(logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
             log_p, log_q = logits.log_softmax(-1), frozen.logits(hidden).log_softmax(-1)
             loss = jensen_shannon(log_p, log_q)
-            return torch.stack([loss, slope_of_divergence(log_p, log_q)], -1)
+            return torch.stack([loss, compute_divergence_slope(log_p, log_q)], -1)
 
         retain = OutputSpec(fn=retain_terms, extra=(frozen.hidden,))
         return {ALTERNATE: OutputSpec(fn=token_terms), "retain": retain}
@@ -118,7 +118,7 @@ class JensUnPP(Method):
         retain = self._mean("retain", "retain", policy["retain"].value, policy["retain"])
         retain.factor = self.alpha
         if self.balance:
-            forget.factor = self.gamma * balance_of_step(reference["step"])
+            forget.factor = self.gamma * compute_balance(reference["step"])
         return [forget, retain]
 
     def weights(self, answers: TokenOutputs) -> "Tensor":
@@ -132,7 +132,7 @@ class JensUnPP(Method):
         return mean_over_rows(name, stream, answers.per_row(self.weights(answers) * value), answers)
 
 
-def balance_of_step(step: "dict[str, Tensor]") -> "Tensor":
+def compute_balance(step: "dict[str, Tensor]") -> "Tensor":
     """What the forget term of a step is multiplied by, from the sums that the prepass made."""
     losses, slopes = [], []
     for stream in (ALTERNATE, "retain"):

@@ -11,7 +11,7 @@ from unteach.methods.retain import EmbedDiff, Retain, build_distance_term, build
 from unteach.methods.terms import require_outputs
 from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.registry import method
-from unteach.seeds import subseed
+from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,7 +63,7 @@ class RMU(Unlearn):
 
     def prepare(self, context: Context) -> None:
         if self.control_vector is None:
-            noise = torch.Generator().manual_seed(subseed(context.seed, "control vector"))
+            noise = torch.Generator().manual_seed(derive_seed(context.seed, "control vector"))
             self.control_vector = torch.rand(context.width, generator=noise)
 
     def trainable(self) -> list[str]:

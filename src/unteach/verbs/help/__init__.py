@@ -36,10 +36,10 @@ def show_help(verb: str) -> str:
         text,
         flags=re.M,
     )
-    return re.sub(r"\{([a-z_.]+)\}", lambda match: default_of(match[1]), text)
+    return re.sub(r"\{([a-z_.]+)\}", lambda match: find_default(match[1]), text)
 
 
-def default_of(key: str) -> str:
+def find_default(key: str) -> str:
     """The default of a key as it is written on the command line. Raises KeyError where no shipped
     file has the key."""
     section = next(name for name in LAYERS if key.startswith(f"{name}.") or not name)
