@@ -15,16 +15,27 @@ MAX_VALUES = 1_000_000
 """Values of one file, with each alias counted as often as it stands."""
 TIMESTAMP_TAG = "tag:yaml.org,2002:timestamp"
 MERGE_TAG = "tag:yaml.org,2002:merge"
+INT_TAG = "tag:yaml.org,2002:int"
 FLOAT_TAG = "tag:yaml.org,2002:float"
-EXPONENT = re.compile(
-    r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|[-+]?\.[0-9][0-9_]*[eE][-+]?[0-9]+"
+INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)$")
+FLOAT = re.compile(
+    r"""[-+]?( ([0-9][0-9_]*\.[0-9_]* | \.[0-9][0-9_]*) ([eE][-+]?[0-9]+)?
+             | [0-9][0-9_]*[eE][-+]?[0-9]+
+             | \.(inf|Inf|INF) )$
+        | \.(nan|NaN|NAN)$""",
+    re.VERBOSE,
 )
-"""A number as YAML 1.2 and Hydra write it: 1e-4, which YAML 1.1 takes for text."""
+"""Numbers as on the command line: 1e-4 is one. 1:30:00, a time, and 010, which YAML 1.1 takes for
+5400 and 8, stay text."""
 PLAIN = (str, int, float, bool, type(None))
 
 
+OTHERWISE = {TIMESTAMP_TAG, INT_TAG, FLOAT_TAG}
+"""Types that are told otherwise than PyYAML tells them."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuse a key that stands twice, and leave dates as the text they are written in."""
+    """Refuse a key that stands twice, and leave dates and times as the text they are written in."""
 
     def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
@@ -49,16 +60,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _list_resolvers_without_dates() -> dict[str, list[tuple[str, Any]]]:
-    """List how PyYAML tells the type of a plain value by its first character, without dates."""
+def _list_resolvers() -> dict[str, list[tuple[str, Any]]]:
+    """List how the type of a plain value is told by its first character: as PyYAML does, without
+    dates, and with numbers of our own."""
     by_start = {}
     for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
-        by_start[start] = [resolver for resolver in resolvers if resolver[0] != TIMESTAMP_TAG]
+        kept = [resolver for resolver in resolvers if resolver[0] not in OTHERWISE]
+        by_start[start] = kept
     return by_start
 
 
-_Loader.yaml_implicit_resolvers = _list_resolvers_without_dates()
-_Loader.add_implicit_resolver(FLOAT_TAG, EXPONENT, list("-+.0123456789"))
+_Loader.yaml_implicit_resolvers = _list_resolvers()
+_Loader.add_implicit_resolver(INT_TAG, INT, list("-+0123456789"))
+_Loader.add_implicit_resolver(FLOAT_TAG, FLOAT, list("-+.0123456789"))
 
 
 def read_yaml(file: Path) -> Any:

@@ -1,5 +1,6 @@
 """YAML of others: plain values, each key once, nothing endless; anything else is one message."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,37 @@ def test_a_value_that_nothing_takes_is_refused_shortly(word: str, said: str) -> 
     assert len(str(caught.value)) < 600
 
 
-@pytest.mark.parametrize("text", ["1e-4", "3E5", "-1.5e3", ".5e-2", "+2e+1", "1_0e1"])
-def test_a_number_with_an_exponent_is_one_as_on_the_command_line(text: str) -> None:
-    of_word = sort_overrides([f"key={text}"]).values
-    assert [("key", parse_yaml(text, "a file"))] == of_word
-    assert isinstance(parse_yaml(text, "a file"), float)
+@pytest.mark.parametrize(
+    "text",
+    ["1e-4", "3E5", "-1.5e3", ".5e-2", "+2e+1", "1_0e1", "7", "-7", "1_000", "0", "1.", "2.5"],
+)
+def test_a_number_is_what_it_is_on_the_command_line(text: str) -> None:
+    read = parse_yaml(text, "a file")
+    assert [("key", read)] == sort_overrides([f"key={text}"]).values
+    assert isinstance(read, int if text.replace("_", "").lstrip("-").isdigit() else float)
 
 
-@pytest.mark.parametrize("text", ["'1e-4'", "e5", "1e", "3f", "1e4x", "e"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'1e-4'",
+        "e5",
+        "1e",
+        "3f",
+        "1e4x",
+        "e",
+        "010",
+        "0x10",
+        "1:30:00",
+        "1:30",
+        "2:15.5",
+        "2024-01-02",
+    ],
+)
 def test_what_is_in_quotes_or_no_number_stays_text(text: str) -> None:
-    assert isinstance(parse_yaml(text, "a file"), str)
+    assert parse_yaml(text, "a file") == text.strip("'")
+
+
+def test_what_is_no_finite_number_is_read_as_yaml_writes_it() -> None:
+    assert parse_yaml("[.inf, -.inf]", "a file") == [math.inf, -math.inf]
+    assert math.isnan(parse_yaml(".nan", "a file"))

@@ -69,6 +69,10 @@ def test_a_word_replaces_what_varies_and_names_the_study() -> None:
     assert changed["vary"]["seed"] == [7]
     assert extra == ("trainer.args.num_train_epochs=1",)
     assert study_file.vary(DEMO, ["seed=0"])[0]["name"] == "demo"
+    rates = "trainer.args.learning_rate=[1e-4,3e-4]"
+    varied = {**DEMO, "vary": {"trainer.args.learning_rate": [1e-5]}}
+    changed, _ = study_file.vary(varied, [rates])
+    assert changed["vary"] == {"trainer.args.learning_rate": [1e-4, 3e-4]}
 
 
 @pytest.mark.parametrize(

@@ -392,11 +392,16 @@ def test_words_of_the_executors() -> None:
             "seed=1",
             "local.gpus=0",
             "slurm.setup=[module load x]",
+            "slurm.time=1:30:00",
         ]
     )
     assert own == {
         "local": {"jobs": 3, "gpus": 0},
-        "slurm": {"kinds": {"forget": {"time": 5}}, "setup": ["module load x"]},
+        "slurm": {
+            "kinds": {"forget": {"time": 5}},
+            "setup": ["module load x"],
+            "time": "1:30:00",
+        },
     }
     assert rest == ["seed=1"]
 

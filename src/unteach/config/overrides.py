@@ -113,12 +113,28 @@ def _parse_word(word: str, parser: "OverridesParser") -> "Override":
     return override
 
 
-def _refuse_word(word: str, key: str, value: object) -> None:
-    """Raise UserError where a word's key or value can stand nowhere."""
+def parse_value(word: str) -> Any:
+    """Parse the value of a word whose key is no configuration's.
+
+    Raises:
+        UserError: where it is not written as the values of a configuration are.
+    """
+    value = _parse_word(word, hydra_parser.OverridesParser.create()).value()
+    _refuse_odd_value(word, value)
+    return value
+
+
+def _refuse_odd_value(word: str, value: object) -> None:
+    """Raise UserError for a value that no configuration holds."""
     try:
         refuse_odd_values(value)
     except UserError as error:
         raise UserError(f"{shorten_name(word)}: {error}") from None
+
+
+def _refuse_word(word: str, key: str, value: object) -> None:
+    """Raise UserError where a word's key or value can stand nowhere."""
+    _refuse_odd_value(word, value)
     if not key:
         raise UserError(_unreadable(word))
     if mend := openunlearning.find_refusal(key, value):

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config import groups
+from unteach.config.overrides import parse_value
 from unteach.config.reader import collect_problems
-from unteach.errors import UserError, describe_unknown, find_nearest, shorten_name
-from unteach.strict_yaml import parse_yaml, read_yaml
+from unteach.errors import UserError, describe_unknown, find_nearest
+from unteach.strict_yaml import read_yaml
 from unteach.studies import compose_runs, search_space, settings, shapes
 from unteach.studies.expansion import KEYS, expand
 from unteach.studies.importers.arc import files, single, top_config
@@ -231,11 +232,11 @@ def vary(study: dict[str, Any], words: Iterable[str]) -> tuple[dict[str, Any], t
     labels = []
     old_labels = []
     for word in words:
-        key, _, text = word.partition("=")
+        key = word.partition("=")[0]
         if key not in varied:
             other_overrides.append(word)
             continue
-        values = parse_yaml(text, shorten_name(word))
+        values = parse_value(word)
         if not isinstance(values, list):
             values = [values]
         if values != varied[key]:
@@ -264,7 +265,7 @@ def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]
     by_section: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     other_overrides = []
     for word in words:
-        key, equals, text = word.partition("=")
+        key, equals, _ = word.partition("=")
         if key == "jobs":
             key = "local.jobs"
         section, _, path = key.partition(".")
@@ -278,5 +279,5 @@ def sections(words: Iterable[str]) -> tuple[dict[str, dict[str, Any]], list[str]
             if not isinstance(mapping, dict):
                 parent_key = ".".join([section, *parents])
                 raise UserError(f"{word}: another word gives {parent_key} a value")
-        mapping[name] = parse_yaml(text, shorten_name(word))
+        mapping[name] = parse_value(word)
     return by_section, other_overrides
