@@ -4,6 +4,7 @@ made in the process."""
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from unteach import logs
 from unteach.config.environment import prepare_environment
+from unteach.distributed import extension_builds
 
 prepare_environment()
 logs.set_verbosity("info")
@@ -25,6 +27,19 @@ TORCHRUN = [
 ]
 """Two processes of the command line, as torchrun starts them."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this session's processes alone: what earlier ones found, or left, changes no
+    test."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    with pytest.MonkeyPatch.context() as patch:
+        # torch's compiled extensions, which take minutes, and matplotlib's list of fonts stay.
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(extension_builds.find_build_dir()))
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR", str(home / "matplotlib")))
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp().parent / "cache"))
+        yield
 
 
 @pytest.fixture(scope="session")

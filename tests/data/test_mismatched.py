@@ -10,7 +10,7 @@ from tests.data.io.test_tables import write
 from tests.doors import train
 from unteach import run_dir
 from unteach.config import compose, schema
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.data import user_files
 from unteach.data.streams import RETAIN_ALTERNATE, Stream
 from unteach.data.truncation import IGNORED
@@ -47,7 +47,7 @@ def compose_without_retain() -> schema.TrainConfig:
 def find_handlers(*words: str) -> dict[str, str]:
     data = resolve(*words).data
     assert data is not None
-    first: dict[str, ComponentConfig] = {
+    first: dict[str, DatasetConfig] = {
         stream: next(iter(parts.values())) for stream, parts in data.streams.items()
     }
     return {stream: part.handler for stream, part in first.items()}

@@ -45,7 +45,7 @@ def settled(*words: str, name: str = "train") -> tuple[schema.RunConfig, list[st
     return config, list(config.data.notes)
 
 
-def parts(*words: str, name: str = "train") -> dict[str, schema.ComponentConfig]:
+def parts(*words: str, name: str = "train") -> dict[str, schema.DatasetConfig]:
     config, _ = settled(*words, name=name)
     assert config.data is not None
     return {stream: next(iter(parts.values())) for stream, parts in config.data.streams.items()}

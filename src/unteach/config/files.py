@@ -13,7 +13,7 @@ Source = str | dict[str, Any]
 `datasets.load_dataset`."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Files:
     """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet,
     arrow, txt), a folder of such files or of `unteach tokenize`, a hub id (its split train) or

@@ -130,7 +130,7 @@ ANSWERS = ("output", "answer", "completion", "generation")
 """Columns that are found by themselves."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class InferConfig:
     """All that `unteach infer` is told (configs/infer.yaml says each in words).
 

@@ -5,7 +5,7 @@ none stops it.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from unteach import registry
 from unteach.config import consistency, synonyms
@@ -16,8 +16,9 @@ from unteach.config.reader import ConfigErrors, Reader, suggest
 from unteach.config.schema import (
     PATH,
     STREAMS,
-    ComponentConfig,
+    CollatorConfig,
     DataConfig,
+    DatasetConfig,
     EvalConfig,
     ForgetSet,
     ModelConfig,
@@ -31,6 +32,8 @@ from unteach.config.secrets import drop_secrets
 from unteach.config.suites import SuiteConfig
 from unteach.errors import UserError, find_nearest
 from unteach.wording import quote_value
+
+Component = TypeVar("Component", DatasetConfig, CollatorConfig)
 
 VALUES: dict[str, Any] = {
     "mode": str,
@@ -207,17 +210,13 @@ def _parse_wandb(reader: Reader, value: dict[str, Any]) -> Wandb | None:
 
 
 def _parse_component(
-    reader: Reader,
-    kind: registry.Registry,
-    value: object,
-    path: str,
-) -> ComponentConfig | None:
+    reader: Reader, kind: type[Component], value: object, path: str
+) -> Component | None:
     """Parse a handler of one kind and its arguments."""
-    component: ComponentConfig | None = reader.record(ComponentConfig, value, path)
+    component: Component | None = reader.record(kind, value, path)
     if component is None:
         return None
     try:
-        component.cls = kind.get(component.handler)
         reader.arguments(component.cls, component.args, f"{path}.args")
     except UserError as error:
         reader.wrong(f"{path}.handler", str(error))
@@ -257,7 +256,7 @@ def _parse_stream(
     stream: str,
     datasets: object,
     files: Files | None,
-) -> dict[str, ComponentConfig] | None:
+) -> dict[str, DatasetConfig] | None:
     """Parse the datasets of one stream; None where they are none."""
     if stream in RENAMED_FILE_KEYS:
         current = RENAMED_FILE_KEYS[stream]
@@ -281,19 +280,19 @@ def _parse_stream(
     components = {}
     for name, dataset in datasets.items():
         path = f"data.{stream}.{name}"
-        component = _parse_component(reader, registry.dataset, dataset, path)
+        component = _parse_component(reader, DatasetConfig, dataset, path)
         if component is not None:
             components[name] = component
     return components
 
 
-def _parse_collator(reader: Reader, value: dict[str, Any]) -> ComponentConfig | None:
+def _parse_collator(reader: Reader, value: dict[str, Any]) -> CollatorConfig | None:
     """Parse the section `collator`, which holds one."""
     if len(value) > 1:
         names = ", ".join(value)
         reader.wrong("collator", f"one collator, got {names}")
     name, collator = next(iter(value.items()))
-    return _parse_component(reader, registry.collator, collator, f"collator.{name}")
+    return _parse_component(reader, CollatorConfig, collator, f"collator.{name}")
 
 
 def _parse_suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfig]:

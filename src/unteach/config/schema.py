@@ -1,8 +1,9 @@
 """The configuration as dataclasses: what a run is told, section by section."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
+from unteach import registry
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Profiler, Samples
@@ -35,7 +36,7 @@ def has_held_out_rows(data: object) -> bool:
     return any(data.get(key) for key in keys)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Paths:
     output_dir: str
     cache_dir: str = "saves/.cache"
@@ -43,7 +44,7 @@ class Paths:
     data_cache_dir: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class TemplateArgs:
     """How a question becomes a prompt. The tags are used where no chat template applies."""
 
@@ -71,7 +72,7 @@ NOT_TRAINED = "makes a new adapter, and nothing is trained here; model=FOLDER ta
 NOT_SAVED = "says how a trained model is saved, and nothing is trained here; leave it out"
 
 
-@dataclass
+@dataclass(frozen=True)
 class ModelConfig:
     model_args: dict[str, Any]
     tokenizer_args: dict[str, Any] = field(default_factory=dict)
@@ -93,13 +94,32 @@ class ModelConfig:
     `adapter/`"""
 
 
-@dataclass
+@dataclass(frozen=True)
 class ComponentConfig:
-    """One dataset of a stream, or a collator: a registered class and its arguments."""
+    """A registered class and its arguments."""
 
+    KIND: ClassVar[registry.Registry]
     handler: str
     args: dict[str, Any] = field(default_factory=dict)
-    cls: Any = field(init=False, default=None)
+
+    @property
+    def cls(self) -> type:
+        """The class of that name. Raises UserError where there is none."""
+        return self.KIND.get(self.handler)
+
+
+@dataclass(frozen=True)
+class DatasetConfig(ComponentConfig):
+    """One dataset of a stream."""
+
+    KIND = registry.dataset
+
+
+@dataclass(frozen=True)
+class CollatorConfig(ComponentConfig):
+    """What makes a batch of examples."""
+
+    KIND = registry.collator
 
 
 @dataclass(frozen=True)
@@ -111,14 +131,14 @@ class DataConfig:
     by role. notes: how the files are read, a sentence each.
     """
 
-    streams: dict[str, dict[str, ComponentConfig]]
+    streams: dict[str, dict[str, DatasetConfig]]
     anchor: str = "train"
     files: Files | None = None
-    measured: dict[str, dict[str, ComponentConfig]] = field(default_factory=dict)
+    measured: dict[str, dict[str, DatasetConfig]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class ForgetSet:
     """Which rows are to be forgotten: those about entities that are drawn at random or named (see
     data/entities.py).
@@ -158,7 +178,7 @@ class ForgetSet:
             raise UserError(f"author_block must be 1 or more, got {self.author_block}")
 
 
-@dataclass
+@dataclass(frozen=True)
 class TheirTrainer:
     """A plugin's subclass of transformers.Trainer and the arguments it takes; its loss is its
     own."""
@@ -171,7 +191,7 @@ class TheirTrainer:
         return ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class TrainerConfig:
     """A method by its registered name, with its fields checked, and the TrainingArguments of the
     run."""
@@ -184,7 +204,7 @@ class TrainerConfig:
     profiler: Profiler | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wandb:
     """How a run is told to Weights & Biases (trainer.args.report_to=wandb). In a study the group is
     the study and the job type the kind of run; a run that goes on is the same run there. dir: where
@@ -208,7 +228,7 @@ class RunConfig:
     paths: Paths
     model: ModelConfig
     data: DataConfig | None = None
-    collator: ComponentConfig | None = None
+    collator: CollatorConfig | None = None
     eval: dict[str, SuiteConfig] = field(default_factory=dict)
     wandb: Wandb | None = None
     resume: str = "auto"

@@ -7,7 +7,7 @@ from unteach.config.metric_descriptions import MetricDescription, Role
 from unteach.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class GenerationArgs:
     """How text is continued for a metric, always greedily; what is null is the suite's, then the
     model's own."""
@@ -25,7 +25,7 @@ MEASURED_KINDS = ("answers", "signed", "text")
 """Kinds of rows (a method's ROWS) that it can measure."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class RowsConfig:
     """Rows that metrics read (`<rows>.<column>` in their definitions), and how the model is asked
     about one of them.
@@ -60,7 +60,7 @@ class RowsConfig:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class HarnessArgs:
     """How lm-evaluation-harness asks its tasks, by its own names; include_path: a folder of more
     tasks."""
@@ -73,7 +73,7 @@ class HarnessArgs:
     include_path: str | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class SuiteConfig:
     """The metrics of one benchmark: the rows it reads, what each metric is, and which are asked
     for.
@@ -123,9 +123,9 @@ class SuiteConfig:
             raise UserError(
                 "retain_logs_path and retain_model both say what to compare with; give one"
             )
-        self._define_tasks()
+        object.__setattr__(self, "define", {**self._define_tasks(), **self.define})
 
-    def _define_tasks(self) -> None:
+    def _define_tasks(self) -> dict[str, dict[str, Any]]:
         """Make a metric of each task of lm-evaluation-harness, under the task's name."""
         metrics: dict[str, dict[str, Any]] = {}
         for index, task in enumerate(self.tasks):
@@ -142,7 +142,7 @@ class SuiteConfig:
                     "the mapping whose fields define it a name of its own"
                 )
             metrics[name] = {"metric": "lm_eval", "task": name}
-        self.define = {**metrics, **self.define}
+        return metrics
 
     def configured_tasks(self) -> dict[str, dict[str, Any]]:
         """The tasks of lm-evaluation-harness that are given as mappings, by their names."""

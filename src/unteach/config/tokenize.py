@@ -8,7 +8,7 @@ from unteach.config.schema import TemplateArgs
 from unteach.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class TokenizeConfig:
     """What `unteach tokenize` is told. kind: null is by the columns, prompts with answers unless
     there is only text."""

@@ -6,7 +6,7 @@ from typing import Literal
 from unteach.errors import UserError
 
 
-@dataclass
+@dataclass(frozen=True)
 class Guard:
     """What counts as a collapse of what should be retained, and what to do about it (see
     training/guard.py).
@@ -27,7 +27,7 @@ class Guard:
             raise UserError("every and rows must be at least 1")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Samples:
     """Texts that the model generates while it trains: written to <run>/samples.jsonl and shown in
     the trackers.
@@ -56,7 +56,7 @@ class Samples:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Profiler:
     """torch.profiler's schedule, in optimiser steps; each active stretch gives a Chrome trace in
     <run>/profile.

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.files import Files
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.stream_overlap import (
     are_comparable,
@@ -48,12 +48,12 @@ class FileStreams:
     kind: str
     measures_rows: bool
     wanted: list[str]
-    trained: dict[str, ComponentConfig] = field(default_factory=dict)
-    measured: dict[str, ComponentConfig] = field(default_factory=dict)
+    trained: dict[str, DatasetConfig] = field(default_factory=dict)
+    measured: dict[str, DatasetConfig] = field(default_factory=dict)
     reads_train_file: bool = False
 
     @property
-    def parts(self) -> dict[str, ComponentConfig]:
+    def parts(self) -> dict[str, DatasetConfig]:
         """All datasets by stream, trained on or only measured."""
         return {**self.trained, **self.measured}
 
@@ -162,7 +162,7 @@ def refuse_overlap(streams: FileStreams) -> list[str]:
     return notes
 
 
-def _note_not_compared(parts: Mapping[str, ComponentConfig], wanted: list[str]) -> list[str]:
+def _note_not_compared(parts: Mapping[str, DatasetConfig], wanted: list[str]) -> list[str]:
     """Note which streams may share rows unseen, as one has its words and the other only tokens."""
     pairs = [("forget", "retain")]
     for apart in ("holdout", "validation"):

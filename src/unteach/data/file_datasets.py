@@ -8,7 +8,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import schema
 from unteach.config.files import Files, Source
-from unteach.config.schema import ComponentConfig, TemplateArgs
+from unteach.config.schema import DatasetConfig, TemplateArgs
 from unteach.data.column_layouts import (
     LAYOUTS,
     ColumnLayout,
@@ -68,7 +68,7 @@ class FileDatasets:
         stream: str,
         source: Source,
         selection: RowSelection,
-    ) -> ComponentConfig:
+    ) -> DatasetConfig:
         """Build the dataset that reads a source for a stream.
 
         Args:
@@ -106,7 +106,7 @@ class FileDatasets:
         has_turns = layout.handler == "ChatDataset" or has_history
         arguments = layout.build_arguments(mapped)
         arguments.update(self._collect_settings(layout.handler, has_turns))
-        return _build_part(layout.handler, arguments, hf_args)
+        return DatasetConfig(layout.handler, {**arguments, "hf_args": hf_args})
 
     def _map_columns(
         self,
@@ -214,7 +214,7 @@ class FileDatasets:
         stream: str,
         path: Path,
         hf_args: dict[str, Any],
-    ) -> ComponentConfig:
+    ) -> DatasetConfig:
         """Build a dataset of tokens.
 
         Args:
@@ -245,17 +245,17 @@ class FileDatasets:
             settings = self._collect_settings("PretrainingDataset")
             if manifest:
                 settings.setdefault("max_length", manifest["max_length"])
-            return _build_part("PretrainingDataset", settings, hf_args)
+            return DatasetConfig("PretrainingDataset", {**settings, "hf_args": hf_args})
         if manifest:
             made_with = dict(manifest["template"])
             made_with.pop("chat_template", None)
             self._made_with = TemplateArgs(**made_with)
-        return _build_part("TokenizedDataset", {}, hf_args)
+        return DatasetConfig("TokenizedDataset", {"hf_args": hf_args})
 
     def choose_template(
         self,
         args: TemplateArgs,
-        other_streams: Mapping[str, Mapping[str, ComponentConfig]],
+        other_streams: Mapping[str, Mapping[str, DatasetConfig]],
     ) -> TemplateArgs:
         """Choose the run's template.
 
@@ -286,14 +286,3 @@ class FileDatasets:
                 "template=raw, chat or qa"
             )
         return replace(args, kind="raw") if any(is_raw.values()) else args
-
-
-def _build_part(
-    handler: str,
-    arguments: dict[str, Any],
-    hf_args: dict[str, Any],
-) -> ComponentConfig:
-    """Build the configuration of a dataset, with its class."""
-    part = ComponentConfig(handler, {**arguments, "hf_args": hf_args})
-    part.cls = registry.dataset.get(handler)
-    return part

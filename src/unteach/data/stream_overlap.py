@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.data import duplicates
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.row_errors import RowErrors
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FORGOTTEN_AND_RETAINED = "both forgotten and retained"
 
 
-def find_overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
+def find_overlap_in_files(parts: Mapping[str, DatasetConfig]) -> str | None:
     """Find rows of the user's files that are both forgotten and retained.
 
     They stand in the streams `forget` and `retain`, or in `train` with a column that says which a
@@ -44,8 +44,8 @@ def find_overlap_in_files(parts: Mapping[str, ComponentConfig]) -> str | None:
 
 
 def find_shared_rows(
-    first: ComponentConfig,
-    second: ComponentConfig,
+    first: DatasetConfig,
+    second: DatasetConfig,
     role: str,
 ) -> str | None:
     """Find the rows that two datasets share.
@@ -64,12 +64,12 @@ def find_shared_rows(
     return _describe_shared(hash_side(first), hash_side(second), role)
 
 
-def are_comparable(first: ComponentConfig, second: ComponentConfig) -> bool:
+def are_comparable(first: DatasetConfig, second: DatasetConfig) -> bool:
     """Whether the rows of two datasets are both words, or both tokens."""
     return has_only_tokens(first) == has_only_tokens(second)
 
 
-def has_only_tokens(part: ComponentConfig) -> bool:
+def has_only_tokens(part: DatasetConfig) -> bool:
     """Whether a dataset of the user's files has no words, only their tokens."""
     return tokenized_paths.is_tokenized(part.args["hf_args"].get("path"))
 
@@ -95,7 +95,7 @@ class _Side:
         return f"{self.row_errors.where}, {places}"
 
 
-def _hash_words(part: ComponentConfig) -> _Side:
+def _hash_words(part: DatasetConfig) -> _Side:
     """Hash what the rows of a dataset say."""
     hf_args = part.args["hf_args"]
     rows = sources.load_rows(hf_args)
@@ -109,7 +109,7 @@ def _hash_words(part: ComponentConfig) -> _Side:
     )
 
 
-def _hash_tokens(part: ComponentConfig) -> _Side:
+def _hash_tokens(part: DatasetConfig) -> _Side:
     """Hash the tokens of the rows of a tokenised dataset."""
     hf_args = part.args["hf_args"]
     hashes = array("q")

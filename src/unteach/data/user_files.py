@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from unteach.config import schema
 from unteach.config.files import Files
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.column_layouts import explain_no_such_column, name_column
 from unteach.data.file_checks import SOURCE_STREAMS, FileStreams, refuse_overlap, refuse_unused
@@ -59,7 +59,7 @@ def resolve_files(config: Run) -> Run:
     return replace(config, model=model, data=data)
 
 
-def _wrap(parts: dict[str, ComponentConfig]) -> dict[str, dict[str, ComponentConfig]]:
+def _wrap(parts: dict[str, DatasetConfig]) -> dict[str, dict[str, DatasetConfig]]:
     """Give each stream its dataset under a name, as a configuration has them."""
     return {stream: {"file": part} for stream, part in parts.items()}
 
@@ -164,13 +164,13 @@ class StreamFinder:
         if files.holdout_file is not None:
             measured["holdout"] = self._build("holdout")
 
-    def _build(self, stream: str) -> ComponentConfig:
+    def _build(self, stream: str) -> DatasetConfig:
         """Build the dataset of a stream from its own file."""
         source = self.files.get_source(stream)
         assert source is not None
         return self.datasets.build(stream, source, self._select(stream))
 
-    def _build_marked(self, stream: str) -> ComponentConfig:
+    def _build_marked(self, stream: str) -> DatasetConfig:
         """Build the dataset of `forget` or `retain` from its rows of train_file."""
         assert self.files.train_file is not None
         selection = self._select_marked(stream)

@@ -7,6 +7,7 @@ Each is loaded only if its store lacks something, and freed afterwards.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,10 +162,11 @@ class OtherModels:
         stops: Sequence[int] = (),
     ) -> HFEngine:
         """Build the engine of a model that is loaded in the precision of the evaluated one."""
-        config.model_args["dtype"] = self.evaluated.compute
+        model_args = {**config.model_args, "dtype": self.evaluated.compute}
+        same_precision = replace(config, model_args=model_args)
 
         def load() -> "PreTrainedModel":
-            loaded = loading.load(config, training=False)
+            loaded = loading.load(same_precision, training=False)
             model: PreTrainedModel = place_model(loaded.model, self.dist)
             return model
 

@@ -98,7 +98,7 @@ def build_retain_rows(
 
 
 def build_rows(
-    loaded: LoadedModel, name: str, parts: dict[str, schema.ComponentConfig], seed: int
+    loaded: LoadedModel, name: str, parts: dict[str, schema.DatasetConfig], seed: int
 ) -> tuple[list[Any], list[str]]:
     """Build the datasets of a stream of the configuration.
 

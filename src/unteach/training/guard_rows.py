@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from unteach.config import schema
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.config.watching import Guard
 from unteach.data.examples import Example
 from unteach.data.io import sources, tokenized_paths
@@ -45,7 +45,7 @@ def build_guard(
     return CollapseWatch(config.trainer.handler, loaded, rows) if rows else None
 
 
-def _list_retain_datasets(config: schema.TrainConfig) -> list[ComponentConfig]:
+def _list_retain_datasets(config: schema.TrainConfig) -> list[DatasetConfig]:
     """List the retain datasets of a run whose method does not train on them."""
     data = config.data
     datasets = data.streams.get("retain") or data.measured.get("retain") or {}
@@ -75,16 +75,14 @@ def _read_first_retain(config: schema.TrainConfig, loaded: LoadedModel) -> Strea
         return None
 
 
-def _limit_rows(component: ComponentConfig) -> ComponentConfig:
+def _limit_rows(component: DatasetConfig) -> DatasetConfig:
     """Give the same dataset of its first rows: a few are measured, and tokenising all would take
     long."""
     hf_args = component.args.get("hf_args")
     if not isinstance(hf_args, dict) or tokenized_paths.is_tokenized(hf_args.get("path")):
         return component
     rows = sources.load_rows(hf_args)[:MAX_ROWS_READ]
-    limited = replace(component, args={**component.args, "hf_args": {"rows": rows}})
-    limited.cls = component.cls
-    return limited
+    return replace(component, args={**component.args, "hf_args": {"rows": rows}})
 
 
 def _choose_by_sign(streams: dict[str, Stream], role: str) -> Stream | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unteach import console, fingerprints, json_files, run_dir
 from unteach.config import schema
-from unteach.config.schema import ComponentConfig
+from unteach.config.schema import DatasetConfig
 from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
@@ -100,7 +100,7 @@ def find_own_rows(
     return rows_by_role, notes
 
 
-def _name_source(part: ComponentConfig) -> str:
+def _name_source(part: DatasetConfig) -> str:
     hf_args = part.args.get("hf_args")
     return sources.describe_source(hf_args) if isinstance(hf_args, dict) else part.handler
 

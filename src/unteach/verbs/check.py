@@ -7,7 +7,6 @@ others only names and shapes are read.
 --print shows the resolved configuration with where each value came from.
 """
 
-import copy
 import itertools
 from collections.abc import Mapping
 from dataclasses import replace
@@ -49,7 +48,7 @@ STANDINGS = {
     RunState.SENT_BACK: "would go back",
 }
 
-DatasetsByStream = dict[str, dict[str, schema.ComponentConfig]]
+DatasetsByStream = dict[str, dict[str, schema.DatasetConfig]]
 
 
 def run(config: CheckConfig) -> None:
@@ -120,16 +119,14 @@ def _limit_streams(streams: DatasetsByStream) -> DatasetsByStream:
     return limited
 
 
-def _limit_dataset(dataset: schema.ComponentConfig) -> schema.ComponentConfig:
+def _limit_dataset(dataset: schema.DatasetConfig) -> schema.DatasetConfig:
     """Copy a dataset of which only the first rows are tokenised; one that is no file is as it
     was."""
     hf_args = dataset.args.get("hf_args") or {}
     if "choice" not in hf_args:
         return dataset
     choice = replace(hf_args["choice"], tokenized=TOKENIZED_ROWS)
-    limited = copy.copy(dataset)
-    limited.args = {**dataset.args, "hf_args": {**hf_args, "choice": choice}}
-    return limited
+    return replace(dataset, args={**dataset.args, "hf_args": {**hf_args, "choice": choice}})
 
 
 def standing(config: schema.RunConfig, folder: Path) -> str:

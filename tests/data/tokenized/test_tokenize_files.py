@@ -62,7 +62,8 @@ def examples(loaded: Any, *words: str) -> tuple[list[tuple[list[int], list[int]]
     config = user_files.resolve_files(compose.compose("train", (*WORDS, "task_name=t", *words)))
     kind = config.model.template_args.kind
     if kind != "auto":
-        loaded.template.kind = loaded.template.args.kind = kind
+        loaded.template.kind = kind
+        loaded.template.args = replace(loaded.template.args, kind=kind)
     streams, said = build_streams(config, loaded)
     rows = (streams["train"].example(number) for number in range(len(streams["train"])))
     return [(list(map(int, row["input_ids"])), list(map(int, row["labels"]))) for row in rows], said
