@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unteach.api import train as train
     from unteach.api import unlearn as unlearn
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["evaluate", "get_history", "infer", "load", "train", "unlearn"]
 
 
