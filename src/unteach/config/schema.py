@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
-from unteach.config.watching import Guard, Profiler, Samples
+from unteach.config.watching import Guard, Land, Profiler, Samples
 from unteach.errors import UserError
 
 BESIDE = {
@@ -182,6 +182,7 @@ class TrainerConfig:
     guard: Guard | None = None
     samples: Samples | None = None
     profiler: Profiler | None = None
+    land: Land | None = None
 
 
 @dataclass
