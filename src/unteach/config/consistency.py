@@ -11,7 +11,6 @@ from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, Tra
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import find_nearest
 
-
 EDIT_ARGS = ("per_device_train_batch_size", "use_cpu", "do_eval", "seed")
 """What a one-shot edit reads of trainer.args."""
 

@@ -7,6 +7,7 @@ head where that changes.
 import contextlib
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,8 @@ class DriftMeter:
             self._hidden.append(tensors[f"hidden.{len(self._hidden)}"])
 
     def measure(self) -> float:
-        """Measure KL(before || now). It is exactly 0 where nothing changed."""
+        """Measure KL(before || now): exactly 0 where nothing changed, infinite where the model says
+        nothing finite any more."""
         assert self._hidden, "remember or load comes first"
         total, num_tokens = 0.0, 0
         for batch, hidden in zip(self._iterate_batches(), self._hidden, strict=True):
@@ -158,7 +160,8 @@ class DriftMeter:
             kl = self._run(batch, spec)
             total += float(kl.double().sum())
             num_tokens += len(kl)
-        return total / num_tokens
+        # Of a model that hardly moved, the rounding of a sum may lie below 0.
+        return max(total / num_tokens, 0.0) if math.isfinite(total) else math.inf
 
     def _compute_kl(self, logits: "Tensor", labels: "Tensor", hidden: "Tensor") -> "Tensor":
         """[n, V], [n], the model's before [n, d] -> [n], called chunk by chunk."""

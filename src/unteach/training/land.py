@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import transformers
 
 from unteach import atomic, console, run_dir
+from unteach.config import schema
 from unteach.config.watching import Land
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
@@ -141,10 +142,17 @@ def describe_landing(landing: Landing) -> list[str]:
     return [line]
 
 
-def find_trained(loaded: LoadedModel) -> "dict[str, Parameter]":
-    """Find the parameters that train, by name."""
+def build_lander(
+    config: schema.TrainConfig, loaded: LoadedModel, run_folder: Path, dist: DistContext
+) -> Lander | None:
+    """Build what lands a training run; None where it does not land.
+
+    Call it once the parameters that do not train are frozen, and before anything trains.
+    """
+    if config.trainer.land is None:
+        return None
     trained = {}
     for name, parameter in loaded.model.named_parameters():
         if parameter.requires_grad:
             trained[name] = parameter
-    return trained
+    return Lander(config.trainer.land, loaded, trained, run_folder, config.seed, dist)

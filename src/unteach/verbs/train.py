@@ -31,7 +31,7 @@ from unteach.training.callbacks import Watcher
 from unteach.training.components import build_collator
 from unteach.training.edit_model import edit_model, setup_edit
 from unteach.training.evaluate_final import evaluate_final_model
-from unteach.training.land import Lander, find_trained
+from unteach.training.land import build_lander
 from unteach.training.prepare import PreparedRun, prepare_run
 from unteach.training.resumable import Resumable
 from unteach.training.watching import build_watchers
@@ -123,10 +123,8 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
                 num_held_out,
                 prepared.start,
             )
-        lander = None
-        if config.trainer.land:
-            weights = find_trained(loaded)
-            lander = Lander(config.trainer.land, loaded, weights, folder, config.seed, dist)
+        lander = build_lander(config, loaded, folder, dist)
+        if lander:
             trainer.add_callback(lander)
         with process_context.stop_at_interrupt(TRAINING):
             _fit(trainer, prepared.start, watching, does_train)
