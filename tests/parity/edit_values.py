@@ -1,5 +1,6 @@
 """One-shot edits: the block `edits`, matrices and edited models of the kit."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def compare_search(part: dict[str, Any]) -> Outcomes:
 
 def interpolate(points: list[tuple[float, ...]], x: float) -> float:
     """KL at a strength, linear in the logarithms between the file's points."""
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if x0 <= x <= x1 * (1 + 1e-12):
             share = math.log(x / x0) / math.log(x1 / x0)
             return math.exp((1 - share) * math.log(y0) + share * math.log(y1))

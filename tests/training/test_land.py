@@ -2,6 +2,8 @@
 cannot."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -194,3 +196,19 @@ def test_a_fresh_lora_is_moved_by_its_scale_and_others_by_their_tensors() -> Non
         "dora.lora_B.default.weight": 2.0,
         "dora.lora_magnitude_vector.default.weight": 3.0,
     }
+
+
+@pytest.mark.long
+def test_two_processes_land_where_one_does(kit: Path, tmp_path: Path) -> None:
+    extra = ["trainer=GradAscent", "trainer.args.learning_rate=1e-3"]
+    train(*words(kit, tmp_path / "one", *extra), config_name="unlearn")
+    two = words(kit, tmp_path / "two", *extra)
+    two += ["launch=ddp", "nproc=2", "trainer.args.per_device_train_batch_size=2"]
+    command = [sys.executable, "-m", "unteach", "unlearn", *two]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one = read_landing(tmp_path / "one")
+    assert read_landing(tmp_path / "two")["a"] == pytest.approx(one["a"], rel=1e-3)
+    landed = read_weights(tmp_path / "two")
+    for name, weight in read_weights(tmp_path / "one").items():
+        torch.testing.assert_close(landed[name], weight, rtol=1e-3, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, console, run_dir
 from unteach.config import schema
+from unteach.config.references import is_local
 from unteach.config.watching import Land
 from unteach.data.collators import Collator
 from unteach.distributed.process_context import DistContext
@@ -56,6 +57,9 @@ def setup_edit(loaded: LoadedModel, edit: Edit, handler: str, num_processes: int
                 "adapter over them, which alone would be saved: leave model.peft_args out, or "
                 "merge the adapter first (`unteach export`) and name what that gives"
             )
+    for name, path in edit.other_models().items():
+        if is_local(path) and not Path(path).expanduser().exists():
+            raise UserError(f"trainer.method_args.{name}={path}: there is no such folder")
     edit.refuse_model(loaded)
     for parameter in loaded.model.parameters():
         parameter.requires_grad_(False)
