@@ -159,6 +159,7 @@ def trainer() -> Iterator[str]:
         ("`args`", "`transformers.TrainingArguments`, and the fields below"),
         ("`method_args`", "the method's own fields, below"),
         ("`guard`", "null, or the collapse guard, below"),
+        ("`land`", "null, or the budget that the run lands on, below"),
     ]
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
@@ -189,6 +190,9 @@ def trainer() -> Iterator[str]:
     yield "### trainer.guard\n"
     yield f"{paragraphs(watching.Guard)}\n"
     yield from fields(watching.Guard)
+    yield "### trainer.land\n"
+    yield f"{paragraphs(watching.Land)}\n"
+    yield from fields(watching.Land)
 
 
 def methods() -> Iterator[str]:

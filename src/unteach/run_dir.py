@@ -4,6 +4,8 @@ config.yaml        the resolved configuration
 manifest.json      command, date, versions, git commit, seeds, fingerprints of data and weights
 metrics.jsonl      one line per logged step
 final_checkpoint/  the model, its tokenizer and template
+edit.json          what a one-shot edit says of what it did
+landing.json       where the run landed on its budget (trainer.land)
 adapter/           the adapter that was merged into the final model (model.merge_adapter)
 evals/             <SUITE>_EVAL.json, <SUITE>_SUMMARY.json, <SUITE>_ABSENT.json…
 evals_before/      the same of the weights that the run started from
@@ -27,6 +29,7 @@ from unteach.strict_yaml import read_yaml
 FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", "manifest.json"
 METRICS, EVALS = "metrics.jsonl", "evals"
 EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
+EDIT, LANDING = "edit.json", "landing.json"
 
 
 class RunState(enum.Enum):

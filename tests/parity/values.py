@@ -14,6 +14,7 @@ from typing import Any
 
 from comparison import Compared, NotOffered, Outcomes, Reference
 from decode_values import compare_decode
+from edit_values import compare_edits
 from method_values import compare_formulas, compare_goldens
 from surgery_values import compare_surgery
 
@@ -22,6 +23,7 @@ BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
     "formula_only": compare_formulas,
     "surgery": compare_surgery,
     "decode": compare_decode,
+    "edits": compare_edits,
 }
 """What compares each block of a file."""
 ABOUT = {"rows", "template", "versions", "other_answers", "batches", "compare"}

@@ -29,6 +29,7 @@ from unteach.config import (
     variables,
 )
 from unteach.config.command import command_line
+from unteach.config.consistency import find_idle_args
 from unteach.config.normalize import normalize_config
 from unteach.config.overrides import Overrides, sort_overrides
 from unteach.config.reader import ConfigErrors, collect_problems
@@ -300,6 +301,8 @@ class _Composition:
                 found += preflight.find_not_installed(plain)
                 found += preflight.find_from_scratch(plain)
             config = parse(plain, self.variables)
+            if isinstance(config, schema.TrainConfig):
+                found += find_idle_args(config.trainer, self.overrides.keys())
         self.problems += filter(self._is_certain, found)
         if is_model_refused:
             self.problems[:] = [

@@ -2,6 +2,7 @@
 seeds, processes."""
 
 import fnmatch
+from collections.abc import Iterable
 from typing import Any
 
 from unteach.config.files import FILE_KEYS, Files
@@ -9,6 +10,9 @@ from unteach.config.reader import Reader
 from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import find_nearest
+
+EDIT_ARGS = ("per_device_train_batch_size", "use_cpu", "do_eval", "seed")
+"""What a one-shot edit reads of trainer.args."""
 
 
 def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
@@ -119,6 +123,80 @@ def check_samples(
             "trainer.samples.every",
             "is required where trainer.args.eval_strategy is no: the steps from one look to the "
             "next",
+        )
+
+
+def check_edit(
+    reader: Reader,
+    trainer: TrainerConfig,
+    held_out: bool,
+    launch: str | None,
+) -> None:
+    """An edit has no steps: what watches steps, or spreads them over processes, has nothing to
+    do."""
+    if not getattr(trainer.method, "IS_EDIT", False):
+        return
+    idle = {
+        "trainer.guard": trainer.guard,
+        "trainer.samples": trainer.samples,
+        "trainer.profiler": trainer.profiler,
+        "data.validation": held_out,
+    }
+    for key, section in idle.items():
+        if section:
+            reader.wrong(
+                key,
+                f"watches a training, and trainer.handler={trainer.handler} edits the model once, "
+                "without steps; leave it out (eval measures before and after)",
+            )
+    if launch:
+        reader.wrong(
+            "launch",
+            f"trainer.handler={trainer.handler} edits the model in one process; leave it out "
+            "(`unteach eval` of what it makes takes any launch)",
+        )
+
+
+def find_idle_args(trainer: TrainerConfig, given: Iterable[str]) -> list[str]:
+    """A sentence for each of trainer.args that the user sets and an edit, which has no steps, does
+    not read. Those that an experiment sets for all methods are no mistake of the user's."""
+    if not getattr(trainer.method, "IS_EDIT", False):
+        return []
+    problems = []
+    for key in sorted(given):
+        section, _, name = key.rpartition(".")
+        if section == "trainer.args" and name not in EDIT_ARGS:
+            used = ", ".join(EDIT_ARGS)
+            problems.append(
+                f"{key}: is for a training, and trainer.handler={trainer.handler} edits the model "
+                f"once, without steps; leave it out (it reads {used} of trainer.args)"
+            )
+    return problems
+
+
+def check_landing(reader: Reader, trainer: TrainerConfig, launch: str | None) -> None:
+    """A landing needs weights that changed, of a language model, all in one process."""
+    if trainer.land is None:
+        return
+    if launch is not None and launch != "ddp":
+        reader.wrong(
+            "trainer.land",
+            f"no process of launch={launch} holds all weights, between which a landing moves; take "
+            "launch=ddp or one process",
+        )
+    if trainer.args.get("do_train") is False:
+        reader.wrong("trainer.land", "nothing is trained (trainer.args.do_train=false)")
+    if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
+        reader.wrong(
+            "trainer.land",
+            f"is measured on text that the model writes, and trainer.handler={trainer.handler} "
+            "trains a classifier; leave it out",
+        )
+    if getattr(trainer.method, "LANDS_ITSELF", False):
+        reader.wrong(
+            "trainer.land",
+            f"trainer.handler={trainer.handler} lands by a search of its own; set "
+            "trainer.method_args.budget",
         )
 
 

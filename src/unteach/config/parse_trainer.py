@@ -6,15 +6,16 @@ from unteach import registry
 from unteach.config import training_args
 from unteach.config.reader import Reader
 from unteach.config.schema import TheirTrainer, TrainerConfig
-from unteach.config.watching import Guard, Profiler, Samples
+from unteach.config.watching import Guard, Land, Profiler, Samples
 from unteach.errors import UserError
 
 WATCHERS = {
     "guard": Guard,
     "samples": Samples,
     "profiler": Profiler,
+    "land": Land,
 }
-"""Sections of `trainer` that watch a run."""
+"""Sections of `trainer` that watch a run, and the one that lands it."""
 
 
 def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:

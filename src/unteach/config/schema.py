@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from unteach import registry
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
-from unteach.config.watching import Guard, Profiler, Samples
+from unteach.config.watching import Guard, Land, Profiler, Samples
 from unteach.errors import UserError
 
 BESIDE = {
@@ -202,6 +202,7 @@ class TrainerConfig:
     guard: Guard | None = None
     samples: Samples | None = None
     profiler: Profiler | None = None
+    land: Land | None = None
 
 
 @dataclass(frozen=True)

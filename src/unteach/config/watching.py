@@ -78,3 +78,24 @@ class Profiler:
             raise UserError(
                 "active and repeat must be at least 1, skip_first, wait and warmup at least 0"
             )
+
+
+@dataclass
+class Land:
+    """Lands the run on a budget: theta_0 + a (theta_T - theta_0), with a such that the model has
+    moved by what it may.
+
+    budget: KL(before || after), nats a token, on text that the model wrote before. texts, tokens:
+    how many texts, and how long each at most. The final model is the landed one; landing.json says
+    at which a (at most 1.3), and every a that was looked at (at most 8).
+    """
+
+    budget: float
+    texts: int = 64
+    tokens: int = 64
+
+    def __post_init__(self) -> None:
+        if self.budget <= 0:
+            raise UserError(f"budget must be above 0, got {self.budget:g}")
+        if self.texts < 1 or self.tokens < 1:
+            raise UserError("texts and tokens must be at least 1")

@@ -77,6 +77,7 @@ class Method:
             a collapse (training/guard.py).
         MISMATCHES: whether answers of data.retain are its other answers to the questions of
             data.forget, where the rows give none.
+        IS_EDIT: whether its run has no steps: the weights are changed once (methods/edit/base.py).
     """
 
     QUIRKS: ClassVar[dict[str, Any]] = {}
@@ -85,6 +86,7 @@ class Method:
     ] = "answers"
     ASCENDS: ClassVar[bool] = False
     MISMATCHES: ClassVar[bool] = False
+    IS_EDIT: ClassVar[bool] = False
 
     def streams(self) -> tuple[str, ...]:
         """Name the streams it trains on.

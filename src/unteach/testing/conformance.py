@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.environment import prepare_environment
+from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Method
 from unteach.models.forward import extend
@@ -42,6 +43,11 @@ def check_method(
     prepare_environment()
 
     method = build_method(name, method_args)
+    if method.IS_EDIT:
+        raise UserError(
+            f"{name} is a one-shot edit: it has no steps that could differ. Its gradients are "
+            "those of EditContext, which do not depend on the batch size"
+        )
     reason = method.depends_on_micro_batches()
     if reason:
         print(f"{name} depends on how a batch is split, and says why: {reason}")

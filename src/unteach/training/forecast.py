@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING
 import numpy
 
 from unteach.config import schema
+from unteach.config.watching import Land
 from unteach.data.streams import Stream
+from unteach.methods.edit.base import Edit
+from unteach.methods.landing import MOST_EVALUATIONS
 from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import format_count
 
@@ -80,14 +83,29 @@ def describe_learning(args: "TrainingArguments", steps_per_epoch: int) -> str:
     return f"{rate}; {optimizer}"
 
 
+def describe_landing(land: Land) -> str:
+    """Describe on what a landing is measured, and what it costs."""
+    return (
+        f"at KL {land.budget:g} nats a token, on {land.texts} texts of {land.tokens} tokens that "
+        f"the model writes before; at most {MOST_EVALUATIONS} passes over them after"
+    )
+
+
 def describe_memory(
     loaded: "LoadedModel",
     args: "TrainingArguments",
     method: "Method | schema.TheirTrainer",
     streams: dict[str, Stream],
+    land: Land | None = None,
 ) -> str:
     """Describe an estimate of the memory that a process needs, without sharding."""
     parts = estimate_memory(loaded, args, method, streams)
+    changed = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
+    if isinstance(method, Edit):
+        changed = list(method.find_weights(loaded.model).values())
+    if land:
+        sizes = [parameter.numel() * parameter.element_size() for parameter in changed]
+        parts["both ends of the landing, on the CPU"] = 2 * sum(sizes)
     total = sum(parts.values())
     listed = [f"{name} {size / GIB:.2g}" for name, size in parts.items() if size]
     return f"about {total / GIB:.2g} GiB a process ({' + '.join(listed)})"
@@ -127,6 +145,12 @@ def estimate_memory(
     bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit
     activations = args.per_device_train_batch_size * longest * bytes_per_token
 
+    if isinstance(method, Edit):
+        return {
+            "weights": weight_bytes,
+            **method.estimate_memory(loaded.model),
+            "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
+        }
     has_frozen_copy = False
     if not isinstance(method, schema.TheirTrainer):
         has_frozen_copy = any(kind != "logprobs" for kind in method.reference().values())

@@ -11,6 +11,7 @@ from unteach.data.steps import Steps
 from unteach.data.streams import Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
+from unteach.methods.edit.base import Edit
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
 from unteach.registry import read_summary
@@ -68,6 +69,33 @@ def describe_training(
     steps = Steps(streams, anchor, rows_per_process * num_processes, config.seed)
     lines.append(("steps", forecast.describe_steps(args, len(steps), num_processes)))
     lines.append(("learning", forecast.describe_learning(args, len(steps))))
+    if config.trainer.land:
+        lines.append(("landing", forecast.describe_landing(config.trainer.land)))
+    return lines
+
+
+def describe_edit_run(
+    config: schema.TrainConfig,
+    loaded: LoadedModel,
+    streams: dict[str, Stream],
+    describe_stream: Callable[[Stream], str] = lambda stream: format_count(len(stream), "row"),
+) -> list[Line]:
+    """Describe the model, the method, each stream, and what is edited: a run without steps."""
+    edit: Edit = config.trainer.method
+    path = config.model.model_args.get(PATH)
+    source = f"{path}: " if path else ""
+    lines = [
+        ("model", f"{source}{describe_model(loaded)}"),
+        ("method", f"{config.trainer.handler}: {read_summary(type(edit))}"),
+    ]
+    for name, stream in streams.items():
+        lines.append(("stream", f"{name}: {describe_stream(stream)}"))
+    weights = edit.find_weights(loaded.model)
+    num_parameters = sum(weight.numel() for weight in weights.values())
+    tensors = format_count(len(weights), "tensor")
+    lines.append(("edit", f"{tensors} of {num_parameters:,} parameters, once, without steps"))
+    if config.trainer.land:
+        lines.append(("landing", forecast.describe_landing(config.trainer.land)))
     return lines
 
 

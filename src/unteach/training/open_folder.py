@@ -13,6 +13,7 @@ from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import np
+from unteach.methods.edit.base import Edit
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE
 
@@ -36,10 +37,14 @@ def open_folder(
     """Make a run's folder ready to start, or to go on after `step`."""
     hash_cache = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
     manifest_path = run_folder / run_dir.MANIFEST
+    model_paths = [loaded.path, loaded.adapter]
+    method = config.trainer.method
+    if isinstance(method, Edit):
+        model_paths += map(run_dir.find_model_folder, method.other_models().values())
     hashes = InputHashes(
         files=fingerprint_files(config),
         data=fingerprint_streams(streams),
-        models=fingerprints.hash_models([loaded.path, loaded.adapter], hash_cache),
+        models=fingerprints.hash_models(model_paths, hash_cache),
     )
     if step and manifest_path.exists():
         old_manifest = json_files.read_mapping(manifest_path, "the run's manifest")

@@ -23,6 +23,7 @@ from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
 from unteach.distributed import accelerate_launch
+from unteach.methods.edit.base import Edit
 from unteach.models import loading
 from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
@@ -32,6 +33,7 @@ from unteach.training import forecast, header, suites, tracking
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import build_head, read_training_texts
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
+from unteach.training.edit_model import setup_edit
 from unteach.training.step import setup_method
 from unteach.wording import format_count
 
@@ -163,7 +165,9 @@ def check_training(
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     method = config.trainer.method
-    if not isinstance(method, schema.TheirTrainer):
+    if isinstance(method, Edit):
+        setup_edit(loaded, method, config.trainer.handler, config.nproc or args.world_size)
+    elif not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
@@ -173,16 +177,19 @@ def check_training(
         notes += row_notes
 
     # The run's own header, then what only a check says.
-    lines = header.describe_training(
-        config,
-        loaded,
-        streams,
-        anchor,
-        args,
-        config.nproc or args.world_size,
-        num_validation_rows,
-        forecast.describe_stream,
-    )
+    if isinstance(method, Edit):
+        lines = header.describe_edit_run(config, loaded, streams, forecast.describe_stream)
+    else:
+        lines = header.describe_training(
+            config,
+            loaded,
+            streams,
+            anchor,
+            args,
+            config.nproc or args.world_size,
+            num_validation_rows,
+            forecast.describe_stream,
+        )
     if not all(map(_is_tokenized, streams.values())):
         notes.append(
             f"of each file the first {TOKENIZED_ROWS:,} rows are tokenised. Which of the others "
@@ -190,7 +197,7 @@ def check_training(
         )
     lines += [("note", sentence) for sentence in notes]
     header.print_lines(lines)
-    memory = forecast.describe_memory(loaded, args, method, streams)
+    memory = forecast.describe_memory(loaded, args, method, streams, config.trainer.land)
     print(f"memory      {memory}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)

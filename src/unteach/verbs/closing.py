@@ -21,7 +21,8 @@ def close_training(config: TrainConfig, folder: Path) -> None:
     console.say(f"model: {folder / run_dir.FINAL}")
     results = folder / run_dir.EVALS
     if not results.exists():
-        results = folder / run_dir.METRICS
+        has_steps = not getattr(config.trainer.method, "IS_EDIT", False)
+        results = folder / (run_dir.METRICS if has_steps else run_dir.EDIT)
     console.say(f"results: {results}")
     pattern = f"checkpoint-*/{run_dir.EVALS}"
     if any(folder.glob(pattern)):

@@ -3,15 +3,18 @@
 import contextlib
 from pathlib import Path
 
-from unteach import console, owner, run_dir
+from unteach import console, logs, owner, run_dir
 from unteach.config.schema import TrainConfig
+from unteach.data.collators import Collator
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
 from unteach.errors import Preempted
 from unteach.evals.run import tell_values
 from unteach.evals.start_values import tell_before_and_after
 from unteach.evals.suite_plan import SuitePlan
+from unteach.export import merge_adapter
 from unteach.export.final_model import save_run_model
+from unteach.methods.edit.base import Edit
 from unteach.run_dir import RunState
 from unteach.training import (
     header,
@@ -26,8 +29,10 @@ from unteach.training.build_args import read_join_options
 from unteach.training.build_trainer import build_trainer
 from unteach.training.callbacks import Watcher
 from unteach.training.components import build_collator
+from unteach.training.edit_model import edit_model, setup_edit
 from unteach.training.evaluate_final import evaluate_final_model
-from unteach.training.prepare import prepare_run
+from unteach.training.land import build_lander
+from unteach.training.prepare import PreparedRun, prepare_run
 from unteach.training.resumable import Resumable
 from unteach.training.watching import build_watchers
 from unteach.verbs import closing
@@ -84,6 +89,9 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
         suites.measure_before_training(config, prepared.plans, folder, dist)
 
     collator = build_collator(config, loaded)
+    if isinstance(config.trainer.method, Edit):
+        _edit(config, prepared, collator, folder, dist)
+        return prepared.plans
     held_out = validation.build_validation(config, loaded, collator, prepared.args, folder, dist)
     watching = build_watchers(config, loaded, streams, anchor, folder, dist)
     does_train = config.trainer.args.get("do_train", True)
@@ -115,8 +123,13 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
                 num_held_out,
                 prepared.start,
             )
+        lander = build_lander(config, loaded, folder, dist)
+        if lander:
+            trainer.add_callback(lander)
         with process_context.stop_at_interrupt(TRAINING):
             _fit(trainer, prepared.start, watching, does_train)
+            if lander:
+                lander.land()
             trainer.validate_final_model()
             state_dict = parallelism.gather_full_state_dict(trainer, dist)
             if dist.is_main:
@@ -124,6 +137,28 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
                 save_run_model(config, folder, model, loaded, state_dict)
     dist.barrier()
     return prepared.plans
+
+
+def _edit(
+    config: TrainConfig,
+    prepared: PreparedRun,
+    collator: Collator,
+    folder: Path,
+    dist: DistContext,
+) -> None:
+    """Edit the model once, and write the final model."""
+    method, handler = config.trainer.method, config.trainer.handler
+    setup_edit(prepared.loaded, method, handler, dist.world_size)
+    if not logs.is_quiet():
+        header.print_lines(
+            [
+                ("run", f"{config.mode} {folder}"),
+                *header.describe_edit_run(config, prepared.loaded, prepared.streams),
+            ]
+        )
+    edit_model(config, prepared, collator, folder, dist, merge_adapter.merge)
+    loaded = prepared.loaded
+    save_run_model(config, folder, loaded.model, loaded, None)
 
 
 def _fit(trainer: Resumable, start: Path | None, watching: list[Watcher], does_train: bool) -> None:

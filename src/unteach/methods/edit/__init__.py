@@ -1,0 +1,1 @@
+"""Methods that change the weights once, without optimiser steps."""

@@ -1,0 +1,158 @@
+"""Land a run on its budget: how far from the weights before towards those after, so that the model
+moves by no more than it may."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import transformers
+
+from unteach import atomic, console, run_dir
+from unteach.config import schema
+from unteach.config.watching import Land
+from unteach.distributed.process_context import DistContext
+from unteach.errors import UserError
+from unteach.lazy import torch
+from unteach.methods.landing import LARGEST, MOST_EVALUATIONS, Landing, find_landing
+from unteach.models.loading import LoadedModel
+from unteach.models.weight_path import WeightPath
+from unteach.training.build_reference import REFERENCE
+from unteach.training.drift import DriftMeter, sample_texts
+
+if TYPE_CHECKING:
+    from torch.nn import Parameter
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+TEXTS = "landing"
+"""The file of a run's reference folder with the texts, and what the model before said of them."""
+SHARDED = (
+    "no process of {mode} holds all weights, between which a landing moves; take launch=ddp or one "
+    "process, or leave trainer.land out"
+)
+
+
+class Lander(transformers.TrainerCallback):
+    """Keeps what a model was before it changes, and lands it when it has.
+
+    Build it before the weights change and before anything wraps the model. In a training run it is
+    a callback, which has the model write its texts before the first step. Only the main process
+    keeps the weights before and searches; the others get its weights.
+
+    Args:
+        land: the budget, and on how much text it is measured.
+        loaded: the model.
+        weights: the parameters that will change, by name.
+        run_folder: the run's.
+        seed: of the texts.
+    """
+
+    def __init__(
+        self,
+        land: Land,
+        loaded: LoadedModel,
+        weights: "Mapping[str, Parameter]",
+        run_folder: Path,
+        seed: int,
+        dist: DistContext,
+    ):
+        if dist.is_sharded or dist.mode.startswith("zero"):
+            raise UserError(f"trainer.land: {SHARDED.format(mode=dist.mode)}")
+        self.land_config = land
+        self.loaded = loaded
+        self.weights = weights
+        self.run_folder = run_folder
+        self.seed = seed
+        self.dist = dist
+        self.meter = DriftMeter(loaded, weights.values())
+        self.path = WeightPath(weights) if dist.is_main else None
+
+    @property
+    def texts_path(self) -> Path:
+        return self.run_folder / REFERENCE / f"{TEXTS}.safetensors"
+
+    def on_train_begin(
+        self,
+        args: "TrainingArguments",
+        state: "TrainerState",
+        control: "TrainerControl",
+        **_: object,
+    ) -> None:
+        # A run that goes on has other weights by now: the file has what the first ones said.
+        if self.dist.is_main and not state.global_step:
+            self.prepare()
+        self.dist.barrier()
+
+    def prepare(self) -> None:
+        """Let the model write its texts, and keep what it says of them."""
+        land = self.land_config
+        self.meter.texts = sample_texts(self.loaded, land.texts, land.tokens, self.seed)
+        self.meter.remember()
+        self.meter.save(self.texts_path)
+
+    def land(self) -> Landing | None:
+        """Search for the strength that meets the budget, set the weights to it, and write
+        landing.json; None in a process that is not the main one."""
+        landing = None
+        if self.dist.is_main:
+            assert self.path is not None
+            self.meter.load(self.texts_path)
+            self.path.end_here()
+            landing = find_landing(self._measure_at, self.land_config.budget)
+            self.path.move_to(landing.a)
+            record = {**dataclasses.asdict(landing), "met": landing.is_met}
+            # JSON knows no infinity: a model that broke there has none.
+            record["evaluations"] = [
+                (a, kl if math.isfinite(kl) else None) for a, kl in landing.evaluations
+            ]
+            record["tokens"] = sum(len(text.continuation) for text in self.meter.texts)
+            atomic.write_json(self.run_folder / run_dir.LANDING, record)
+            for line in describe_landing(landing):
+                console.say(line)
+        if self.dist.world_size > 1:
+            for weight in self.weights.values():
+                torch.distributed.broadcast(weight.data, src=0)
+        return landing
+
+    def _measure_at(self, a: float) -> float:
+        assert self.path is not None
+        self.path.move_to(a)
+        return self.meter.measure()
+
+
+def describe_landing(landing: Landing) -> list[str]:
+    """Describe where a landing ended, and what that means where the budget is not met."""
+    budget = f"budget {landing.budget:g}"
+    looks = f"{len(landing.evaluations)} looks"
+    if landing.a == 0:
+        least = min(landing.evaluations)
+        return [
+            "landed at a = 0: the model is what it was before. Nothing that was looked at is "
+            f"within the {budget}: at a = {least[0]:.3g} KL is {least[1]:.3g} ({looks})"
+        ]
+    line = f"landed at a = {landing.a:.4g}: KL {landing.kl:.4g} nats a token, {budget} ({looks})"
+    if landing.is_at_limit:
+        line += (
+            f"; a landing goes no further than {LARGEST:g} times what was learned, and the budget "
+            "is not used up: train for longer, or take a smaller one"
+        )
+    elif not landing.is_met:
+        line += f"; no strength within 0.95 and 1 of the budget in {MOST_EVALUATIONS} looks"
+    return [line]
+
+
+def build_lander(
+    config: schema.TrainConfig, loaded: LoadedModel, run_folder: Path, dist: DistContext
+) -> Lander | None:
+    """Build what lands a training run; None where it does not land.
+
+    Call it once the parameters that do not train are frozen, and before anything trains.
+    """
+    if config.trainer.land is None:
+        return None
+    trained = {}
+    for name, parameter in loaded.model.named_parameters():
+        if parameter.requires_grad:
+            trained[name] = parameter
+    return Lander(config.trainer.land, loaded, trained, run_folder, config.seed, dist)
