@@ -178,7 +178,7 @@ def measure_norm(step: "dict[str, Tensor]") -> float:
     paper="arXiv:2606.17168",
     cost=COST,
     reference="none",
-    evidence="verified against the authors' code",
+    evidence="verified against the authors' code; the adversary from the paper",
     license="MIT",
 )
 @dataclass
@@ -206,7 +206,7 @@ class RepSelect(SelectiveEdit):
     paper="arXiv:2606.17168",
     cost=f"{COST}; then up to {MOST_EVALUATIONS} passes over the model's own texts",
     reference="none",
-    evidence="verified against the authors' code",
+    evidence="verified against the authors' code; the adversary from the paper",
     license="MIT",
 )
 @dataclass
