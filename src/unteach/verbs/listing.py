@@ -58,6 +58,7 @@ FIELDS_OF = {
 """Where the fields of a class of each kind stand in a configuration."""
 METHOD_KINDS = {
     "unlearn": "unlearning",
+    "decode": "unlearning in decoding",
     "finetune": "fine-tuning",
     "preference": "preferences",
 }
