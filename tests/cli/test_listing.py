@@ -18,10 +18,11 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_methods_stand_under_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "methods")
     assert text.startswith("use one as trainer=NAME\n")
-    sections = dict(section.split("\n", 1) for section in text.split("\n\n")[1:4])
-    assert list(sections) == ["unlearning", "fine-tuning", "preferences"]
+    sections = dict(section.split("\n", 1) for section in text.split("\n\n")[1:5])
+    assert list(sections) == ["unlearning", "unlearning in decoding", "fine-tuning", "preferences"]
     for heading, names in {
         "unlearning": ("NPO", "arc_kl", "csv_ga"),
+        "unlearning in decoding": ("ULD", "WHP"),
         "fine-tuning": ("SFT", "finetune", "classify"),
         "preferences": ("PrefDPO", "KTO"),
     }.items():
