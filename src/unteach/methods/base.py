@@ -22,6 +22,7 @@ from unteach.methods.terms import (
     cross_entropy,
     mean_over_rows,
 )
+from unteach.models.decoding import Decoding
 from unteach.models.forward import (
     IGNORED,
     OutputSpec,
@@ -116,6 +117,24 @@ class Method:
         """Give regexes of the names of the parameters that it trains; those that no pass reaches
         stay frozen anyway."""
         return (".*",)
+
+    def decoding(self) -> Decoding | None:
+        """Say how the logits of the model that it starts from are changed by those of the model
+        that it trains: the two are saved as one folder, which forgets in its decoding.
+
+        None: the model that forgets is the one that it trains.
+        """
+        return None
+
+    def kept_layers(self) -> int | None:
+        """Say of how many of the start's first layers the model is made that it trains; None: all.
+        Only for a method with a decoding."""
+        return None
+
+    def default_peft_args(self) -> dict[str, Any] | None:
+        """Give LoraConfig's fields of the adapter that it trains where the run says nothing of one;
+        None: it trains the whole model then."""
+        return None
 
     def depends_on_micro_batches(self) -> str:
         """Say why a step of this method depends on how its rows are split into micro-batches;

@@ -5,8 +5,10 @@ from typing import TYPE_CHECKING
 
 from unteach.data.batches import Batch
 from unteach.data.examples import SEGMENT
+from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
+from unteach.models.decoding import get_decoding, get_second, join_hidden_states
 from unteach.models.layers import get_backbone, stop_at_layer, unwrap_model
 
 if TYPE_CHECKING:
@@ -39,11 +41,33 @@ def compute_hidden_states(
     """Compute the hidden states [B, T, d] of some streams of a batch.
 
     They share one pass; rows that cannot, by what was found of the model, have passes of their own.
+    Of a model with a decoding they are those of both models, side by side, as its head takes them.
 
     Args:
         layer: where the pass ends; None for the last hidden states, as the head gets them.
         packed: the rows go through the layers end to end, without padding.
     """
+    hidden = _compute_of_one(model, batch, streams, layer, packed)
+    if get_decoding(model) is None:
+        return hidden
+    if layer is not None:
+        raise UserError(
+            f"the hidden states of the layer {layer!r} are asked of a model that forgets in its "
+            "decoding: it is two models, whose logits alone are combined. Ask the folder base/, or "
+            "the other one, inside its own"
+        )
+    second = _compute_of_one(get_second(model), batch, streams, layer, packed)
+    return {stream: join_hidden_states(hidden[stream], second[stream]) for stream in streams}
+
+
+def _compute_of_one(
+    model: "PreTrainedModel",
+    batch: Batch,
+    streams: list[str],
+    layer: str | None,
+    packed: bool,
+) -> "dict[str, Tensor]":
+    """Do the same of one model alone."""
     slices = [slice(*batch["rows"][stream]) for stream in streams]
     input_ids = torch.cat([batch["input_ids"][rows] for rows in slices])
     mask = torch.cat([batch["attention_mask"][rows] for rows in slices])

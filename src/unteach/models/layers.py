@@ -163,6 +163,36 @@ def drop_layers_above(causal: "PreTrainedModel", patterns: Iterable[str]) -> Non
     causal.set_output_embeddings(torch.nn.Identity())
 
 
+def keep_first_layers(causal: "PreTrainedModel", num_layers: int) -> None:
+    """Take away, for good, all layers of a language model above the first `num_layers`; its final
+    norm and its head stay.
+
+    Raises:
+        UserError: it has fewer layers, or is not one list of them.
+    """
+    config: Any = causal.config.get_text_config()
+    lists = _find_layer_lists(causal)
+    total = config.num_hidden_layers
+    if [len(layers) for layers in lists.values()] != [total]:
+        raise UserError(
+            f"{type(causal).__name__}: its layers are not one list of {total}, and a model of the "
+            "first of them cannot be made"
+        )
+    if num_layers > total:
+        raise UserError(
+            f"num_layers={num_layers}: this model has {total} layers, and a smaller one is made of "
+            "the first of them; lower it"
+        )
+    (path,) = lists
+    owner_path, _, list_name = path.rpartition(".")
+    setattr(causal.get_submodule(owner_path), list_name, lists[path][:num_layers])
+    config.num_hidden_layers = num_layers
+    for name, value in list(vars(config).items()):
+        # What the configuration says layer by layer.
+        if name.startswith("layer_") and isinstance(value, list) and len(value) == total:
+            setattr(config, name, value[:num_layers])
+
+
 def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence[str] = ()) -> None:
     """Freeze every parameter whose name no regex matches.
 

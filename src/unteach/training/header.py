@@ -105,9 +105,10 @@ def describe_model(loaded: LoadedModel) -> str:
     num_parameters = sum(p.numel() for p in parameters)
     num_trained = sum(p.numel() for p in parameters if p.requires_grad)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    decoding = f"; it forgets in its decoding, {loaded.decoding}" if loaded.decoding else ""
     return (
         f"{type(loaded.model).__name__}, {num_parameters:,} parameters, {num_trained:,} of them "
-        f"trained; weights in {', '.join(dtypes)}, passes in {loaded.compute}"
+        f"trained; weights in {', '.join(dtypes)}, passes in {loaded.compute}{decoding}"
     )
 
 
