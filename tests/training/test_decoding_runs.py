@@ -193,6 +193,7 @@ REFUSED = [
     ),
     ("trainer.samples={every:1}", "trainer.samples: looks at the model"),
     ("data.validation=TOFU_QA_forget", "data.validation: looks at the model"),
+    ("trainer.land={budget:0.02}", "trainer.land: lands the model that trains"),
     ("launch=fsdp2", "launch: fsdp2 shards one model"),
     ("launch=zero2", "launch: zero2 shards one model"),
     ("trainer.method_args.alpha=-1", "alpha must not be negative"),
