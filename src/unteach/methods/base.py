@@ -28,7 +28,9 @@ from unteach.models.forward import (
     TokenOutputs,
     find_all_positions,
     find_continued,
+    find_real_positions,
 )
+from unteach.models.layer_names import DEFAULT_LAYER
 from unteach.models.reference import ReferenceSpecs
 
 if TYPE_CHECKING:
@@ -106,9 +108,23 @@ class Method:
         """
         return {}
 
-    def layers(self) -> dict[str, str]:
-        """Name the layer (a regex) at which the pass of a stream ends, for streams whose does."""
+    def layers(self) -> dict[str, str | tuple[str, ...]]:
+        """Name the layer at which the pass of a stream ends, for streams whose does; of several
+        names it is the highest.
+
+        A layer is named as models/layer_names.py has it: `layers.7`, `layers.25%`, or a regex.
+        """
         return {}
+
+    def modules(self) -> tuple[str, ...]:
+        """Name the modules whose outputs it takes beside those layers; they are tried before
+        anything is trained."""
+        return ()
+
+    def lens(self) -> tuple[str, ...]:
+        """Name the modules whose outputs it reads as the head reads the last hidden states; this
+        is tried too."""
+        return ()
 
     def trainable(self) -> Sequence[str]:
         """Give regexes of the names of the parameters that it trains; those that no pass reaches
@@ -211,6 +227,7 @@ class Method:
                 is_followed = is_followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
             counts[f"{stream}.all_tokens"] = is_followed.sum()
             counts[f"{stream}.sequences"] = is_real.sum()
+            counts[f"{stream}.real_tokens"] = find_real_positions(mask, weight).sum()
             counts[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
         return counts
 
@@ -230,8 +247,8 @@ class Unlearn(Method):
         default="NLL", metadata={"help": "what holds the retain answers"}
     )
     retain_layer: str = field(
-        default=r"model\.layers\.7",
-        metadata={"help": "EMBED_DIFF: the layer whose output is held, by regex"},
+        default=DEFAULT_LAYER,
+        metadata={"help": "EMBED_DIFF: the layer whose output is held: by number, depth or regex"},
     )
     kl_over: Literal["answer", "all"] = field(
         default="answer",
@@ -288,7 +305,7 @@ class Unlearn(Method):
             needed["retain"] = retain
         return needed
 
-    def layers(self) -> dict[str, str]:
+    def layers(self) -> dict[str, str | tuple[str, ...]]:
         layer = self.retain().layer if self.alpha else None
         return {"retain": layer} if layer else {}
 

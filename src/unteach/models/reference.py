@@ -161,10 +161,13 @@ def needs_copy(specs: ReferenceSpecs) -> bool:
 
 def drop_unused_layers(frozen: "PreTrainedModel", specs: ReferenceSpecs) -> "PreTrainedModel":
     """Take away from the frozen copy what none of its passes will run; return it."""
-    ends = [spec.layer for spec in specs.values() if isinstance(spec, OutputSpec)]
-    last_layers = [end for end in ends if end]
-    if len(last_layers) == len(ends):
-        drop_layers_above(unwrap_model(frozen), last_layers)
+    ends: list[str] = []
+    for spec in specs.values():
+        if isinstance(spec, OutputSpec):
+            if not spec.ends():
+                return frozen
+            ends += spec.ends()
+    drop_layers_above(unwrap_model(frozen), ends)
     return frozen
 
 
@@ -188,7 +191,7 @@ class Reference:
     def compute(self, batch: Batch) -> dict[str, Any]:
         """Return the reference's side of a batch by stream.
 
-        It is TokenOutputs of log-probs or of hidden states at a layer, or ReferenceLogits.
+        It is TokenOutputs of log-probs or of hidden states at layers, or ReferenceLogits.
         """
         results: dict[str, Any] = {}
         for stream, table in self.tables.items():
@@ -199,7 +202,7 @@ class Reference:
         with torch.no_grad():
             outputs = self.frozen(batch=batch, want=self.wants)
         for stream, spec in self.wants.items():
-            if spec.layer:
+            if spec.ends():
                 results[stream] = outputs[stream]
             else:
                 results[stream] = ReferenceLogits(outputs[stream].value, self.frozen)

@@ -13,7 +13,8 @@ from unteach.data.template import Template
 from unteach.lazy import torch
 from unteach.methods.base import Context, Method, Term
 from unteach.models.forward import TokenOutputs
-from unteach.models.layers import refuse_no_states, train_only, unwrap_model
+from unteach.models.layer_names import find_layer
+from unteach.models.layers import refuse_no_lens, refuse_no_states, train_only, unwrap_model
 from unteach.models.reference import Reference
 
 if TYPE_CHECKING:
@@ -40,12 +41,20 @@ def setup_method(
     width = config.get_text_config().hidden_size
     method.prepare(Context(seed, width, labels, streams, template))
 
-    layer_by_stream = method.layers()
-    refuse_no_states(inner_model, layer_by_stream.values())
+    ends_by_stream = method.layers()
+    ends: list[str] = []
+    for stream_ends in ends_by_stream.values():
+        if isinstance(stream_ends, str):
+            find_layer(inner_model, stream_ends)
+            stream_ends = (stream_ends,)
+        ends += stream_ends
+    refuse_no_states(inner_model, [*ends, *method.modules(), *method.lens()])
+    if method.lens():
+        refuse_no_lens(inner_model)
     # Layers above an early exit get no gradient, unless some stream runs up to the head.
     last_layers: Sequence[str] = ()
-    if set(layer_by_stream) == set(method.streams()):
-        last_layers = list(layer_by_stream.values())
+    if set(ends_by_stream) == set(method.streams()):
+        last_layers = ends
     train_only(model, method.trainable(), last_layers)
 
 
