@@ -39,12 +39,19 @@ if TYPE_CHECKING:
 __all__ = [
     "UNITS",
     "Method",
+    "Side",
     "StreamReference",
     "Term",
+    "TwoSided",
     "Unlearn",
     "cross_entropy",
+    "find_sides_fault",
     "mean_over_rows",
 ]
+
+
+Side = Literal["forget", "retain"]
+"""The terms of a loss that forget, or those that retain."""
 
 
 @dataclass(frozen=True)
@@ -232,8 +239,76 @@ class Method:
         return counts
 
 
+class TwoSided(Method):
+    """A method each of whose terms either forgets or retains, from streams of its side alone.
+
+    So the gradient of each side can be computed by itself (trainer.surgery, trainer.perturb).
+    Subclasses write what follows for each side; `streams`, `wants` and `terms` join the two.
+    """
+
+    def forget_streams(self) -> tuple[str, ...]:
+        """Name the streams that the forget terms are made of."""
+        raise NotImplementedError
+
+    def retain_streams(self) -> tuple[str, ...]:
+        """Name the streams that the retain terms are made of; none: there are no such terms."""
+        return ()
+
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """Say what the policy's pass over the streams of the forget terms should yield."""
+        return {stream: OutputSpec() for stream in self.forget_streams()}
+
+    def retain_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """Say what the policy's pass over the streams of the retain terms should yield."""
+        return {stream: OutputSpec() for stream in self.retain_streams()}
+
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        """Build the terms of one micro-batch that forget, with their factors."""
+        raise NotImplementedError
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        """Build the terms of one micro-batch that retain, with their factors; called where
+        `retain_streams` names some."""
+        raise NotImplementedError
+
+    def streams(self) -> tuple[str, ...]:
+        return (*self.forget_streams(), *self.retain_streams())
+
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        wants = self.forget_wants(reference)
+        if self.retain_streams():
+            wants = {**wants, **self.retain_wants(reference)}
+        return wants
+
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
+        terms = self.forget_terms(policy, reference)
+        if self.retain_streams():
+            terms = [*terms, *self.retain_terms(policy, reference)]
+        return terms
+
+
+def find_sides_fault(method: Method) -> str:
+    """Say why the forget and the retain gradient of a method cannot be computed apart; empty: they
+    can."""
+    if not isinstance(method, TwoSided):
+        return "it does not say which of its terms forget and which retain"
+    for name in ("streams", "wants", "terms"):
+        if getattr(type(method), name) is not getattr(TwoSided, name):
+            return (
+                f"its class writes `{name}` for both sides in one; they are apart where it writes "
+                f"forget_{name} and retain_{name}"
+            )
+    if not method.retain_streams():
+        return "it has no retain term here"
+    return ""
+
+
 @dataclass
-class Unlearn(Method):
+class Unlearn(TwoSided):
     """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes
     with it."""
 
@@ -292,8 +367,11 @@ class Unlearn(Method):
             return JS(self.positions())
         return NLL(self.positions())
 
-    def streams(self) -> tuple[str, ...]:
-        return ("forget", "retain") if self.alpha else ("forget",)
+    def forget_streams(self) -> tuple[str, ...]:
+        return ("forget",)
+
+    def retain_streams(self) -> tuple[str, ...]:
+        return ("retain",) if self.alpha else ()
 
     def reference(self) -> ReferenceSpecs:
         needed: ReferenceSpecs = {}
@@ -314,17 +392,22 @@ class Unlearn(Method):
             return "kl_over=all averages over padding, and padding depends on the micro-batch"
         return ""
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        wants = {"forget": self.forget_want(reference.get("forget"))}
-        if self.alpha:
-            wants["retain"] = self.retain().want(reference.get("retain"))
-        return wants
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"forget": self.forget_want(reference.get("forget"))}
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        forget = self.forget_term(policy, reference)
-        forget.factor = self.gamma
-        if not self.alpha:
-            return [forget]
-        retain = self.retain().term(policy["retain"], reference.get("retain"))
-        retain.factor = self.alpha
-        return [forget, retain]
+    def retain_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"retain": self.retain().want(reference.get("retain"))}
+
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        term = self.forget_term(policy, reference)
+        term.factor = self.gamma
+        return [term]
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        term = self.retain().term(policy["retain"], reference.get("retain"))
+        term.factor = self.alpha
+        return [term]

@@ -189,19 +189,21 @@ class Reference:
                 self.wants[stream] = spec
 
     def compute(self, batch: Batch) -> dict[str, Any]:
-        """Return the reference's side of a batch by stream.
+        """Return the reference's side of a batch, for each of its streams that has one.
 
         It is TokenOutputs of log-probs or of hidden states at layers, or ReferenceLogits.
         """
         results: dict[str, Any] = {}
         for stream, table in self.tables.items():
-            results[stream] = table.look_up(batch, stream)
-        if not self.wants:
+            if stream in batch["rows"]:
+                results[stream] = table.look_up(batch, stream)
+        wants = {stream: spec for stream, spec in self.wants.items() if stream in batch["rows"]}
+        if not wants:
             return results
         assert self.frozen is not None
         with torch.no_grad():
-            outputs = self.frozen(batch=batch, want=self.wants)
-        for stream, spec in self.wants.items():
+            outputs = self.frozen(batch=batch, want=wants)
+        for stream, spec in wants.items():
             if spec.ends():
                 results[stream] = outputs[stream]
             else:
