@@ -1,5 +1,6 @@
 """Losses and gradient norms of methods: the blocks `goldens` and `formula_only`."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,6 +130,39 @@ def translate_llmu(reference: Reference, entry: dict[str, Any], call: Call) -> N
     call.others = {"alternate": mismatched}
 
 
+def translate_circuit_breaker(reference: Reference, entry: dict[str, Any], call: Call) -> None:
+    """Hidden states by number, and the share of the schedule that is done; away from the reference
+    nothing is nudged."""
+    args = entry["args"]
+    weights = {"gamma": args.get("gamma"), "alpha": args.get("alpha")}
+    if "progress" in args:
+        weights["gamma"] = args["coeff"] * (1 - args["progress"])
+        weights["alpha"] = args["coeff"] * args["progress"]
+    config = json.loads((reference.policy / "config.json").read_text(encoding="utf-8"))
+    num_layers = config["num_hidden_layers"]
+    call.args = {
+        **weights,
+        "target_layers": [name_state(i, num_layers) for i in args["hidden_states"]],
+        "retain_layers": [name_state(i, num_layers) for i in args["retain_hidden_states"]],
+        "square_norm": args.get("square_norm", False),
+        "ramp_steps": None,
+        "nudge": 0.0,
+    }
+
+
+def name_state(index: int, num_layers: int) -> str:
+    """The name of one of the library's `hidden_states`."""
+    if index == 0:
+        return "embedding"
+    return "last" if index == num_layers else f"layers.{index - 1}"
+
+
+def translate_rep_noise(reference: Reference, entry: dict[str, Any], call: Call) -> None:
+    """Which noise the value was computed with the file does not say: it moves the loss by less than
+    a tenth of the tolerance."""
+    call.others = {"alternate": give_refusals(reference, call.forget)}
+
+
 TRANSLATIONS: dict[str, Callable[[Reference, dict[str, Any], Call], None]] = {
     "ME": translate_me,
     "IdkAP": translate_idk_ap,
@@ -137,6 +171,8 @@ TRANSLATIONS: dict[str, Callable[[Reference, dict[str, Any], Call], None]] = {
     "JensUnPP": translate_jensunpp,
     "JensUnPP-fixed": translate_jensun,
     "LLMU": translate_llmu,
+    "CircuitBreaker": translate_circuit_breaker,
+    "RepNoise": translate_rep_noise,
 }
 
 

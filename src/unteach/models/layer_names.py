@@ -223,6 +223,18 @@ def find_modules(causal: "PreTrainedModel", pattern: str) -> list[ModuleAddress]
     return inner
 
 
+def list_own_names(causal: "PreTrainedModel", patterns: Iterable[str]) -> list[str]:
+    """List what the modules that are meant are called in this model."""
+    names: dict[str, None] = {}
+    for pattern in patterns:
+        for address in find_modules(causal, pattern):
+            name = address.name
+            if address.layer is not None and name != EMBEDDING:
+                name = ".".join(filter(None, [address.layer.name, address.inner]))
+            names[name] = None
+    return list(names)
+
+
 def _name_layer(layer: LayerAddress, main_list: str | None) -> str:
     return f"{LAYERS}.{layer.index}" if layer.list_path == main_list else layer.name
 

@@ -3,8 +3,9 @@ trains."""
 
 import contextlib
 import functools
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError, get_first_line, is_out_of_memory
@@ -109,7 +110,7 @@ def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence
     num_trained = 0
     for name, parameter in causal.named_parameters():
         names = {name, name_in_every_family(name, main_list)}
-        is_chosen = _matches_any(patterns, names)
+        is_chosen = any(re.fullmatch(*pair) for pair in itertools.product(patterns, names))
         is_reached = not ends or parameter in reached
         parameter.requires_grad_(parameter.requires_grad and is_chosen and is_reached)
         num_trained += parameter.requires_grad
@@ -119,14 +120,6 @@ def train_only(model: "PreTrainedModel", patterns: Sequence[str], ends: Sequence
             f"trainable_params_regex={quote_value(patterns)} leaves no parameter to train{where}"
             f"{_list_parameter_names(causal, ends)}"
         )
-
-
-def _matches_any(patterns: Iterable[str], names: Iterable[str]) -> bool:
-    """Say whether a regex matches one of several names."""
-    for pattern in patterns:
-        if any(re.fullmatch(pattern, name) for name in names):
-            return True
-    return False
 
 
 def _list_parameter_names(causal: "PreTrainedModel", ends: Sequence[str]) -> str:
