@@ -145,7 +145,9 @@ def _replace_percent(causal: "PreTrainedModel", pattern: str) -> str:
         percent = float(match.group(1))
         if percent > 100:
             raise UserError(f"the layer {pattern!r}: a model has no layer beyond 100%")
-        index = max(0, int(count_layers(causal) * percent / 100) - 1)
+        # Rounded first: 29 % of 100 layers are 29, not the 28.999… of a product of floats.
+        num_layers = int(round(count_layers(causal) * percent / 100, 6))
+        index = max(0, num_layers - 1)
         return rf"layers\.{index}"
 
     return _PERCENT.sub(find_number, pattern)
