@@ -106,7 +106,9 @@ def test_the_text_of_a_model_that_sees_has_the_layers() -> None:
             r"matches no layer .* model.layers.0 to model.layers.2 \(layers.0 to layers.2",
         ),
         ("layers.150%", "no layer beyond 100%"),
-        ("layers.1.mpl", "matches no layer"),
+        ("layers.1.mpl", r"model\.layers\.1 has no module 'mpl'; it has self_attn, mlp, "),
+        (r"layers\.\d+\.moe", r"model\.layers\.0 has no module 'moe'"),
+        ("layers.7.mlp", "matches no layer"),
         ("layers.(", "no regular expression"),
     ],
 )

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.schema import BESIDE
 from unteach.data.batches import Batch
-from unteach.data.examples import SEGMENT
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.errors import UserError
@@ -22,14 +21,8 @@ from unteach.methods.terms import (
     cross_entropy,
     mean_over_rows,
 )
-from unteach.models.forward import (
-    IGNORED,
-    OutputSpec,
-    TokenOutputs,
-    find_all_positions,
-    find_continued,
-    find_real_positions,
-)
+from unteach.methods.unit_counts import count_units
+from unteach.models.forward import OutputSpec, TokenOutputs
 from unteach.models.layer_names import DEFAULT_LAYER
 from unteach.models.reference import ReferenceSpecs
 
@@ -217,26 +210,7 @@ class Method:
 
         They are known before any forward, from labels and masks alone.
         """
-        counts = {}
-        for stream, (start, stop) in batch["rows"].items():
-            labels = batch["labels"][start:stop]  # [B, T]
-            mask = batch["attention_mask"][start:stop]  # [B, T]
-            is_token = mask == 1
-            weight = batch["weight"][start:stop]  # [B]
-            is_real = weight != 0
-
-            # A token that nothing stands before is predicted by nothing.
-            is_predicted = (labels[:, 1:] != IGNORED) & is_token[:, :-1]
-            counts[f"{stream}.tokens"] = is_predicted.sum()
-            counts[f"{stream}.labels"] = (labels != IGNORED).sum()
-            is_followed = is_token[:, 1:] & is_token[:, :-1] & is_real[:, None]
-            if SEGMENT in batch:  # not by another document's first token
-                is_followed = is_followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
-            counts[f"{stream}.all_tokens"] = is_followed.sum()
-            counts[f"{stream}.sequences"] = is_real.sum()
-            counts[f"{stream}.real_tokens"] = find_real_positions(mask, weight).sum()
-            counts[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
-        return counts
+        return count_units(batch)
 
 
 class TwoSided(Method):

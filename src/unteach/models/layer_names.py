@@ -213,16 +213,25 @@ def find_modules(causal: "PreTrainedModel", pattern: str) -> list[ModuleAddress]
         return [ModuleAddress(LAST, None)]
     if pattern == EMBEDDING:
         if main_list is None:
-            raise _build_refusal(causal, pattern, len(lists))
+            raise UserError(
+                f"{EMBEDDING!r}: this model has several lists of layers ({', '.join(lists)}), and "
+                "which is the first is not known; name layers by regex"
+            )
         owner = causal.get_submodule(main_list.rpartition(".")[0])
         return [ModuleAddress(EMBEDDING, LayerAddress(owner, main_list, 0))]
     layers = _find_layers(causal, pattern)
     if layers:
         return [ModuleAddress(_name_layer(layer, main_list), layer) for layer in layers]
     inner = _find_inner_modules(causal, pattern, lists, main_list)
-    if not inner:
-        raise _build_refusal(causal, pattern, 0)
-    return inner
+    if inner:
+        return inner
+    layer_pattern, _, module_name = pattern.rpartition(".")
+    for layer in _find_layers(causal, layer_pattern.rstrip("\\")):
+        children = [name for name, _ in layer.layers[layer.index].named_children()]
+        raise UserError(
+            f"{pattern!r}: {layer.name} has no module {module_name!r}; it has {', '.join(children)}"
+        )
+    raise _build_refusal(causal, pattern, 0)
 
 
 def list_own_names(causal: "PreTrainedModel", patterns: Iterable[str]) -> list[str]:

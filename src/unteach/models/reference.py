@@ -22,11 +22,11 @@ from unteach.models.forward import (
     OutputSpec,
     TokenOutputs,
     build_token_outputs,
-    find_positions,
     index_in_row,
 )
 from unteach.models.layers import drop_layers_above, unwrap_model
 from unteach.models.lm_head import head_logits
+from unteach.models.positions import find_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
