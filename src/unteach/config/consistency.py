@@ -122,6 +122,64 @@ def check_samples(
         )
 
 
+def check_wrappers(reader: Reader, trainer: TrainerConfig, tree: dict[str, Any]) -> None:
+    """Surgery and perturbations need a method of two sides, and gradients that can be taken before
+    the optimiser has them."""
+    if trainer.method is None:
+        return
+    for name in ("surgery", "perturb"):
+        wrapper = getattr(trainer, name)
+        if wrapper is None:
+            continue
+        fault = _find_method_fault(trainer, name) or _find_gradient_fault(trainer.args, tree)
+        if fault:
+            reader.wrong(f"trainer.{name}", fault)
+
+
+def _find_method_fault(trainer: TrainerConfig, section: str) -> str:
+    """Say why the method's forget and retain gradients are not to be had, or not to be changed."""
+    method = trainer.method
+    handler = f"trainer.handler={trainer.handler}"
+    if isinstance(method, TheirTrainer):
+        return f"{handler} is a transformers.Trainer with a loss of its own; leave this out"
+    fault: str = method.find_sides_fault()
+    if fault:
+        return f"{handler}: {fault}; leave this out"
+    if getattr(method, "gamma", 1.0) == 0:
+        return "trainer.method_args.gamma=0 leaves no forget gradient"
+    if section == "perturb":
+        return str(trainer.perturb.find_fault(method))
+    if not method.retain_streams():
+        return (
+            f"{handler} has no retain term here, so that there is nothing to combine: set "
+            "trainer.method_args.alpha above 0, or leave this out"
+        )
+    return ""
+
+
+def _find_gradient_fault(args: dict[str, Any], tree: dict[str, Any]) -> str:
+    """Say why no gradient can be taken before the optimiser has it."""
+    launch = str(tree.get("launch"))
+    if launch.startswith("zero"):
+        return (
+            f"launch={launch}: DeepSpeed owns the gradients and adds those of both sides up before "
+            "any rule sees them; launch=fsdp2 shards the model too"
+        )
+    model_args = (tree.get("model") or {}).get("model_args") or {}
+    if args.get("fp16") or str(model_args.get("dtype")) in ("float16", "fp16", "half"):
+        return (
+            "in float16 gradients are scaled until the optimiser's step, and the rule would see "
+            "the scale; take model.model_args.dtype=bfloat16"
+        )
+    optimizer = str(args.get("optim"))
+    if "lomo" in optimizer or "layerwise" in optimizer:
+        return f"trainer.args.optim={optimizer} steps within the backward pass; take another"
+    for name in ("ddp_static_graph", "torch_compile"):
+        if args.get(name):
+            return f"trainer.args.{name} is for steps of one pass over all rows; leave it out"
+    return ""
+
+
 def _list_file_streams(files: Files | None) -> set[str]:
     """List the streams that files give; rows to forget, and to retain, may stand in train_file."""
     if files is None:

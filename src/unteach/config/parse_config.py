@@ -141,6 +141,7 @@ def _check_sections(
         consistency.check_measured(reader, trainer, suites, has_held_out)
         consistency.check_streams(reader, trainer, data)
         consistency.check_samples(reader, trainer, data)
+        consistency.check_wrappers(reader, trainer, tree)
     if not tree.get("trainer") or not tree.get("data"):
         reader.problems.append(
             "a training run needs a trainer and data; `unteach eval` evaluates without training"

@@ -182,6 +182,10 @@ class TrainerConfig:
     guard: Guard | None = None
     samples: Samples | None = None
     profiler: Profiler | None = None
+    surgery: Any = None
+    """methods.wrap.surgery.Surgery: combines the forget and the retain gradient"""
+    perturb: Any = None
+    """methods.wrap.perturb.Perturbation: of the forget side"""
 
 
 @dataclass

@@ -84,6 +84,8 @@ def build_trainer(
         build_tables=compute_tables,
         packed=config.model.packed,
         template=loaded.template,
+        surgery=config.trainer.surgery,
+        perturbation=config.trainer.perturb,
         **common,
     )
 

@@ -62,6 +62,7 @@ class Resumable(transformers.Trainer):
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
         self._resumed_step = 0
+        self._resumed_folder: Path | None = None
         super().__init__(*args, **kwargs)
         parallelism.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
@@ -144,6 +145,13 @@ class Resumable(transformers.Trainer):
 
     def restore_state(self, state: dict[str, Any]) -> None:
         """Restore what `collect_state` returned."""
+
+    def save_tensors(self, folder: Path) -> None:
+        """Write beside a checkpoint what else a subclass keeps as tensors; called in every
+        process."""
+
+    def restore_tensors(self, folder: Path) -> None:
+        """Restore what `save_tensors` wrote."""
 
     def gather_numbers(self, values: "list[Tensor]") -> list[list[float]]:
         """Gather running numbers of every process, in the order of ranks.
@@ -236,6 +244,8 @@ class Resumable(transformers.Trainer):
         super()._save_checkpoint(model, trial)
         # In every process: some of the state is gathered.
         state = self._collect_all_state()
+        if not self.args.save_only_model:
+            self.save_tensors(folder)
 
         # Sharded weights are whole once every process has written its own.
         self.dist.barrier()
@@ -274,6 +284,7 @@ class Resumable(transformers.Trainer):
         """Train from a checkpoint, or from the beginning."""
         self._resumed = checkpoint.read_state(start) if start else {}
         self._resumed_step = checkpoint.parse_step(start)
+        self._resumed_folder = start
         if self.guard and self._resumed.get("guard"):
             self.guard.load_state(self._resumed["guard"])
         if start and self._was_training_over(self._resumed_step):
@@ -352,6 +363,8 @@ class Resumable(transformers.Trainer):
         if self._stopping:
             self._stopping.early_stopping_patience_counter = self._resumed["without_better"]
         self.restore_state(self._resumed)
+        if self._resumed_folder is not None:
+            self.restore_tensors(self._resumed_folder)
         if self._resumed["evaluation_due"]:
             self._determine_best_metric(self.evaluate(), trial=None)
 
