@@ -29,6 +29,10 @@ def test_all_that_is_offered_equals_the_reference_values(
     assert code == 0, lines[-1]
     for method in OFFERED:
         assert any(f": {method} " in line and line.endswith("equal") for line in lines), method
+    for block in ("surgery", "perturb", "latent"):
+        assert any(line.startswith(f"{block}: ") and line.endswith("equal") for line in lines), (
+            block
+        )
     missing = [line for line in lines if line.startswith("not offered: ")]
     assert any("Reverse-KL" in line for line in missing)
     num_compared = len(lines) - len(missing) - 1

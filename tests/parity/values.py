@@ -15,12 +15,15 @@ from typing import Any
 from comparison import Compared, NotOffered, Outcomes, Reference
 from decode_values import compare_decode
 from method_values import compare_formulas, compare_goldens
+from perturb_values import compare_latent, compare_perturb
 from surgery_values import compare_surgery
 
 BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
     "goldens": compare_goldens,
     "formula_only": compare_formulas,
     "surgery": compare_surgery,
+    "perturb": compare_perturb,
+    "latent": compare_latent,
     "decode": compare_decode,
 }
 """What compares each block of a file."""

@@ -7,13 +7,17 @@ import numpy
 
 from unteach.config import schema
 from unteach.data.streams import Stream
+from unteach.methods.wrap.perturb import WeightPerturbation
 from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import format_count
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
     from transformers import TrainingArguments
 
     from unteach.methods.base import Method
+    from unteach.methods.wrap.perturb import Perturbation
+    from unteach.methods.wrap.surgery import Surgery
     from unteach.models.loading import LoadedModel
 
 GIB = 2**30
@@ -83,11 +87,11 @@ def describe_learning(args: "TrainingArguments", steps_per_epoch: int) -> str:
 def describe_memory(
     loaded: "LoadedModel",
     args: "TrainingArguments",
-    method: "Method | schema.TheirTrainer",
+    trainer: schema.TrainerConfig,
     streams: dict[str, Stream],
 ) -> str:
     """Describe an estimate of the memory that a process needs, without sharding."""
-    parts = estimate_memory(loaded, args, method, streams)
+    parts = estimate_memory(loaded, args, trainer, streams)
     total = sum(parts.values())
     listed = [f"{name} {size / GIB:.2g}" for name, size in parts.items() if size]
     return f"about {total / GIB:.2g} GiB a process ({' + '.join(listed)})"
@@ -96,7 +100,7 @@ def describe_memory(
 def estimate_memory(
     loaded: "LoadedModel",
     args: "TrainingArguments",
-    method: "Method | schema.TheirTrainer",
+    trainer: schema.TrainerConfig,
     streams: dict[str, Stream],
 ) -> dict[str, float]:
     """Estimate the bytes that a process needs, by what they are for.
@@ -127,6 +131,7 @@ def estimate_memory(
     bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit
     activations = args.per_device_train_batch_size * longest * bytes_per_token
 
+    method: Method | schema.TheirTrainer = trainer.method
     has_frozen_copy = False
     if not isinstance(method, schema.TheirTrainer):
         has_frozen_copy = any(kind != "logprobs" for kind in method.reference().values())
@@ -135,5 +140,21 @@ def estimate_memory(
         "gradients": num_trained * 4,
         "optimiser": num_trained * optimizer_bytes,
         "reference": weight_bytes * compute_bytes / 4 if has_frozen_copy else 0,
+        "surgery": num_trained * 4 * count_gradient_copies(trainer.surgery),
+        "perturbation": count_perturbed_bytes(parameters, trainer.perturb),
         "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
     }
+
+
+def count_gradient_copies(surgery: "Surgery | None") -> int:
+    """Count the gradients that surgery holds beside the plain step's."""
+    return 0 if surgery is None else 1 + surgery.MEMORIES
+
+
+def count_perturbed_bytes(
+    parameters: "list[Parameter]", perturbation: "Perturbation | None"
+) -> int:
+    """Count the bytes of the copy that a perturbation of the weights holds of those that train."""
+    if not isinstance(perturbation, WeightPerturbation):
+        return 0
+    return sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)

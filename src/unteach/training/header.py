@@ -1,22 +1,29 @@
 """Describe a training run in a few lines: for `unteach check`, and for the run itself before its
 first step."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from unteach import console, logs
+from unteach import console, logs, registry
 from unteach.config import schema
 from unteach.data.steps import Steps
 from unteach.data.streams import Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
+from unteach.methods.wrap.perturb import Perturbation
+from unteach.methods.wrap.surgery import Surgery
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
 from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
 from unteach.wording import format_count
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Line = tuple[str, str]
 """What a line is about, and its text."""
@@ -56,6 +63,10 @@ def describe_training(
         ("model", f"{source}{describe_model(loaded)}"),
         ("method", f"{config.trainer.handler}: {describe_method(config.trainer.method)}"),
     ]
+    for section in ("surgery", "perturb"):
+        wrapper = getattr(config.trainer, section)
+        if wrapper is not None:
+            lines.append((section, describe_wrapper(wrapper)))
     for name, stream in streams.items():
         role = " (sets the epoch)" if name == anchor else ""
         lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
@@ -93,6 +104,20 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
         references.add("answer log-probs, computed once" if is_table else "a frozen copy")
     compared = " and ".join(sorted(references)) or "nothing"
     return f"{read_summary(type(method))} Compares with: {compared}"
+
+
+def describe_wrapper(wrapper: Surgery | Perturbation) -> str:
+    """Describe what stands round the method: the first sentence of its documentation, its fields
+    and what it costs."""
+    kind = registry.surgery if isinstance(wrapper, Surgery) else registry.perturbation
+    entry = next(entry for entry in kind.entries() if entry.target is type(wrapper))
+    values = []
+    for field in dataclasses.fields(cast("DataclassInstance", wrapper)):
+        if field.init:
+            values.append(f"{field.name} {getattr(wrapper, field.name)}")
+    fields = f" ({', '.join(values)})" if values else ""
+    cost = entry.facts.get("cost")
+    return f"{entry.name}{fields}: {entry.line}" + (f" Costs {cost}." if cost else "")
 
 
 def print_header(

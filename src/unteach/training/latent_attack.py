@@ -60,7 +60,6 @@ class LatentAttack:
         self.attack = attack
         self._added: Tensor | None = None  # [B, T, d]
         self._is_real: Tensor | None = None  # [B, T]
-        self._num_calls = 0
         self._width = 0
         module = find_module(model, attack.module)
         self._hook = module.register_forward_hook(self._add_to_output)
@@ -74,7 +73,6 @@ class LatentAttack:
         self._width = hidden.shape[-1]
         if self._added is None or self._is_real is None:
             return output
-        self._num_calls += 1
         added = self._added
         if hidden.shape[:2] != added.shape[:2]:  # rows without padding, end to end
             added = added[self._is_real][None]
@@ -109,14 +107,8 @@ class LatentAttack:
         vectors = delta[owner, place]
         added = delta.new_zeros(shape).index_put((row, column), vectors)
         self._added, self._is_real = added, batch["attention_mask"].bool()
-        self._num_calls = 0
         try:
             yield
-            if not self._num_calls:
-                raise UserError(
-                    f"trainer.perturb.module={self.attack.module}: the method's forget passes end "
-                    "below that module, so that nothing is moved; name one that they reach"
-                )
         finally:
             self._added = None
 
@@ -136,6 +128,11 @@ class LatentAttack:
             batch: rows of the forget side, of which a pass was made before.
             model: the policy, wrapped.
         """
+        if not self._width:
+            raise UserError(
+                f"trainer.perturb.module={self.attack.module}: the method's forget passes end "
+                "below that module, so that nothing is moved; name one that they reach"
+            )
         wants = self.attack.wants()
         asked = select_streams(batch, list(wants))
         _, _, place, owner = _find_prompt_tokens(batch)

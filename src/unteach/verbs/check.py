@@ -23,13 +23,14 @@ from unteach.config import provenance, schema
 from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
-from unteach.distributed import accelerate_launch
+from unteach.distributed import accelerate_launch, launch_environment
+from unteach.methods.wrap.perturb import LAT
 from unteach.models import loading
 from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
 from unteach.seeds import permutation
-from unteach.training import forecast, header, suites, tracking
+from unteach.training import forecast, header, latent_attack, suites, tracking, two_gradients
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import build_head, read_training_texts
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
@@ -168,6 +169,10 @@ def check_training(
     method = config.trainer.method
     if not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
+    if config.trainer.surgery is not None or config.trainer.perturb is not None:
+        two_gradients.refuse_launch(args, launch_environment.parallel_mode())
+        if isinstance(config.trainer.perturb, LAT):
+            latent_attack.find_module(loaded.model, config.trainer.perturb.module)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
     if validation:
@@ -193,7 +198,7 @@ def check_training(
         )
     lines += [("note", sentence) for sentence in notes]
     header.print_lines(lines)
-    memory = forecast.describe_memory(loaded, args, method, streams)
+    memory = forecast.describe_memory(loaded, args, config.trainer, streams)
     print(f"memory      {memory}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
