@@ -20,6 +20,7 @@ from unteach import errors, registry
 from unteach.cli import FLAGS, OPTIONS, VERBS
 from unteach.config import groups, overrides, schema, training_args, watching
 from unteach.config.files import Files
+from unteach.config.parse_trainer import WRAPPERS
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.models.model_handlers import LOADING
@@ -159,6 +160,8 @@ def trainer() -> Iterator[str]:
         ("`args`", "`transformers.TrainingArguments`, and the fields below"),
         ("`method_args`", "the method's own fields, below"),
         ("`guard`", "null, or the collapse guard, below"),
+        ("`surgery`", "left out, a rule's name, or `{name: NAME, field: value}`, below"),
+        ("`perturb`", "left out, a perturbation's name, or `{name: NAME, field: value}`, below"),
     ]
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
@@ -189,6 +192,11 @@ def trainer() -> Iterator[str]:
     yield "### trainer.guard\n"
     yield f"{paragraphs(watching.Guard)}\n"
     yield from fields(watching.Guard)
+    for section, kind in WRAPPERS.items():
+        for entry in ours(kind):
+            yield f"### trainer.{section}={entry.name}\n"
+            yield f"{paragraphs(entry.target)}\n"
+            yield from fields(entry.target)
 
 
 def methods() -> Iterator[str]:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,21 +66,7 @@ def check_method(
         assert torch.isfinite(loss), f"{name}: the loss of {label} is not finite"
         assert torch.isfinite(whole).all(), f"{name}: the gradient of {label} is not finite"
         assert whole.abs().sum() > 0, f"{name}: no gradient reaches any parameter in {label}"
-        for num_micro_batches in (2, 4, 8):
-            split, _ = compute(num_micro_batches, size=8, step=step)
-            batch_size = 8 // num_micro_batches
-            _assert_same(
-                whole,
-                split,
-                f"{name}: {label} dealt to {num_micro_batches} micro-batches of {batch_size} "
-                "instead of 1 of 8",
-            )
-        with _pack_rows(loaded.model):
-            packed, _ = compute(2, size=8, step=step)
-        _assert_same(whole, packed, f"{name}: {label} with rows laid end to end")
-        with _checkpoint_gradients(loaded.model):
-            checkpointed, _ = compute(2, size=8, step=step)
-        _assert_same(whole, checkpointed, f"{name}: {label} with gradient checkpointing")
+        _check_splits(compute, loaded.model, step, whole, f"{name}: {label}")
         if processes:
             gradients = compute_in_two_processes(loaded, method, rows, frozen, step, wrappers)
             for rank, gradient in enumerate(gradients):
@@ -91,6 +77,31 @@ def check_method(
         f"checkpointing{' and on two processes' if processes else ''}, a short last step too "
         f"(relative L2 below {TOLERANCE:g})"
     )
+
+
+def _check_splits(
+    compute: "Callable[..., tuple[Tensor, Tensor]]",
+    model: "PreTrainedModel",
+    step: int,
+    whole: "Tensor",
+    label: str,
+) -> None:
+    """Check that a step in several micro-batches, packed or with gradients checkpointed is the
+    step in one."""
+    for num_micro_batches in (2, 4, 8):
+        split, _ = compute(num_micro_batches, size=8, step=step)
+        batch_size = 8 // num_micro_batches
+        _assert_same(
+            whole,
+            split,
+            f"{label} dealt to {num_micro_batches} micro-batches of {batch_size} instead of 1 of 8",
+        )
+    with _pack_rows(model):
+        packed, _ = compute(2, size=8, step=step)
+    _assert_same(whole, packed, f"{label} with rows laid end to end")
+    with _checkpoint_gradients(model):
+        checkpointed, _ = compute(2, size=8, step=step)
+    _assert_same(whole, checkpointed, f"{label} with gradient checkpointing")
 
 
 @contextlib.contextmanager

@@ -218,17 +218,10 @@ def step_gradient(
             torch.distributed.all_reduce(count)
 
     loaded.model.zero_grad(set_to_none=True)
-    total_loss = torch.zeros(())
-    if wrappers is not None:
-        policy = WrappedPolicy(loaded.model, model, world_size)
-        _compute_two_gradients(policy, method, batches, reference, counts, wrappers, total_loss)
-        return _flatten_gradients(loaded.model), total_loss
-    for batch in batches:
-        loss, _ = micro_batch_loss(model, method, batch, reference, counts)
-        # DistributedDataParallel averages over processes what the rule sums.
-        (loss * world_size).backward()
-        total_loss += loss.detach()
-    return _flatten_gradients(loaded.model), total_loss
+    policy = WrappedPolicy(loaded.model, model, world_size)
+    inputs = (policy, method, batches, reference, counts)
+    loss = _add_gradients(*inputs) if wrappers is None else _combine_gradients(*inputs, wrappers)
+    return _flatten_gradients(loaded.model), loss
 
 
 @dataclass(frozen=True)
@@ -240,26 +233,36 @@ class WrappedPolicy:
     world_size: int
 
 
-def _compute_two_gradients(
+def _add_gradients(
+    policy: WrappedPolicy,
+    method: Method,
+    batches: list[Batch],
+    reference: Reference,
+    counts: "dict[str, Tensor]",
+) -> "Tensor":
+    """Compute the gradient of a plain step into `.grad`; give its loss."""
+    total_loss = torch.zeros(())
+    for batch in batches:
+        loss, _ = micro_batch_loss(policy.wrapped, method, batch, reference, counts)
+        # DistributedDataParallel averages over processes what the rule sums.
+        (loss * policy.world_size).backward()
+        total_loss += loss.detach()
+    return total_loss
+
+
+def _combine_gradients(
     policy: WrappedPolicy,
     method: Method,
     batches: list[Batch],
     reference: Reference,
     counts: "dict[str, Tensor]",
     wrappers: Wrappers,
-    total_loss: "Tensor",
-) -> None:
-    """Compute the gradient of a step with surgery or a perturbation into `.grad`, and add its loss
-    up."""
+) -> "Tensor":
+    """Compute the gradient of a step with surgery or a perturbation into `.grad`; give its loss."""
     assert isinstance(method, TwoSided), "surgery and perturbations are of methods of two sides"
-    two = TwoGradients(
-        method,
-        policy.model,
-        reference,
-        copy.deepcopy(wrappers.surgery),
-        wrappers.perturbation,
-        seed=0,
-    )
+    surgery = copy.deepcopy(wrappers.surgery)  # which remembers nothing from an earlier step
+    two = TwoGradients(method, policy.model, reference, surgery, wrappers.perturbation, seed=0)
+    total_loss = torch.zeros(())
 
     def record(batch: Batch, loss: "Tensor", shares: "dict[str, Tensor]") -> None:
         total_loss.add_(loss)
@@ -271,6 +274,7 @@ def _compute_two_gradients(
     vectors = GradientVectors(policy.wrapped, mode, policy.world_size)
     two.compute(vectors, StepInputs(0, lambda: batches, counts, record, ignore))
     two.close()
+    return total_loss
 
 
 def _build_reference(

@@ -347,18 +347,16 @@ class Trainer(Resumable):
             vectors = self._find_vectors(self.model_wrapped)
             vectors.save(surgery.state(), folder / SURGERY_MEMORY, self.dist.is_main)
 
-    def restore_tensors(self, folder: Path) -> None:
-        surgery = self.two_gradients.surgery if self.two_gradients else None
-        if surgery is not None and surgery.MEMORIES:
-            vectors = self._find_vectors(self.model_wrapped)
-            surgery.load_state(vectors.load(folder / SURGERY_MEMORY))
-
     def restore_state(self, state: dict[str, Any]) -> None:
         self._shares_since_log = {}
         for name, share in zip(state["terms"], self.pick_own(state["shares"]), strict=True):
             self._shares_since_log[name] = torch.tensor(share, device=self.args.device)
         self._terms_logged_at = state["logged_at"]
         self.method.load_state(state["method"])
+        surgery = self.two_gradients.surgery if self.two_gradients else None
+        if surgery is not None and surgery.MEMORIES and self._resumed_from is not None:
+            vectors = self._find_vectors(self.model_wrapped)
+            surgery.load_state(vectors.load(self._resumed_from / SURGERY_MEMORY))
 
 
 class _MethodCallback(transformers.TrainerCallback):
