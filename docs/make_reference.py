@@ -20,6 +20,7 @@ from unteach import errors, registry
 from unteach.cli import FLAGS, OPTIONS, VERBS
 from unteach.config import groups, overrides, schema, training_args, watching
 from unteach.config.files import Files
+from unteach.config.parse_trainer import WRAPPERS
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.models.model_handlers import LOADING
@@ -160,6 +161,8 @@ def trainer() -> Iterator[str]:
         ("`method_args`", "the method's own fields, below"),
         ("`guard`", "null, or the collapse guard, below"),
         ("`land`", "null, or the budget that the run lands on, below"),
+        ("`surgery`", "left out, a rule's name, or `{name: NAME, field: value}`, below"),
+        ("`perturb`", "left out, a perturbation's name, or `{name: NAME, field: value}`, below"),
     ]
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
@@ -193,6 +196,11 @@ def trainer() -> Iterator[str]:
     yield "### trainer.land\n"
     yield f"{paragraphs(watching.Land)}\n"
     yield from fields(watching.Land)
+    for section, kind in WRAPPERS.items():
+        for entry in ours(kind):
+            yield f"### trainer.{section}={entry.name}\n"
+            yield f"{paragraphs(entry.target)}\n"
+            yield from fields(entry.target)
 
 
 def methods() -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Registries from names to classes: methods, metrics, datasets, collators, models, backends and
-decodings, ours and other people's.
+"""Registries from names to classes: methods, rules of surgery, perturbations, metrics, datasets,
+collators, models, backends and decodings, ours and other people's.
 
 A registry imports the package of its built-in members the first time that a name is looked up.
 Those modules import torch lazily, so a listing or a configuration check costs no model library. An
@@ -212,6 +212,8 @@ def is_trainer(cls: type) -> bool:
 
 
 method = Registry("method", "unteach.methods")
+surgery = Registry("surgery", "unteach.methods.wrap.surgery")
+perturbation = Registry("perturbation", "unteach.methods.wrap.perturb")
 metric = Registry("metric", "unteach.evals.metrics")
 dataset = Registry("dataset", "unteach.data")
 collator = Registry("collator", "unteach.data.collators")

@@ -134,6 +134,8 @@ def test_altpo_invents_once_and_takes_turns(
         ("JensUnPP", (IDK,)),
         ("CircuitBreaker", ("trainer.method_args.ramp_steps=12",)),
         ("RepNoise", (IDK,)),
+        ("NPO", ("trainer.surgery={name: gru, momentum: 0.3}",)),
+        ("GradDiff", ("trainer.perturb={name: RandomSmoothing, sigma: 0.01}",)),
     ],
 )
 def test_a_run_that_goes_on_takes_the_same_steps(

@@ -1,15 +1,22 @@
 """What must hold of every rule of gradient surgery, on random gradients of several tensors."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
-from unteach.methods.wrap import surgery
-from unteach.methods.wrap.surgery import dot_product
-
-GAMMA, ALPHA = 0.7, 1.5
+from unteach.errors import UserError
+from unteach.methods.wrap.surgery import (
+    BLUR,
+    GRU,
+    SAGO,
+    NGDiff,
+    PCGrad,
+    SAGOPreferRetain,
+    dot_products,
+)
 
 
 def draw(seed: int) -> list[torch.Tensor]:
@@ -43,74 +50,99 @@ def assert_same(found: Iterator[torch.Tensor], expected: Iterator[torch.Tensor])
         torch.testing.assert_close(one, other)
 
 
+def dot(a: Any, b: Any) -> torch.Tensor:
+    return dot_products(a, b).sum()
+
+
+def add(a: Any, b: Any) -> Iterator[torch.Tensor]:
+    return (x + y for x, y in zip(a, b, strict=True))
+
+
 def test_without_conflict_pcgrad_and_gru_are_the_sum(agreeing: Any, retain: Any) -> None:
     for per in ("tensor", "global"):
-        found = surgery.pcgrad(agreeing, retain, GAMMA, ALPHA, per)
-        assert_same(found, surgery.add(agreeing, retain, GAMMA, ALPHA))
-    average = list(surgery.average_retain(retain, None, 0.8))
-    found = surgery.gru(agreeing, retain, average, ce_coeff=ALPHA)
-    assert_same(found, surgery.add(agreeing, retain, 1.0, ALPHA))
+        assert_same(PCGrad(per).combine(agreeing, retain), add(agreeing, retain))  # type: ignore[arg-type]
+    assert_same(GRU(ce_coeff=1.0).combine(agreeing, retain), add(agreeing, retain))
 
 
 @pytest.mark.parametrize("side", ["opposed", "agreeing"])
 def test_after_pcgrad_only_what_agrees_is_left(side: str, request: Any, retain: Any) -> None:
-    """<g, g_r> = alpha |g_r|^2 + gamma max(0, <g_f, g_r>)."""
+    """<g, g_r> = |g_r|^2 + max(0, <g_f, g_r>)."""
     forget = request.getfixturevalue(side)
-    found = list(surgery.pcgrad(forget, retain, GAMMA, ALPHA, "global"))
-    agreement = dot_product(forget, retain).clamp(min=0)
-    expected = ALPHA * dot_product(retain, retain) + GAMMA * agreement
-    torch.testing.assert_close(dot_product(found, retain), expected)
+    found = list(PCGrad("global").combine(forget, retain))
+    expected = dot(retain, retain) + dot(forget, retain).clamp(min=0)
+    torch.testing.assert_close(dot(found, retain), expected)
+
+
+@pytest.mark.parametrize("rule", [PCGrad(), SAGO(), SAGOPreferRetain(), BLUR()], ids=repr)
+def test_factors_may_be_in_the_gradients(rule: Any, opposed: Any, retain: Any) -> None:
+    """What the papers write with gamma and alpha in front is the rule on weighted gradients: the
+    parts of the result are multiplied, and no direction changes."""
+    plain = list(rule.combine(opposed, [r * 0 + 2 * r for r in retain]))
+    scaled = list(rule.combine([3 * f for f in opposed], [6 * r for r in retain]))
+    assert_same(iter(scaled), (3 * g for g in plain))
 
 
 def test_pcgrad_of_one_tensor_is_the_same_globally(opposed: Any, retain: Any) -> None:
-    one = ([opposed[0]], [retain[0]], GAMMA, ALPHA)
-    assert_same(surgery.pcgrad(*one, "tensor"), surgery.pcgrad(*one, "global"))
-    whole = list(surgery.pcgrad(opposed, retain, GAMMA, ALPHA, "global"))
-    apart = list(surgery.pcgrad(opposed, retain, GAMMA, ALPHA, "tensor"))
+    one = ([opposed[0]], [retain[0]])
+    assert_same(PCGrad("tensor").combine(*one), PCGrad("global").combine(*one))
+    whole = list(PCGrad("global").combine(opposed, retain))
+    apart = list(PCGrad("tensor").combine(opposed, retain))
     assert not torch.allclose(whole[0], apart[0])
 
 
 def test_sago_never_points_against_the_retain_gradient(forget: Any, retain: Any) -> None:
-    for rule in (surgery.sago, surgery.sago_prefer_retain):
-        for g, r in zip(rule(forget, retain, GAMMA, ALPHA), retain, strict=True):
+    for rule in (SAGO(), SAGOPreferRetain()):
+        for g, r in zip(rule.combine(forget, retain), retain, strict=True):
             assert (g * r >= 0).all()
 
 
 def test_blur_leaves_the_forget_gradient_as_it_is(opposed: Any, agreeing: Any, retain: Any) -> None:
-    """<g, g_f> = gamma |g_f|^2."""
+    """<g, g_f> = |g_f|^2."""
     for forget in (opposed, agreeing):
-        found = list(surgery.blur(forget, retain, GAMMA, ALPHA))
-        expected = GAMMA * dot_product(forget, forget)
-        torch.testing.assert_close(dot_product(found, forget), expected)
+        found = list(BLUR().combine(forget, retain))
+        torch.testing.assert_close(dot(found, forget), dot(forget, forget))
 
 
 def test_after_gru_nothing_points_along_the_memory(opposed: Any, forget: Any, retain: Any) -> None:
-    average = list(surgery.average_retain(retain, [x * 0.01 for x in forget], 0.8))
-    torch.testing.assert_close(average[0], 0.8 * retain[0] + 0.2 * 0.01 * forget[0])
-    found = list(surgery.gru(opposed, retain, average))
-    assert abs(float(dot_product(found, average))) < 1e-4
-    clipped = list(surgery.gru(opposed, retain, average, cos_clip=-0.5))
-    assert float(dot_product(clipped, average)) < -1, "less is taken out of it"
+    earlier = [f * 0.01 for f in forget]
+    rule, clipped_rule = GRU(), GRU(cos_clip=-0.5)
+    for one in (rule, clipped_rule):
+        one.load_state({"mean": earlier})
+    found = list(rule.combine(opposed, retain))
+    mean = rule.state()["mean"]
+    torch.testing.assert_close(mean[0], 0.8 * retain[0] + 0.2 * earlier[0])
+    assert abs(float(dot(found, mean))) < 1e-4
+    clipped = list(clipped_rule.combine(opposed, retain))
+    assert float(dot(clipped, mean)) < -1, "less is taken out of it"
+    assert_same(iter(earlier), (f * 0.01 for f in forget))
+
+
+@pytest.mark.parametrize(
+    "fields", [{"momentum": 0.0}, {"momentum": 1.1}, {"ce_coeff": -1.0}, {"cos_clip": 0.5}]
+)
+def test_fields_of_gru_that_make_no_sense_are_refused(fields: Any) -> None:
+    with pytest.raises(UserError, match=next(iter(fields))):
+        GRU(**fields)
 
 
 def test_ngdiff_has_the_same_angle_to_both(forget: Any, retain: Any) -> None:
     """|g|^2 = 2 (1 + cos), and no factor of either gradient matters."""
-    found = list(surgery.ngdiff(forget, retain))
-    lengths = [dot_product(side, side).sqrt() for side in (forget, retain)]
-    cosine = dot_product(forget, retain) / (lengths[0] * lengths[1])
-    torch.testing.assert_close(dot_product(found, found), 2 * (1 + cosine))
-    angles = [dot_product(found, s) / n for s, n in zip((forget, retain), lengths, strict=True)]
+    found = list(NGDiff().combine(forget, retain))
+    lengths = [dot(side, side).sqrt() for side in (forget, retain)]
+    cosine = dot(forget, retain) / (lengths[0] * lengths[1])
+    torch.testing.assert_close(dot(found, found), 2 * (1 + cosine))
+    angles = [dot(found, s) / n for s, n in zip((forget, retain), lengths, strict=True)]
     torch.testing.assert_close(*angles)
-    scaled = surgery.ngdiff([f * 100 for f in forget], [r * 0.01 for r in retain])
+    scaled = NGDiff().combine([f * 100 for f in forget], [r * 0.01 for r in retain])
     assert_same(scaled, iter(found))
 
 
 def test_a_gradient_of_length_zero_changes_nothing(forget: Any) -> None:
     none = [torch.zeros_like(f) for f in forget]
-    assert_same(surgery.pcgrad(forget, none, GAMMA, ALPHA), (GAMMA * f for f in forget))
-    assert_same(surgery.blur(none, forget, GAMMA, ALPHA), (ALPHA * f for f in forget))
-    assert_same(surgery.gru(forget, none, none), iter(forget))
-    for g in surgery.ngdiff(none, none):
+    assert_same(PCGrad().combine(forget, none), iter(forget))
+    assert_same(BLUR().combine(none, forget), iter(forget))
+    assert_same(GRU().combine(forget, none), iter(forget))
+    for g in NGDiff().combine(none, none):
         assert (g == 0).all()
 
 
@@ -118,24 +150,25 @@ def test_sums_are_in_fp32_whatever_the_gradients_are_in() -> None:
     """In bf16 a sum of many small squares stops growing."""
     small = [torch.full((100_000,), 0.01, dtype=torch.bfloat16)]
     exact = float(small[0][0].double()) ** 2 * 100_000
-    assert float(dot_product(small, small)) == pytest.approx(exact, rel=1e-4)
-    (combined,) = surgery.pcgrad(small, small, 1.0, 1.0)
+    assert float(dot(small, small)) == pytest.approx(exact, rel=1e-4)
+    (combined,) = PCGrad().combine(small, small)
     assert combined.dtype == torch.bfloat16
 
 
-def test_the_inner_product_may_be_one_over_shards(opposed: Any, retain: Any) -> None:
-    """Each half of the tensors, with dot products of the whole, gives its half of the result."""
-    whole = list(surgery.blur(opposed, retain, GAMMA, ALPHA))
-    products = {
-        (id(a), id(b)): dot_product(x, y)
-        for a, x in (("f", opposed), ("r", retain))
-        for b, y in (("f", opposed), ("r", retain))
-    }
-    halves = {"f": opposed[:1], "r": retain[:1]}
+@pytest.mark.parametrize("rule", [PCGrad(), PCGrad("global"), BLUR(), GRU(), NGDiff()], ids=repr)
+def test_inner_products_may_be_over_shards(rule: Any, opposed: Any, retain: Any) -> None:
+    """Half the rows of each tensor, with inner products of the whole, give their half."""
+    whole = list(copy.deepcopy(rule).combine(opposed, retain))
+    sides = {"f": opposed, "r": retain, "m": [0.8 * r for r in retain]}
+    first = {name: [tensor[:1] for tensor in side] for name, side in sides.items()}
 
-    def dot(a: Any, b: Any) -> torch.Tensor:
-        names = [next(name for name, half in halves.items() if half is side) for side in (a, b)]
-        return products[id(names[0]), id(names[1])]
+    def whole_dots(a: Any, b: Any) -> torch.Tensor:
+        found = []
+        for shard in (a, b):
+            for name, half in first.items():
+                if all(map(torch.allclose, shard, half)):
+                    found.append(sides[name])
+        return dot_products(*found)
 
-    shard = list(surgery.blur(halves["f"], halves["r"], GAMMA, ALPHA, dot))
-    torch.testing.assert_close(shard[0], whole[0])
+    shards = list(rule.combine(first["f"], first["r"], whole_dots))
+    assert_same(iter(shards), (tensor[:1] for tensor in whole))

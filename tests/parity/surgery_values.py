@@ -1,6 +1,5 @@
 """Gradient surgery: the block `surgery`, pure vectors and gradients of the kit's model."""
 
-import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,7 +8,15 @@ import torch
 from comparison import Compared, NotOffered, Outcomes, Reference, find_difference
 
 from unteach.config.schema import ModelConfig, TemplateArgs
-from unteach.methods.wrap import surgery
+from unteach.methods.wrap.surgery import (
+    BLUR,
+    GRU,
+    SAGO,
+    NGDiff,
+    PCGrad,
+    SAGOPreferRetain,
+    dot_products,
+)
 from unteach.models import loading
 from unteach.models.hub import PATH
 from unteach.testing import build_method, step_gradient
@@ -19,26 +26,28 @@ VECTOR_TOLERANCE = 1e-6
 KIT_TOLERANCE = 1e-4
 
 Gradients = list[torch.Tensor]
-Rule = Callable[[Gradients, Gradients, float, float], Iterator[torch.Tensor]]
+Rule = Callable[[Gradients, Gradients], Iterator[torch.Tensor]]
 
 
-def ngdiff(
-    forget: Gradients, retain: Gradients, gamma: float, alpha: float
-) -> Iterator[torch.Tensor]:
-    """NGDiff, which has no weights."""
-    return surgery.ngdiff(forget, retain)
+def add(forget: Gradients, retain: Gradients) -> Iterator[torch.Tensor]:
+    """No surgery."""
+    return (f + r for f, r in zip(forget, retain, strict=True))
 
 
 RULES: dict[str, Rule] = {
-    "sum": surgery.add,
-    "sago": surgery.sago,
-    "sago_prefer_retain": surgery.sago_prefer_retain,
-    "pcgrad": surgery.pcgrad,
-    "pcgrad_global": functools.partial(surgery.pcgrad, per="global"),
-    "blur": surgery.blur,
-    "ngdiff": ngdiff,
+    "sum": add,
+    "sago": SAGO().combine,
+    "sago_prefer_retain": SAGOPreferRetain().combine,
+    "pcgrad": PCGrad().combine,
+    "pcgrad_global": PCGrad(per="global").combine,
+    "blur": BLUR().combine,
+    "ngdiff": NGDiff().combine,
 }
-"""unteach's rule by the file's name."""
+"""unteach's rule by the file's name; it takes gradients with their factors."""
+
+
+def weigh(gradients: Gradients, factor: float) -> Gradients:
+    return [factor * gradient for gradient in gradients]
 
 
 def compare_surgery(reference: Reference, block: dict[str, Any]) -> Outcomes:
@@ -57,7 +66,8 @@ def compare_vectors(reference: Reference, part: dict[str, Any]) -> Outcomes:
         if name not in RULES:
             yield NotOffered(f"vectors {name}", "there is no such rule")
             continue
-        found = list(RULES[name](forget, retain, inputs["gamma"], inputs["alpha"]))
+        weighted = (weigh(forget, inputs["gamma"]), weigh(retain, inputs["alpha"]))
+        found = list(RULES[name](*weighted))
         yield Compared(f"vectors {name}", find_difference(found, expected), VECTOR_TOLERANCE)
 
 
@@ -70,11 +80,10 @@ def compare_gru(reference: Reference, part: dict[str, Any]) -> Outcomes:
         if options is None:
             yield NotOffered(f"gru_two_steps {name}", "there is no such variant")
             continue
-        average, found = None, []
+        rule, found = GRU(momentum=inputs["moving_avg"], **options), []
         for forget_name, retain_name in steps:
             forget, retain = read_tensors(inputs[forget_name]), read_tensors(inputs[retain_name])
-            average = list(surgery.average_retain(retain, average, inputs["moving_avg"]))
-            found.append(list(surgery.gru(forget, retain, average, **options)))
+            found.append(list(rule.combine(forget, retain)))
         difference = find_difference(found, expected)
         yield Compared(f"gru_two_steps {name}", difference, VECTOR_TOLERANCE)
 
@@ -93,15 +102,20 @@ def compare_kit(reference: Reference, part: dict[str, Any]) -> Outcomes:
         if name not in RULES:
             yield NotOffered(f"kit {name}", "there is no such rule")
             continue
-        combined = list(RULES[name](forget, retain, part["gamma"], part["alpha"]))
-        norm = surgery.dot_product(combined, combined).sqrt()
+        weighted = (weigh(forget, part["gamma"]), weigh(retain, part["alpha"]))
+        combined = list(RULES[name](*weighted))
+        norm = dot(combined, combined).sqrt()
         found = {"norm": norm, "cos_forget": forget, "cos_retain": retain}
         for side in ("cos_forget", "cos_retain"):
             other = found[side]
-            length = surgery.dot_product(other, other).sqrt()
-            found[side] = surgery.dot_product(combined, other) / (norm * length)
+            length = dot(other, other).sqrt()
+            found[side] = dot(combined, other) / (norm * length)
         differences = [find_difference(found[key], value) for key, value in expected.items()]
         yield Compared(f"kit {name}", max(differences), KIT_TOLERANCE)
+
+
+def dot(a: Gradients, b: Gradients) -> torch.Tensor:
+    return dot_products(a, b).sum()
 
 
 PARTS = {"vectors": compare_vectors, "gru_two_steps": compare_gru, "kit": compare_kit}

@@ -16,12 +16,15 @@ from comparison import Compared, NotOffered, Outcomes, Reference
 from decode_values import compare_decode
 from edit_values import compare_edits
 from method_values import compare_formulas, compare_goldens
+from perturb_values import compare_latent, compare_perturb
 from surgery_values import compare_surgery
 
 BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
     "goldens": compare_goldens,
     "formula_only": compare_formulas,
     "surgery": compare_surgery,
+    "perturb": compare_perturb,
+    "latent": compare_latent,
     "decode": compare_decode,
     "edits": compare_edits,
 }

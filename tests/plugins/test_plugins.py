@@ -80,6 +80,46 @@ def test_one_file_is_a_method_with_fields_and_no_yaml(kit: Path, tmp_path: Path)
         )
 
 
+RULE = '''
+from dataclasses import dataclass
+
+from unteach.methods.wrap.surgery import Surgery, dot_products
+from unteach.registry import surgery
+
+
+@surgery("retain_when_opposed", cost="1 more copy of the gradient")
+@dataclass
+class RetainWhenOpposed(Surgery):
+    """g_r alone where the two point against each other, the sum elsewhere."""
+
+    threshold: float = 0.0
+
+    def combine(self, forget, retain, dots=dot_products):
+        opposed = float(dots(forget, retain).sum()) < self.threshold
+        for f, r in zip(forget, retain, strict=True):
+            yield r if opposed else f + r
+'''
+
+
+def test_one_file_is_a_rule_of_surgery_with_fields(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The norm of the gradient is that of the retain side alone, which ascent opposes."""
+    (tmp_path / "rule.py").write_text(RULE)
+    plugin = f"plugins=[{tmp_path / 'rule.py'}]"
+    named = "trainer.surgery={name: retain_when_opposed, threshold: 1e9}"
+    extra = ("trainer=GradDiff", "trainer.args.max_steps=1")
+    train(*command(kit, tmp_path / "run", plugin, *extra, named), config_name="unlearn")
+    assert "retain_when_opposed (threshold 1000000000.0): g_r alone" in capsys.readouterr().out
+    alone = command(kit, tmp_path / "r", *extra, "trainer.method_args.gamma=0")
+    train(*alone, config_name="unlearn")
+    found, expected = (logged(tmp_path / name)[0]["grad_norm"] for name in ("run", "r"))
+    assert found == pytest.approx(expected, rel=1e-5)
+    wrong = "trainer.surgery={name: retain_when_opposed, treshold: 1}"
+    with pytest.raises(UserError, match="did you mean threshold"):
+        compose("unlearn", command(kit, tmp_path / "run", plugin, *extra, wrong))
+
+
 def test_a_name_is_not_given_twice(kit: Path, tmp_path: Path) -> None:
     (tmp_path / "taken.py").write_text(METHOD.format(n="B").replace('"HalvedB"', '"npo"'))
     with pytest.raises(UserError, match=r"taken\.py.*'npo' is taken by unteach\.methods"):

@@ -139,6 +139,47 @@ def test_killed_many_times(
     tidy(folder)
 
 
+WRAPPED = [
+    "trainer.surgery={name: gru, momentum: 0.3}",
+    "trainer.perturb={name: SAM, rho: 0.1}",
+    "eval=null",
+    "trainer.args.eval_strategy=no",
+]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        [],
+        pytest.param(
+            ["trainer.perturb={name: RandomSmoothing, sigma: 0.01}"], marks=pytest.mark.long
+        ),
+    ],
+    ids=["gru and SAM", "gru and random smoothing"],
+)
+def test_killed_under_surgery_and_a_perturbation(
+    more: list[str], kit: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """GRU's running mean is in the checkpoints, the noise a function of the step: the same bytes."""
+    folders = {name: tmp_path / name / "run" for name in ("whole", "killed")}
+
+    def words(name: str) -> list[str]:
+        kept = [w for w in command(kit, corpus, folders[name]) if not w.startswith("eval.")]
+        kept = [w for w in kept if not w.startswith("trainer.args.eval_")]
+        return [*kept, *(w for w in WRAPPED if not (more and "perturb" in w)), *more]
+
+    work = {name: lambda name=name: train(*words(name), config_name="unlearn") for name in folders}
+    assert after(spawn(work["whole"], tmp_path / "log"), 120) == 0, (tmp_path / "log").read_text()
+    codes = kill_until_done(work["killed"], tmp_path / "log2", 6, 2.0, seed=1)
+    assert -9 in codes
+    first, second = (
+        fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors")
+        for folder in folders.values()
+    )
+    assert first == second
+    tidy(folders["killed"])
+
+
 @pytest.mark.parametrize(
     "signum", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.long)]
 )

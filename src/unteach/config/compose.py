@@ -29,7 +29,7 @@ from unteach.config import (
     variables,
 )
 from unteach.config.command import command_line
-from unteach.config.consistency import find_idle_args
+from unteach.config.method_consistency import find_idle_args
 from unteach.config.normalize import normalize_config
 from unteach.config.overrides import Overrides, sort_overrides
 from unteach.config.reader import ConfigErrors, collect_problems

@@ -2,7 +2,6 @@
 seeds, processes."""
 
 import fnmatch
-from collections.abc import Iterable
 from typing import Any
 
 from unteach.config.files import FILE_KEYS, Files
@@ -10,9 +9,6 @@ from unteach.config.reader import Reader
 from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import find_nearest
-
-EDIT_ARGS = ("per_device_train_batch_size", "use_cpu", "do_eval", "seed")
-"""What a one-shot edit reads of trainer.args."""
 
 
 def check_names_and_seed(reader: Reader, built: dict[str, Any]) -> None:
@@ -126,80 +122,6 @@ def check_samples(
         )
 
 
-def check_edit(
-    reader: Reader,
-    trainer: TrainerConfig,
-    held_out: bool,
-    launch: str | None,
-) -> None:
-    """An edit has no steps: what watches steps, or spreads them over processes, has nothing to
-    do."""
-    if not getattr(trainer.method, "IS_EDIT", False):
-        return
-    idle = {
-        "trainer.guard": trainer.guard,
-        "trainer.samples": trainer.samples,
-        "trainer.profiler": trainer.profiler,
-        "data.validation": held_out,
-    }
-    for key, section in idle.items():
-        if section:
-            reader.wrong(
-                key,
-                f"watches a training, and trainer.handler={trainer.handler} edits the model once, "
-                "without steps; leave it out (eval measures before and after)",
-            )
-    if launch:
-        reader.wrong(
-            "launch",
-            f"trainer.handler={trainer.handler} edits the model in one process; leave it out "
-            "(`unteach eval` of what it makes takes any launch)",
-        )
-
-
-def find_idle_args(trainer: TrainerConfig, given: Iterable[str]) -> list[str]:
-    """A sentence for each of trainer.args that the user sets and an edit, which has no steps, does
-    not read. Those that an experiment sets for all methods are no mistake of the user's."""
-    if not getattr(trainer.method, "IS_EDIT", False):
-        return []
-    problems = []
-    for key in sorted(given):
-        section, _, name = key.rpartition(".")
-        if section == "trainer.args" and name not in EDIT_ARGS:
-            used = ", ".join(EDIT_ARGS)
-            problems.append(
-                f"{key}: is for a training, and trainer.handler={trainer.handler} edits the model "
-                f"once, without steps; leave it out (it reads {used} of trainer.args)"
-            )
-    return problems
-
-
-def check_landing(reader: Reader, trainer: TrainerConfig, launch: str | None) -> None:
-    """A landing needs weights that changed, of a language model, all in one process."""
-    if trainer.land is None:
-        return
-    if launch is not None and launch != "ddp":
-        reader.wrong(
-            "trainer.land",
-            f"no process of launch={launch} holds all weights, between which a landing moves; take "
-            "launch=ddp or one process",
-        )
-    if trainer.args.get("do_train") is False:
-        reader.wrong("trainer.land", "nothing is trained (trainer.args.do_train=false)")
-    if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
-        reader.wrong(
-            "trainer.land",
-            f"is measured on text that the model writes, and trainer.handler={trainer.handler} "
-            "trains a classifier; leave it out",
-        )
-    if getattr(trainer.method, "LANDS_ITSELF", False):
-        reader.wrong(
-            "trainer.land",
-            f"trainer.handler={trainer.handler} lands by a search of its own; set "
-            "trainer.method_args.budget",
-        )
-
-
 def _list_file_streams(files: Files | None) -> set[str]:
     """List the streams that files give; rows to forget, and to retain, may stand in train_file."""
     if files is None:
@@ -248,41 +170,6 @@ def check_measured(
                     "out (data.validation measures a classifier)",
                 )
     _check_best(reader, trainer.args, measured)
-
-
-def check_decoding(reader: Reader, trainer: TrainerConfig, built: dict[str, Any]) -> None:
-    """What a method trains whose result forgets in its decoding is half of that result: nothing is
-    measured of it while it trains, and it is not sharded."""
-    if not hasattr(trainer.method, "decoding") or trainer.method.decoding() is None:
-        return
-    data = built.get("data")
-    half = (
-        f"looks at the model while it trains, and what trainer.handler={trainer.handler} trains is "
-        "half of one that forgets in its decoding; leave it out: the suites of eval measure the "
-        "whole"
-    )
-    looks = {
-        "trainer.args.eval_strategy": trainer.args.get("eval_strategy", "no") != "no",
-        "trainer.samples": trainer.samples,
-        "trainer.guard": trainer.guard,
-        "data.validation": data is not None and data.streams.get("validation"),
-    }
-    for key, is_set in looks.items():
-        if is_set:
-            reader.wrong(key, half)
-    if trainer.land:
-        reader.wrong(
-            "trainer.land",
-            f"lands the model that trains, and what trainer.handler={trainer.handler} trains is "
-            "half of one that forgets in its decoding; leave it out",
-        )
-    launch = built.get("launch")
-    if launch not in (None, "ddp"):
-        reader.wrong(
-            "launch",
-            f"{launch} shards one model, and trainer.handler={trainer.handler} saves and evaluates "
-            "two that are run side by side; launch=ddp shares the rows between processes",
-        )
 
 
 def check_own_rows(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from unteach import registry
-from unteach.config import consistency, synonyms
+from unteach.config import consistency, method_consistency, synonyms
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
 from unteach.config.metric_descriptions import MetricDescription, merge_descriptions
 from unteach.config.parse_trainer import parse_trainer
@@ -144,9 +144,10 @@ def _check_sections(
         consistency.check_measured(reader, trainer, suites, has_held_out)
         consistency.check_streams(reader, trainer, data)
         consistency.check_samples(reader, trainer, data)
-        consistency.check_edit(reader, trainer, has_held_out, built.get("launch"))
-        consistency.check_landing(reader, trainer, built.get("launch"))
-        consistency.check_decoding(reader, trainer, built)
+        method_consistency.check_edit(reader, trainer, has_held_out, built.get("launch"))
+        method_consistency.check_landing(reader, trainer, built.get("launch"))
+        method_consistency.check_decoding(reader, trainer, built)
+        method_consistency.check_wrappers(reader, trainer, tree)
     if not tree.get("trainer") or not tree.get("data"):
         reader.problems.append(
             "a training run needs a trainer and data; `unteach eval` evaluates without training"

@@ -8,6 +8,7 @@ from unteach.config.reader import Reader
 from unteach.config.schema import TheirTrainer, TrainerConfig
 from unteach.config.watching import Guard, Land, Profiler, Samples
 from unteach.errors import UserError
+from unteach.wording import quote_value
 
 WATCHERS = {
     "guard": Guard,
@@ -18,18 +19,29 @@ WATCHERS = {
 """Sections of `trainer` that watch a run, and the one that lands it."""
 
 
+WRAPPERS = {
+    "surgery": registry.surgery,
+    "perturb": registry.perturbation,
+}
+"""Sections of `trainer` that stand round a method, and what is registered for each."""
+
+
 def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     """Parse the section; None where it names no method."""
-    allowed = {"handler", "args", "method_args", *WATCHERS}
+    allowed = {"handler", "args", "method_args", *WATCHERS, *WRAPPERS}
     top = reader.known(allowed, value, "trainer")
     args = _parse_args(reader, top.get("args"))
     cls = _find_method(reader, top.get("handler"))
     if cls is None:
         return None
-    watchers = {}
+    watchers: dict[str, Any] = {}
     for name, section in WATCHERS.items():
         if top.get(name) is not None:
             watchers[name] = reader.record(section, top[name], f"trainer.{name}")
+    wrappers: dict[str, Any] = {}
+    for name, kind in WRAPPERS.items():
+        if top.get(name) is not None:
+            wrappers[name] = parse_wrapper(reader, kind, top[name], f"trainer.{name}")
     method_args = top.get("method_args")
     if method_args is None:
         method_args = {}
@@ -42,7 +54,29 @@ def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None
         method=method,
         args=args,
         **watchers,
+        **wrappers,
     )
+
+
+def parse_wrapper(reader: Reader, kind: registry.Registry, value: object, path: str) -> object:
+    """Parse what stands round a method: a name, or a mapping of `name` and the class's fields."""
+    settings = {"name": value} if isinstance(value, str) else value
+    if not isinstance(settings, dict):
+        reader.wrong(
+            path, f"must be a name or a mapping of name and fields, got {quote_value(value)}"
+        )
+        return None
+    name = settings.get("name")
+    if not isinstance(name, str):
+        reader.wrong(f"{path}.name", f"is required: the name of a {kind.kind}")
+        return None
+    try:
+        cls = kind.get(name)
+    except UserError as error:
+        reader.wrong(path, str(error))
+        return None
+    fields = {key: item for key, item in settings.items() if key != "name"}
+    return reader.record(cls, fields, path)
 
 
 def _parse_args(reader: Reader, value: object) -> dict[str, Any]:

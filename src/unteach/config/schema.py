@@ -203,6 +203,10 @@ class TrainerConfig:
     samples: Samples | None = None
     profiler: Profiler | None = None
     land: Land | None = None
+    surgery: Any = None
+    """methods.wrap.surgery.Surgery: combines the forget and the retain gradient"""
+    perturb: Any = None
+    """methods.wrap.perturb.Perturbation: of the forget side"""
 
 
 @dataclass(frozen=True)

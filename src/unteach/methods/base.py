@@ -39,7 +39,6 @@ __all__ = [
     "TwoSided",
     "Unlearn",
     "cross_entropy",
-    "find_sides_fault",
     "mean_over_rows",
 ]
 
@@ -191,6 +190,10 @@ class Method:
         """
         return {}
 
+    def find_sides_fault(self) -> str:
+        """Say why its forget and its retain gradient cannot be computed apart; empty: they can."""
+        return "it does not say which of its terms forget and which retain"
+
     def after_step(self, terms: dict[str, float], epoch: float) -> None:
         """Update what the method learns by itself; called after each optimiser step.
 
@@ -266,21 +269,14 @@ class TwoSided(Method):
             terms = [*terms, *self.retain_terms(policy, reference)]
         return terms
 
-
-def find_sides_fault(method: Method) -> str:
-    """Say why the forget and the retain gradient of a method cannot be computed apart; empty: they
-    can."""
-    if not isinstance(method, TwoSided):
-        return "it does not say which of its terms forget and which retain"
-    for name in ("streams", "wants", "terms"):
-        if getattr(type(method), name) is not getattr(TwoSided, name):
-            return (
-                f"its class writes `{name}` for both sides in one; they are apart where it writes "
-                f"forget_{name} and retain_{name}"
-            )
-    if not method.retain_streams():
-        return "it has no retain term here"
-    return ""
+    def find_sides_fault(self) -> str:
+        for name in ("streams", "wants", "terms"):
+            if getattr(type(self), name) is not getattr(TwoSided, name):
+                return (
+                    f"its class writes `{name}` for both sides in one; they are apart where it "
+                    f"writes forget_{name} and retain_{name}"
+                )
+        return ""
 
 
 @dataclass

@@ -186,7 +186,7 @@ def _build_forward(base: "PreTrainedModel") -> Callable[..., Any]:
     return forward
 
 
-def _refuse_other_cache(cache: Any) -> None:
+def _refuse_other_cache(cache: object) -> None:
     if type(cache).__name__ != "DynamicCache":
         raise UserError(
             f"a model with a decoding is continued on the library's DynamicCache, which holds the "

@@ -7,13 +7,14 @@ check_method("MyMethod")
 
 from unteach.testing.conformance import TOLERANCE, check_method
 from unteach.testing.examples import Examples, Row
-from unteach.testing.losses import build_method, method_loss, step_gradient
+from unteach.testing.losses import build_method, build_wrappers, method_loss, step_gradient
 
 __all__ = [
     "TOLERANCE",
     "Examples",
     "Row",
     "build_method",
+    "build_wrappers",
     "check_method",
     "method_loss",
     "step_gradient",

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from unteach.methods.base import Method
 from unteach.models.forward import extend
 from unteach.models.loading import LoadedModel
 from unteach.testing.examples import Examples, build_streams
-from unteach.testing.losses import build_method, step_gradient
+from unteach.testing.losses import Wrappers, build_method, build_wrappers, step_gradient
 from unteach.testing.tiny_world import build_tiny_world
 from unteach.training.step import setup_method
 
@@ -30,7 +30,12 @@ WORKER_SECONDS = 60
 
 
 def check_method(
-    name: str, method_args: dict[str, Any] | None = None, processes: bool = True
+    name: str,
+    method_args: dict[str, Any] | None = None,
+    processes: bool = True,
+    *,
+    surgery: str | dict[str, Any] | None = None,
+    perturb: str | dict[str, Any] | None = None,
 ) -> None:
     """Check that a method keeps the laws of its contract; raise AssertionError that says which one
     it breaks.
@@ -39,6 +44,12 @@ def check_method(
     the step is the same for 8x1, 4x2, 2x4 and 1x8, for a number of rows that no batch divides, for
     a short last step, with rows laid end to end, with gradient checkpointing, and (`processes`) for
     two real processes under DistributedDataParallel. Prints what was checked.
+
+    Args:
+        name: of the method.
+        method_args: its fields.
+        processes: two processes too.
+        surgery, perturb: what stands round it: a name, or {"name": …} with fields.
     """
     prepare_environment()
 
@@ -54,29 +65,16 @@ def check_method(
         return
     loaded, frozen, rows = build_tiny_world(method)
     setup_method(loaded.model, method, 0, build_streams(rows), loaded.template)
-    compute = functools.partial(step_gradient, loaded, method, rows, frozen)
+    wrappers = build_wrappers(surgery, perturb)
+    compute = functools.partial(step_gradient, loaded, method, rows, frozen, wrappers=wrappers)
     for step, label in ((0, "a full step"), (1, "the short last step")):
         whole, loss = compute(1, size=8, step=step)
         assert torch.isfinite(loss), f"{name}: the loss of {label} is not finite"
         assert torch.isfinite(whole).all(), f"{name}: the gradient of {label} is not finite"
         assert whole.abs().sum() > 0, f"{name}: no gradient reaches any parameter in {label}"
-        for num_micro_batches in (2, 4, 8):
-            split, _ = compute(num_micro_batches, size=8, step=step)
-            batch_size = 8 // num_micro_batches
-            _assert_same(
-                whole,
-                split,
-                f"{name}: {label} dealt to {num_micro_batches} micro-batches of {batch_size} "
-                "instead of 1 of 8",
-            )
-        with _pack_rows(loaded.model):
-            packed, _ = compute(2, size=8, step=step)
-        _assert_same(whole, packed, f"{name}: {label} with rows laid end to end")
-        with _checkpoint_gradients(loaded.model):
-            checkpointed, _ = compute(2, size=8, step=step)
-        _assert_same(whole, checkpointed, f"{name}: {label} with gradient checkpointing")
+        _check_splits(compute, loaded.model, step, whole, f"{name}: {label}")
         if processes:
-            gradients = compute_in_two_processes(loaded, method, rows, frozen, step)
+            gradients = compute_in_two_processes(loaded, method, rows, frozen, step, wrappers)
             for rank, gradient in enumerate(gradients):
                 _assert_same(whole, gradient, f"{name}: {label} on two processes (rank {rank})")
     print(
@@ -85,6 +83,31 @@ def check_method(
         f"checkpointing{' and on two processes' if processes else ''}, a short last step too "
         f"(relative L2 below {TOLERANCE:g})"
     )
+
+
+def _check_splits(
+    compute: "Callable[..., tuple[Tensor, Tensor]]",
+    model: "PreTrainedModel",
+    step: int,
+    whole: "Tensor",
+    label: str,
+) -> None:
+    """Check that a step in several micro-batches, packed or with gradients checkpointed is the
+    step in one."""
+    for num_micro_batches in (2, 4, 8):
+        split, _ = compute(num_micro_batches, size=8, step=step)
+        batch_size = 8 // num_micro_batches
+        _assert_same(
+            whole,
+            split,
+            f"{label} dealt to {num_micro_batches} micro-batches of {batch_size} instead of 1 of 8",
+        )
+    with _pack_rows(model):
+        packed, _ = compute(2, size=8, step=step)
+    _assert_same(whole, packed, f"{label} with rows laid end to end")
+    with _checkpoint_gradients(model):
+        checkpointed, _ = compute(2, size=8, step=step)
+    _assert_same(whole, checkpointed, f"{label} with gradient checkpointing")
 
 
 @contextlib.contextmanager
@@ -114,6 +137,7 @@ def compute_in_two_processes(
     rows: dict[str, Examples],
     frozen: "PreTrainedModel",
     step: int,
+    wrappers: Wrappers | None = None,
 ) -> list["Tensor"]:
     """Compute a step's gradient in two forked processes, as each has it after
     DistributedDataParallel's reduction."""
@@ -121,7 +145,7 @@ def compute_in_two_processes(
         context = torch.multiprocessing.get_context("fork")
         workers = []
         for rank in (0, 1):
-            args = (rank, folder, loaded, method, rows, frozen, step)
+            args = (rank, folder, loaded, method, rows, frozen, step, wrappers)
             worker = context.Process(target=_compute_in_worker, args=args)
             worker.start()
             workers.append(worker)
@@ -147,6 +171,7 @@ def _compute_in_worker(
     rows: dict[str, Examples],
     frozen: "PreTrainedModel",
     step: int,
+    wrappers: Wrappers | None,
 ) -> None:
     """Compute one of two processes' gradient, write it to a file, and wait to be ended."""
     torch.set_num_threads(1)
@@ -164,6 +189,7 @@ def _compute_in_worker(
         step=step,
         share=(rank, 2),
         wrapped=wrapped,
+        wrappers=wrappers,
     )
     # Under its name only once it is whole: the parent reads it as soon as it is there.
     unfinished = Path(folder) / f"{rank}.part"

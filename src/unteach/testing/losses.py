@@ -1,27 +1,34 @@
 """Compute a method's loss and gradient on given rows, as a run would in one step."""
 
+import copy
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from unteach import registry
 from unteach.config import schema
 from unteach.config.environment import prepare_environment
+from unteach.config.parse_trainer import WRAPPERS, parse_wrapper
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import BESIDE
-from unteach.data.batches import SlotDataset, collate
+from unteach.data.batches import Batch, SlotDataset, collate
 from unteach.data.collators import Collator, DataCollatorForSupervisedDataset
 from unteach.data.steps import Steps
 from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE, Stream
 from unteach.errors import UserError
 from unteach.lazy import torch
-from unteach.methods.base import Method
+from unteach.methods.base import Method, TwoSided
+from unteach.methods.wrap.perturb import Perturbation
+from unteach.methods.wrap.surgery import Surgery
 from unteach.models import loading
 from unteach.models.hub import PATH
 from unteach.models.loading import LoadedModel
 from unteach.models.reference import LogprobTable, Reference, RowDraw, compute_table
 from unteach.testing.examples import Examples, Row, build_examples, build_streams
+from unteach.training.gradient_vectors import GradientVectors
 from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
+from unteach.training.two_gradients import StepInputs, TwoGradients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +53,31 @@ def build_method(
     if reader.problems:
         raise UserError(join_problems(reader.problems))
     return method
+
+
+@dataclass(frozen=True)
+class Wrappers:
+    """What stands round a method: `trainer.surgery` and `trainer.perturb`."""
+
+    surgery: Surgery | None = None
+    perturbation: Perturbation | None = None
+
+
+def build_wrappers(
+    surgery: str | dict[str, Any] | None = None, perturb: str | dict[str, Any] | None = None
+) -> Wrappers | None:
+    """Build a rule of surgery and a perturbation, each by name or as {"name": …} with its fields;
+    None where there is neither."""
+    if surgery is None and perturb is None:
+        return None
+    reader = Reader()
+    built: dict[str, Any] = {}
+    for section, value in (("surgery", surgery), ("perturb", perturb)):
+        if value is not None:
+            built[section] = parse_wrapper(reader, WRAPPERS[section], value, section)
+    if reader.problems:
+        raise UserError(join_problems(reader.problems))
+    return Wrappers(built.get("surgery"), built.get("perturb"))
 
 
 def method_loss(
@@ -144,6 +176,7 @@ def step_gradient(
     step: int = 0,
     share: tuple[int, int] = (0, 1),
     wrapped: "Module | None" = None,
+    wrappers: Wrappers | None = None,
 ) -> "tuple[Tensor, Tensor]":
     """Compute the gradient and the loss of one optimiser step.
 
@@ -157,6 +190,7 @@ def step_gradient(
         step: its number, from 0.
         share: (rank, number of processes).
         wrapped: the model as wrapped for data parallelism.
+        wrappers: what stands round the method, as at a run's first step.
 
     Returns:
         The gradient of all trained parameters, flat, and the loss.
@@ -184,13 +218,63 @@ def step_gradient(
             torch.distributed.all_reduce(count)
 
     loaded.model.zero_grad(set_to_none=True)
+    policy = WrappedPolicy(loaded.model, model, world_size)
+    inputs = (policy, method, batches, reference, counts)
+    loss = _add_gradients(*inputs) if wrappers is None else _combine_gradients(*inputs, wrappers)
+    return _flatten_gradients(loaded.model), loss
+
+
+@dataclass(frozen=True)
+class WrappedPolicy:
+    """The policy, as wrapped for so many processes."""
+
+    model: "PreTrainedModel"
+    wrapped: "Module"
+    world_size: int
+
+
+def _add_gradients(
+    policy: WrappedPolicy,
+    method: Method,
+    batches: list[Batch],
+    reference: Reference,
+    counts: "dict[str, Tensor]",
+) -> "Tensor":
+    """Compute the gradient of a plain step into `.grad`; give its loss."""
     total_loss = torch.zeros(())
     for batch in batches:
-        loss, _ = micro_batch_loss(model, method, batch, reference, counts)
+        loss, _ = micro_batch_loss(policy.wrapped, method, batch, reference, counts)
         # DistributedDataParallel averages over processes what the rule sums.
-        (loss * world_size).backward()
+        (loss * policy.world_size).backward()
         total_loss += loss.detach()
-    return _flatten_gradients(loaded.model), total_loss
+    return total_loss
+
+
+def _combine_gradients(
+    policy: WrappedPolicy,
+    method: Method,
+    batches: list[Batch],
+    reference: Reference,
+    counts: "dict[str, Tensor]",
+    wrappers: Wrappers,
+) -> "Tensor":
+    """Compute the gradient of a step with surgery or a perturbation into `.grad`; give its loss."""
+    assert isinstance(method, TwoSided), "surgery and perturbations are of methods of two sides"
+    surgery = copy.deepcopy(wrappers.surgery)  # which remembers nothing from an earlier step
+    two = TwoGradients(method, policy.model, reference, surgery, wrappers.perturbation, seed=0)
+    total_loss = torch.zeros(())
+
+    def record(batch: Batch, loss: "Tensor", shares: "dict[str, Tensor]") -> None:
+        total_loss.add_(loss)
+
+    def ignore(batch: Batch, loss: "Tensor", shares: "dict[str, Tensor]") -> None:
+        return
+
+    mode = "ddp" if policy.world_size > 1 else "one"
+    vectors = GradientVectors(policy.wrapped, mode, policy.world_size)
+    two.compute(vectors, StepInputs(0, lambda: batches, counts, record, ignore))
+    two.close()
+    return total_loss
 
 
 def _build_reference(

@@ -66,16 +66,10 @@ def build_trainer(
         return build_foreign_trainer(method, streams, anchor, **common)
 
     # The trainer computes the tables once the model is distributed over the processes.
+    draws = functools.partial(list_draws, streams, anchor, args)
+    folder = run_folder / REFERENCE
     compute_tables = functools.partial(
-        build_tables,
-        method,
-        loaded,
-        streams,
-        functools.partial(list_draws, streams, anchor, args),
-        collator,
-        args,
-        run_folder / REFERENCE,
-        dist,
+        build_tables, method, loaded, streams, draws, collator, args, folder, dist
     )
     return Trainer(
         method=method,
@@ -86,6 +80,8 @@ def build_trainer(
         build_tables=compute_tables,
         packed=config.model.packed,
         template=loaded.template,
+        surgery=config.trainer.surgery,
+        perturbation=config.trainer.perturb,
         **common,
     )
 

@@ -10,13 +10,17 @@ from unteach.config.watching import Land
 from unteach.data.streams import Stream
 from unteach.methods.edit.base import Edit
 from unteach.methods.landing import MOST_EVALUATIONS
+from unteach.methods.wrap.perturb import WeightPerturbation
 from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import format_count
 
 if TYPE_CHECKING:
+    from torch.nn import Parameter
     from transformers import TrainingArguments
 
     from unteach.methods.base import Method
+    from unteach.methods.wrap.perturb import Perturbation
+    from unteach.methods.wrap.surgery import Surgery
     from unteach.models.loading import LoadedModel
 
 GIB = 2**30
@@ -94,16 +98,15 @@ def describe_landing(land: Land) -> str:
 def describe_memory(
     loaded: "LoadedModel",
     args: "TrainingArguments",
-    method: "Method | schema.TheirTrainer",
+    trainer: schema.TrainerConfig,
     streams: dict[str, Stream],
-    land: Land | None = None,
 ) -> str:
     """Describe an estimate of the memory that a process needs, without sharding."""
-    parts = estimate_memory(loaded, args, method, streams)
+    parts = estimate_memory(loaded, args, trainer, streams)
     changed = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    if isinstance(method, Edit):
-        changed = list(method.find_weights(loaded.model).values())
-    if land:
+    if isinstance(trainer.method, Edit):
+        changed = list(trainer.method.find_weights(loaded.model).values())
+    if trainer.land:
         sizes = [parameter.numel() * parameter.element_size() for parameter in changed]
         parts["both ends of the landing, on the CPU"] = 2 * sum(sizes)
     total = sum(parts.values())
@@ -114,7 +117,7 @@ def describe_memory(
 def estimate_memory(
     loaded: "LoadedModel",
     args: "TrainingArguments",
-    method: "Method | schema.TheirTrainer",
+    trainer: schema.TrainerConfig,
     streams: dict[str, Stream],
 ) -> dict[str, float]:
     """Estimate the bytes that a process needs, by what they are for.
@@ -145,6 +148,7 @@ def estimate_memory(
     bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit
     activations = args.per_device_train_batch_size * longest * bytes_per_token
 
+    method: Method | schema.TheirTrainer = trainer.method
     if isinstance(method, Edit):
         return {
             "weights": weight_bytes,
@@ -159,5 +163,21 @@ def estimate_memory(
         "gradients": num_trained * 4,
         "optimiser": num_trained * optimizer_bytes,
         "reference": weight_bytes * compute_bytes / 4 if has_frozen_copy else 0,
+        "surgery": num_trained * 4 * count_gradient_copies(trainer.surgery),
+        "perturbation": count_perturbed_bytes(parameters, trainer.perturb),
         "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
     }
+
+
+def count_gradient_copies(surgery: "Surgery | None") -> int:
+    """Count the gradients that surgery holds beside the plain step's."""
+    return 0 if surgery is None else 1 + surgery.MEMORIES
+
+
+def count_perturbed_bytes(
+    parameters: "list[Parameter]", perturbation: "Perturbation | None"
+) -> int:
+    """Count the bytes of the copy that a perturbation of the weights holds of those that train."""
+    if not isinstance(perturbation, WeightPerturbation):
+        return 0
+    return sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)

@@ -1,17 +1,21 @@
 """Describe a training run in a few lines: for `unteach check`, and for the run itself before its
 first step."""
 
+import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
-from unteach import console, logs
+from unteach import console, logs, registry
 from unteach.config import schema
 from unteach.data.steps import Steps
 from unteach.data.streams import Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.methods.edit.base import Edit
+from unteach.methods.wrap.perturb import Perturbation
+from unteach.methods.wrap.surgery import Surgery
 from unteach.models.hub import PATH
 from unteach.models.layer_names import count_layers, list_own_names
 from unteach.models.layers import unwrap_model
@@ -20,6 +24,9 @@ from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
 from unteach.wording import format_count
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Line = tuple[str, str]
 """What a line is about, and its text."""
@@ -62,6 +69,10 @@ def describe_training(
     ends = describe_ends(loaded, config.trainer.method)
     if ends:
         lines.append(("layers", ends))
+    for section in ("surgery", "perturb"):
+        wrapper = getattr(config.trainer, section)
+        if wrapper is not None:
+            lines.append((section, describe_wrapper(wrapper)))
     for name, stream in streams.items():
         role = " (sets the epoch)" if name == anchor else ""
         lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
@@ -144,6 +155,20 @@ def describe_ends(loaded: LoadedModel, method: Method | schema.TheirTrainer) -> 
     if not parts:
         return ""
     return f"{'; '.join(parts)}, of {format_count(count_layers(causal), 'layer')}"
+
+
+def describe_wrapper(wrapper: Surgery | Perturbation) -> str:
+    """Describe what stands round the method: the first sentence of its documentation, its fields
+    and what it costs."""
+    kind = registry.surgery if isinstance(wrapper, Surgery) else registry.perturbation
+    entry = next(entry for entry in kind.entries() if entry.target is type(wrapper))
+    values = []
+    for field in dataclasses.fields(cast("DataclassInstance", wrapper)):
+        if field.init:
+            values.append(f"{field.name} {getattr(wrapper, field.name)}")
+    fields = f" ({', '.join(values)})" if values else ""
+    cost = entry.facts.get("cost")
+    return f"{entry.name}{fields}: {entry.line}" + (f" Costs {cost}." if cost else "")
 
 
 def print_header(

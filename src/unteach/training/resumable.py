@@ -61,7 +61,7 @@ class Resumable(transformers.Trainer):
         self.preempted = False
         self._evaluation_due = False
         self._resumed: dict[str, Any] = {}
-        self._resumed_step = 0
+        self._resumed_from: Path | None = None
         super().__init__(*args, **kwargs)
         parallelism.reduce_in_float32(self)
         self.remove_callback(transformers.PrinterCallback)
@@ -145,6 +145,10 @@ class Resumable(transformers.Trainer):
     def restore_state(self, state: dict[str, Any]) -> None:
         """Restore what `collect_state` returned."""
 
+    def save_tensors(self, folder: Path) -> None:
+        """Write beside a checkpoint what else a subclass keeps as tensors; called in every
+        process."""
+
     def gather_numbers(self, values: "list[Tensor]") -> list[list[float]]:
         """Gather running numbers of every process, in the order of ranks.
 
@@ -184,7 +188,7 @@ class Resumable(transformers.Trainer):
         except Preempted:
             # The checkpoint that this run began from says already that this evaluation is due. To
             # write it once more would put the only whole one at risk.
-            if step and step != self._resumed_step:
+            if step and step != checkpoint.parse_step(self._resumed_from):
                 self._evaluation_due = True
                 self._save_checkpoint(self.model_wrapped, None)
             raise
@@ -236,6 +240,8 @@ class Resumable(transformers.Trainer):
         super()._save_checkpoint(model, trial)
         # In every process: some of the state is gathered.
         state = self._collect_all_state()
+        if not self.args.save_only_model:
+            self.save_tensors(folder)
 
         # Sharded weights are whole once every process has written its own.
         self.dist.barrier()
@@ -273,10 +279,10 @@ class Resumable(transformers.Trainer):
     def train_from(self, start: Path | None) -> None:
         """Train from a checkpoint, or from the beginning."""
         self._resumed = checkpoint.read_state(start) if start else {}
-        self._resumed_step = checkpoint.parse_step(start)
+        self._resumed_from = start
         if self.guard and self._resumed.get("guard"):
             self.guard.load_state(self._resumed["guard"])
-        if start and self._was_training_over(self._resumed_step):
+        if start and self._was_training_over(checkpoint.parse_step(start)):
             self._take_trained_model(start)
             return
         if start and self.dist.is_main:

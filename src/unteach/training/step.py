@@ -5,7 +5,7 @@ micro-batch, every process. So the gradient of a step does not depend on how its
 """
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from unteach.data.batches import Batch, select_streams
 from unteach.data.streams import Stream
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel
+
+
+class ReferenceSide(Protocol):
+    """What gives the reference's side of a batch: models.reference.Reference, or one round it."""
+
+    def compute(self, batch: Batch) -> dict[str, Any]:
+        """Return it by stream."""
+        ...
 
 
 def setup_method(
@@ -96,7 +104,7 @@ def forward_policy_and_reference(
     model: "Module",
     method: Method,
     batch: Batch,
-    reference: Reference,
+    reference: ReferenceSide,
     counts: "dict[str, Tensor]",
     side: Side | None = None,
 ) -> tuple[dict[str, TokenOutputs], dict[str, Any]]:
@@ -115,6 +123,8 @@ def forward_policy_and_reference(
         assert isinstance(method, TwoSided), "the configuration is refused otherwise"
         of_side = method.forget_wants if side == "forget" else method.retain_wants
         wants = of_side(reference_outputs)
+        # In the order of the batch's rows, which is then that of the pass.
+        wants = {stream: wants[stream] for stream in batch["rows"]}
     policy_outputs = model(batch=batch, want=wants)
     return policy_outputs, reference_outputs
 
@@ -156,7 +166,7 @@ def micro_batch_loss(
     model: "Module",
     method: Method,
     batch: Batch,
-    reference: Reference,
+    reference: ReferenceSide,
     counts: "dict[str, Tensor]",
     side: Side | None = None,
 ) -> "tuple[Tensor, dict[str, Tensor]]":

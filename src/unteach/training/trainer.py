@@ -5,10 +5,12 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
+from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader
 
 from unteach.data.batches import Batch, SlotDataset, collate
@@ -17,16 +19,24 @@ from unteach.data.steps import MicroBatches, Steps
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.errors import Diverged, UserError
-from unteach.methods.base import Method
+from unteach.methods.base import Method, TwoSided
+from unteach.methods.wrap.perturb import Perturbation
+from unteach.methods.wrap.surgery import Surgery
 from unteach.models.reference import LogprobTable, Reference
+from unteach.training.gradient_vectors import GradientVectors
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
 from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
+from unteach.training.two_gradients import StepInputs, TwoGradients, refuse_launch
 
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
     from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
+
+
+SURGERY_MEMORY = "surgery"
+"""The folder of a checkpoint that has what a rule of surgery remembers."""
 
 
 def _ignore_interrupts(worker_id: int) -> None:
@@ -75,6 +85,8 @@ class Trainer(Resumable):
         template: how the model is asked, for methods that train it on words of their own.
         build_tables: computes the reference's tables, once the policy is distributed over the
             processes.
+        surgery: combines the forget and the retain gradient of a step.
+        perturbation: of the forget side.
         kwargs: what `Resumable` takes.
     """
 
@@ -92,6 +104,8 @@ class Trainer(Resumable):
         packed: bool = False,
         template: Template | None = None,
         build_tables: Callable[[], dict[str, LogprobTable]] = dict,
+        surgery: Surgery | None = None,
+        perturbation: Perturbation | None = None,
         **kwargs: Any,
     ):
         self.build_tables = build_tables
@@ -104,7 +118,16 @@ class Trainer(Resumable):
         self._terms_logged_at = 0
         self._step_shares: dict[str, Tensor] = {}
         self._step_records: list[_MicroBatchRecord] = []
+        self._step_batches: list[Batch] = []
+        self._vectors: GradientVectors | None = None
         setup_method(model, method, args.seed, streams, template)
+        self.two_gradients: TwoGradients | None = None
+        if surgery is not None or perturbation is not None:
+            refuse_launch(args, kwargs["dist"].mode)
+            assert isinstance(method, TwoSided), "the configuration is refused otherwise"
+            self.two_gradients = TwoGradients(
+                method, model, reference, surgery, perturbation, args.seed
+            )
 
         # The library wants an evaluation dataset where eval_strategy is set; ours is never read.
         train_dataset: Any = SlotDataset(streams, anchor)
@@ -156,7 +179,59 @@ class Trainer(Resumable):
             # One reduction for all counts.
             stacked = self.accelerator.reduce(torch.stack(list(counts.values())), reduction="sum")
             counts = dict(zip(counts, stacked, strict=True))
+        self._step_batches = batches
         return batches, counts
+
+    def training_step(
+        self, model: "Module", inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> "Tensor":
+        """Compute the gradient of a micro-batch; with surgery or a perturbation that of the whole
+        step, when its last micro-batch comes."""
+        if self.two_gradients is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        loss = torch.zeros((), device=self.args.device)
+        if inputs is not self._step_batches[-1]:
+            return loss
+        model.train()
+        if hasattr(self.optimizer, "train"):  # one that trains other weights than it evaluates
+            cast(Any, self.optimizer).train()
+
+        def record(batch: Batch, side_loss: "Tensor", shares: "dict[str, Tensor]") -> None:
+            self._record(batch, side_loss, shares)
+            loss.add_(side_loss)
+
+        def record_perturbed(
+            batch: Batch, side_loss: "Tensor", shares: "dict[str, Tensor]"
+        ) -> None:
+            self._step_records.append(
+                _MicroBatchRecord(batch["number"], batch["rows"], side_loss, shares)
+            )
+
+        def iterate_batches() -> Iterator[Batch]:
+            for batch in self._step_batches:
+                yield cast(Batch, self._prepare_inputs(cast(Any, batch)))
+
+        self.two_gradients.compute(
+            self._find_vectors(model),
+            StepInputs(
+                number=self.state.global_step,
+                iterate_batches=iterate_batches,
+                counts=num_items_in_batch,
+                record=record,
+                record_perturbed=record_perturbed,
+                autocast=self.compute_loss_context_manager,
+            ),
+        )
+        every = self.args.torch_empty_cache_steps
+        if every is not None and self.state.global_step % every == 0:
+            clear_device_cache()
+        return self._scale_for_backend(loss)
+
+    def _find_vectors(self, model: "Module") -> GradientVectors:
+        """Give the trained parameters of the wrapped model as one vector."""
+        if self._vectors is None or self._vectors.model is not model:
+            self._vectors = GradientVectors(model, self.dist.mode, self.args.world_size)
+        return self._vectors
 
     def compute_loss(
         self,
@@ -177,13 +252,15 @@ class Trainer(Resumable):
         loss, shares = micro_batch_loss(
             model, self.method, batch, self.reference, num_items_in_batch
         )
-        self._step_records.append(
-            _MicroBatchRecord(batch["number"], batch["rows"], loss.detach(), shares)
-        )
+        self._record(batch, loss.detach(), shares)
+        return self._scale_for_backend(loss)
+
+    def _record(self, batch: Batch, loss: "Tensor", shares: "dict[str, Tensor]") -> None:
+        """Keep what a micro-batch gives for the log, for the method, and to name its rows by."""
+        self._step_records.append(_MicroBatchRecord(batch["number"], batch["rows"], loss, shares))
         for name, share in shares.items():
             self._shares_since_log[name] = self._shares_since_log.get(name, 0) + share
             self._step_shares[name] = self._step_shares.get(name, 0) + share
-        return self._scale_for_backend(loss)
 
     def _scale_for_backend(self, loss: "Tensor") -> "Tensor":
         """Undo that data parallelism averages gradients over processes: the rule needs their
@@ -264,12 +341,22 @@ class Trainer(Resumable):
             "method": self.method.state(),
         }
 
+    def save_tensors(self, folder: Path) -> None:
+        surgery = self.two_gradients.surgery if self.two_gradients else None
+        if surgery is not None:
+            vectors = self._find_vectors(self.model_wrapped)
+            vectors.save(surgery.state(), folder / SURGERY_MEMORY, self.dist.is_main)
+
     def restore_state(self, state: dict[str, Any]) -> None:
         self._shares_since_log = {}
         for name, share in zip(state["terms"], self.pick_own(state["shares"]), strict=True):
             self._shares_since_log[name] = torch.tensor(share, device=self.args.device)
         self._terms_logged_at = state["logged_at"]
         self.method.load_state(state["method"])
+        surgery = self.two_gradients.surgery if self.two_gradients else None
+        if surgery is not None and surgery.MEMORIES and self._resumed_from is not None:
+            vectors = self._find_vectors(self.model_wrapped)
+            surgery.load_state(vectors.load(self._resumed_from / SURGERY_MEMORY))
 
 
 class _MethodCallback(transformers.TrainerCallback):

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -22,14 +22,15 @@ from unteach.config import provenance, schema
 from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
-from unteach.distributed import accelerate_launch
+from unteach.distributed import accelerate_launch, launch_environment
 from unteach.methods.edit.base import Edit
+from unteach.methods.wrap.perturb import LAT
 from unteach.models import decoding_folder, loading
 from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
 from unteach.seeds import permutation
-from unteach.training import forecast, header, suites, tracking
+from unteach.training import forecast, header, latent_attack, suites, tracking, two_gradients
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import (
     build_head,
@@ -40,6 +41,9 @@ from unteach.training.build_streams import build_rows, build_streams, choose_anc
 from unteach.training.edit_model import setup_edit
 from unteach.training.step import setup_method
 from unteach.wording import format_count
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
@@ -172,11 +176,7 @@ def check_training(
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
-    method = config.trainer.method
-    if isinstance(method, Edit):
-        setup_edit(loaded, method, config.trainer.handler, config.nproc or args.world_size)
-    elif not isinstance(method, schema.TheirTrainer):
-        setup_method(loaded.model, method, config.seed, streams, loaded.template)
+    _set_up_method(config, loaded, streams, args)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
     if validation:
@@ -185,7 +185,7 @@ def check_training(
         notes += row_notes
 
     # The run's own header, then what only a check says.
-    if isinstance(method, Edit):
+    if isinstance(config.trainer.method, Edit):
         lines = header.describe_edit_run(config, loaded, streams, forecast.describe_stream)
     else:
         lines = header.describe_training(
@@ -205,11 +205,29 @@ def check_training(
         )
     lines += [("note", sentence) for sentence in notes]
     header.print_lines(lines)
-    memory = forecast.describe_memory(loaded, args, method, streams, config.trainer.land)
+    memory = forecast.describe_memory(loaded, args, config.trainer, streams)
     print(f"memory      {memory}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
+
+
+def _set_up_method(
+    config: schema.TrainConfig,
+    loaded: LoadedModel,
+    streams: dict[str, Stream],
+    args: "TrainingArguments",
+) -> None:
+    """Set a method up, and what stands round it, as the run does: what cannot be is refused."""
+    method = config.trainer.method
+    if isinstance(method, Edit):
+        setup_edit(loaded, method, config.trainer.handler, config.nproc or args.world_size)
+    elif not isinstance(method, schema.TheirTrainer):
+        setup_method(loaded.model, method, config.seed, streams, loaded.template)
+    if config.trainer.surgery is not None or config.trainer.perturb is not None:
+        two_gradients.refuse_launch(args, launch_environment.parallel_mode())
+        if isinstance(config.trainer.perturb, LAT):
+            latent_attack.find_module(loaded.model, config.trainer.perturb.module)
 
 
 def _is_tokenized(stream: Stream) -> bool:

@@ -17,6 +17,8 @@ from unteach.verbs.component_fields import FieldInfo, list_fields
 logger = logging.getLogger(__name__)
 REGISTRIES = {
     "methods": registry.method,
+    "surgeries": registry.surgery,
+    "perturbations": registry.perturbation,
     "metrics": registry.metric,
     "collators": registry.collator,
     "datasets": registry.dataset,
@@ -33,6 +35,8 @@ GROUPS = {
 KINDS = sorted({*REGISTRIES, *GROUPS})
 USES = {
     "methods": "trainer=NAME",
+    "surgeries": "trainer.surgery=NAME, or with fields trainer.surgery={name: NAME, …}",
+    "perturbations": "trainer.perturb=NAME, or with fields trainer.perturb={name: NAME, …}",
     "models": "model=NAME",
     "suites": "eval=NAME, or several, eval=[NAME,NAME]",
     "experiments": "experiment=NAME",
@@ -51,6 +55,8 @@ CLASS_USES = {
 """How a class is used: as a file of the same kind, or otherwise."""
 FIELDS_OF = {
     "methods": "trainer.method_args.",
+    "surgeries": "trainer.surgery.",
+    "perturbations": "trainer.perturb.",
     "collators": "collator.<name>.args.",
     "metrics": "eval.<suite>.define.<name>.",
     "datasets": "data.<stream>.<name>.args.",

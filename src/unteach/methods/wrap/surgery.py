@@ -1,136 +1,236 @@
-"""Gradient surgery: one gradient from that of the forget term and that of the retain term.
+"""Gradient surgery: one gradient from that of the forget terms and that of the retain terms.
 
 Both are of a whole optimiser step, summed over its micro-batches and processes, for none of these
-rules but `add` is linear. They are lists of tensors, one a parameter, a tied weight once. A rule
-yields one combined tensor after the other, so that a caller who puts each in its place holds no
-third copy; what is global is computed before the first of them. `dot` is the inner product of two
-lists; where tensors are sharded, it is one that is summed over the shards.
+rules is linear. Each is of its terms with their factors (gamma, alpha): all rules but GRU's give
+the same for gradients before the factors. They are lists of tensors, one a parameter, a tied weight
+once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from unteach.errors import UserError
 from unteach.lazy import torch
+from unteach.registry import surgery
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Gradients = Sequence["Tensor"]
-Dot = Callable[[Gradients, Gradients], "Tensor"]
+Dots = Callable[[Gradients, Gradients], "Tensor"]
+"""The inner product of each tensor of one list with its partner in the other: [n], in fp32."""
 TINY = 1e-10
 """Keeps a gradient of length 0 from being divided by."""
 
 
-def dot_product(a: Gradients, b: Gradients) -> "Tensor":
-    """The inner product of two lists of tensors as one vector each, in fp32 at least."""
-    parts = [_at_least_fp32(x).flatten() @ _at_least_fp32(y).flatten() for x, y in _pairs(a, b)]
-    return torch.stack(parts).sum()
+def dot_products(a: Gradients, b: Gradients) -> "Tensor":
+    """Compute the inner product of each pair of tensors, in fp32 at least: [n]."""
+    products = []
+    for x, y in zip(a, b, strict=True):
+        products.append(_at_least_fp32(x).flatten() @ _at_least_fp32(y).flatten())
+    return torch.stack(products)
 
 
-def add(forget: Gradients, retain: Gradients, gamma: float, alpha: float) -> Iterator["Tensor"]:
-    """gamma g_f + alpha g_r: no surgery."""
-    for f, r in _pairs(forget, retain):
-        yield gamma * f + alpha * r
+class Surgery:
+    """A rule that makes one gradient of two. Subclasses are dataclasses; their fields stand beside
+    `name` in `trainer.surgery`.
 
-
-def pcgrad(
-    forget: Gradients,
-    retain: Gradients,
-    gamma: float,
-    alpha: float,
-    per: Literal["tensor", "global"] = "tensor",
-    dot: Dot = dot_product,
-) -> Iterator["Tensor"]:
-    """gamma (g_f - min(0, <g_f, g_r>) / |g_r|^2 g_r) + alpha g_r (arXiv:2001.06782).
-
-    What of g_f points against g_r is taken out of it, in each tensor by itself or in all as one
-    vector. Without conflict it is `add`.
+    Attributes:
+        MEMORIES: how many copies of the gradient it keeps from one step to the next.
     """
-    if per == "global":
-        share = _conflict(forget, retain, dot)
-    for f, r in _pairs(forget, retain):
-        if per == "tensor":
-            share = _conflict([f], [r], dot)
-        yield gamma * (f - share.to(f.dtype) * r) + alpha * r
+
+    MEMORIES: ClassVar[int] = 0
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        """Yield one combined tensor after the other.
+
+        The caller overwrites a tensor of `retain` as soon as it has the combined one, so that no
+        third copy is held: what spans several tensors is computed before the first is yielded.
+
+        Args:
+            forget, retain: the gradient of either side. Under FSDP2 they are this process's shards:
+                what is elementwise may be done with them, and the rest with `dots`.
+            dots: inner products of whole tensors, whatever the sharding.
+        """
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Gradients]:
+        """Give what it remembers, by name, each like the gradient; it goes into checkpoints."""
+        return {}
+
+    def load_state(self, state: dict[str, Gradients]) -> None:
+        """Restore what `state` gave."""
 
 
-def sago(forget: Gradients, retain: Gradients, gamma: float, alpha: float) -> Iterator["Tensor"]:
-    """Elementwise alpha g_r where the signs are opposed, else gamma g_f (arXiv:2604.14808)."""
-    for f, r in _pairs(forget, retain):
-        yield torch.where(f * r < 0, alpha * r, gamma * f)
+@surgery(
+    "pcgrad",
+    paper="arXiv:2001.06782",
+    cost="1 more copy of the gradient",
+    evidence="verified against SAGO's code",
+)
+@dataclass
+class PCGrad(Surgery):
+    """g_f - min(0, <g_f, g_r>) / |g_r|^2 g_r + g_r: what of g_f points against g_r is taken out of
+    it.
 
-
-def sago_prefer_retain(
-    forget: Gradients, retain: Gradients, gamma: float, alpha: float
-) -> Iterator["Tensor"]:
-    """Elementwise alpha g_r where the signs are opposed, else gamma g_f + alpha g_r."""
-    for f, r in _pairs(forget, retain):
-        yield torch.where(f * r < 0, alpha * r, gamma * f + alpha * r)
-
-
-def blur(
-    forget: Gradients, retain: Gradients, gamma: float, alpha: float, dot: Dot = dot_product
-) -> Iterator["Tensor"]:
-    """gamma g_f + alpha (g_r - <g_r, g_f> / |g_f|^2 g_f), whether they conflict or not
-    (arXiv:2506.08164)."""
-    share = dot(retain, forget) / dot(forget, forget).clamp(min=TINY)
-    for f, r in _pairs(forget, retain):
-        yield gamma * f + alpha * (r - share.to(f.dtype) * f)
-
-
-def average_retain(
-    retain: Gradients, average: Gradients | None, momentum: float
-) -> Iterator["Tensor"]:
-    """GRU's memory of retain gradients: momentum g_r + (1 - momentum) of what it was, 0 at
-    first."""
-    for i, r in enumerate(retain):
-        before = torch.zeros_like(r) if average is None else average[i]
-        yield momentum * r + (1 - momentum) * before
-
-
-def gru(
-    forget: Gradients,
-    retain: Gradients,
-    average: Gradients,
-    ce_coeff: float = 0.0,
-    cos_clip: float | None = None,
-    dot: Dot = dot_product,
-) -> Iterator["Tensor"]:
-    """g_f - |g_f| min(0, c) / |m| m + ce_coeff g_r, c = cos(g_f, m) (arXiv:2503.09117).
-
-    average: m, the memory of retain gradients that has this step's. cos_clip: c is no lower.
-    Without conflict nothing is taken out of g_f.
+    Without conflict it is the plain sum.
     """
-    forget_norm, average_norm = _norm(forget, dot), _norm(average, dot)
-    cosine = dot(forget, average) / (forget_norm * average_norm).clamp(min=TINY)
-    conflict = cosine.clamp(min=-1.0 if cos_clip is None else cos_clip, max=0.0)
-    share = forget_norm * conflict / average_norm.clamp(min=TINY)
-    for f, r, m in zip(forget, retain, average, strict=True):
-        yield f - share.to(f.dtype) * m + ce_coeff * r
+
+    per: Literal["tensor", "global"] = field(
+        default="tensor",
+        metadata={"help": "each tensor by itself, or all as one vector"},
+    )
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        products, squares = dots(forget, retain), dots(retain, retain)
+        if self.per == "global":
+            products = products.sum().expand_as(products)
+            squares = squares.sum().expand_as(squares)
+        shares = products.clamp(max=0) / (squares + TINY)
+        for f, r, share in zip(forget, retain, shares, strict=True):
+            yield f - share.to(f.dtype) * r + r
 
 
-def ngdiff(forget: Gradients, retain: Gradients, dot: Dot = dot_product) -> Iterator["Tensor"]:
-    """g_f / |g_f| + g_r / |g_r|: both as long, at the same angle to the result (arXiv:2410.22086).
+@surgery(
+    "sago",
+    paper="arXiv:2604.14808",
+    cost="1 more copy of the gradient",
+    evidence="verified against the authors' code",
+)
+@dataclass
+class SAGO(Surgery):
+    """g_r in every element where the signs of g_f and g_r are opposed, g_f elsewhere."""
 
-    No weights: a factor of either gradient changes nothing.
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        for f, r in zip(forget, retain, strict=True):
+            yield torch.where(f.sign() * r.sign() < 0, r, f)
+
+
+@surgery(
+    "sago_prefer_retain",
+    paper="arXiv:2604.14808",
+    cost="1 more copy of the gradient",
+    evidence="verified against the authors' code",
+)
+@dataclass
+class SAGOPreferRetain(Surgery):
+    """g_r in every element where the signs of g_f and g_r are opposed, g_f + g_r elsewhere."""
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        for f, r in zip(forget, retain, strict=True):
+            yield torch.where(f.sign() * r.sign() < 0, r, f + r)
+
+
+@surgery(
+    "blur",
+    paper="arXiv:2506.08164",
+    cost="1 more copy of the gradient",
+    evidence="verified against SAGO's code",
+)
+@dataclass
+class BLUR(Surgery):
+    """g_f + g_r - <g_r, g_f> / |g_f|^2 g_f: g_r keeps only what is orthogonal to g_f, whether they
+    conflict or not."""
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        share = dots(retain, forget).sum() / dots(forget, forget).sum().clamp(min=TINY)
+        for f, r in zip(forget, retain, strict=True):
+            yield f + (r - share.to(f.dtype) * f)
+
+
+@surgery(
+    "gru",
+    paper="arXiv:2503.09117",
+    cost="2 more copies of the gradient, one of them in checkpoints",
+    evidence="verified against the authors' code",
+)
+@dataclass
+class GRU(Surgery):
+    """g_f - |g_f| min(0, c) / |m| m + ce_coeff g_r, m a running mean of g_r and c = cos(g_f, m).
+
+    m = momentum g_r + (1 - momentum) m_before, 0 before the first step. With ce_coeff 0 the retain
+    rows only correct the forget gradient; 1 descends on them too.
     """
-    forget_norm, retain_norm = (_norm(side, dot).clamp(min=TINY) for side in (forget, retain))
-    for f, r in _pairs(forget, retain):
-        yield f / forget_norm.to(f.dtype) + r / retain_norm.to(r.dtype)
+
+    MEMORIES: ClassVar[int] = 1
+
+    momentum: float = field(default=0.8, metadata={"help": "weight of this step's g_r in m"})
+    ce_coeff: float = field(
+        default=0.0, metadata={"help": 'weight of g_r in the result; 1 is the paper\'s "gru+ce"'}
+    )
+    cos_clip: float | None = field(
+        default=None, metadata={"help": "c is no lower than this, -0.5 in the authors' code"}
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 < self.momentum <= 1:
+            raise UserError(f"momentum must be above 0 and at most 1, got {self.momentum}")
+        if self.ce_coeff < 0:
+            raise UserError(f"ce_coeff must not be negative, got {self.ce_coeff}")
+        if self.cos_clip is not None and not -1 <= self.cos_clip <= 0:
+            raise UserError(f"cos_clip must be from -1 to 0, got {self.cos_clip}")
+        self._mean: list[Tensor] | None = None
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        mean = self._update_mean(retain)
+        forget_norm, mean_norm = _norm(forget, dots), _norm(mean, dots)
+        cosine = dots(forget, mean).sum() / (forget_norm * mean_norm).clamp(min=TINY)
+        conflict = cosine.clamp(min=-1.0 if self.cos_clip is None else self.cos_clip, max=0.0)
+        share = forget_norm * conflict / mean_norm.clamp(min=TINY)
+        for f, r, m in zip(forget, retain, mean, strict=True):
+            yield f - share.to(f.dtype) * m + self.ce_coeff * r
+
+    def _update_mean(self, retain: Gradients) -> "list[Tensor]":
+        if self._mean is None:
+            self._mean = [torch.zeros_like(r) for r in retain]
+        for m, r in zip(self._mean, retain, strict=True):
+            m.mul_(1 - self.momentum).add_(r, alpha=self.momentum)
+        return self._mean
+
+    def state(self) -> dict[str, Gradients]:
+        return {} if self._mean is None else {"mean": self._mean}
+
+    def load_state(self, state: dict[str, Gradients]) -> None:
+        self._mean = [tensor.clone() for tensor in state["mean"]] if "mean" in state else None
 
 
-def _conflict(forget: Gradients, retain: Gradients, dot: Dot) -> "Tensor":
-    """How much of g_r is in g_f where they point against each other: min(0, <g_f, g_r>) /
-    |g_r|^2."""
-    return dot(forget, retain).clamp(max=0) / (dot(retain, retain) + TINY)
+@surgery(
+    "ngdiff",
+    paper="arXiv:2410.22086",
+    cost="1 more copy of the gradient",
+    evidence="from the paper (its abstract); its learning rate of its own is left out",
+)
+@dataclass
+class NGDiff(Surgery):
+    """g_f / |g_f| + g_r / |g_r|: both as long, at the same angle to the result.
+
+    gamma and alpha change nothing. The result is at most 2 long, whatever the loss.
+    """
+
+    def combine(
+        self, forget: Gradients, retain: Gradients, dots: Dots = dot_products
+    ) -> Iterator["Tensor"]:
+        forget_norm = _norm(forget, dots).clamp(min=TINY)
+        retain_norm = _norm(retain, dots).clamp(min=TINY)
+        for f, r in zip(forget, retain, strict=True):
+            yield f / forget_norm.to(f.dtype) + r / retain_norm.to(r.dtype)
 
 
-def _norm(gradients: Gradients, dot: Dot) -> "Tensor":
-    return dot(gradients, gradients).sqrt()
-
-
-def _pairs(a: Gradients, b: Gradients) -> Iterator[tuple["Tensor", "Tensor"]]:
-    return zip(a, b, strict=True)
+def _norm(gradients: Gradients, dots: Dots) -> "Tensor":
+    return dots(gradients, gradients).sum().sqrt()
 
 
 def _at_least_fp32(tensor: "Tensor") -> "Tensor":
