@@ -19,6 +19,7 @@ import yaml
 from unteach import errors, registry
 from unteach.cli import FLAGS, OPTIONS, VERBS
 from unteach.config import groups, overrides, schema, training_args, watching
+from unteach.config.dual_optim import DualOptim
 from unteach.config.files import Files
 from unteach.config.parse_trainer import WRAPPERS
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
@@ -161,6 +162,7 @@ def trainer() -> Iterator[str]:
         ("`method_args`", "the method's own fields, below"),
         ("`guard`", "null, or the collapse guard, below"),
         ("`land`", "null, or the budget that the run lands on, below"),
+        ("`dual_optim`", "null, or how steps of the two sides take turns, below"),
         ("`surgery`", "left out, a rule's name, or `{name: NAME, field: value}`, below"),
         ("`perturb`", "left out, a perturbation's name, or `{name: NAME, field: value}`, below"),
     ]
@@ -196,6 +198,9 @@ def trainer() -> Iterator[str]:
     yield "### trainer.land\n"
     yield f"{paragraphs(watching.Land)}\n"
     yield from fields(watching.Land)
+    yield "### trainer.dual_optim\n"
+    yield f"{paragraphs(DualOptim)}\n"
+    yield from fields(DualOptim)
     for section, kind in WRAPPERS.items():
         for entry in ours(kind):
             yield f"### trainer.{section}={entry.name}\n"

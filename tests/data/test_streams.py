@@ -1,12 +1,13 @@
 """The laws of streams: every anchor row once an epoch, nothing repeated, nothing changed by how a
 step is dealt."""
 
+import itertools
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.data.steps import MicroBatches, Steps
+from unteach.data.steps import MicroBatches, Steps, Turns
 from unteach.data.streams import Stream
 
 sizes = st.integers(1, 40)
@@ -35,6 +36,45 @@ def test_an_epoch_visits_every_anchor_row_once(
     ]
     assert sorted(row for step in drawn for row, _ in step["forget"]) == list(range(anchor))
     assert all(len(step["forget"]) == len(step["retain"]) for step in drawn)
+
+
+@given(
+    st.lists(sizes, min_size=2, max_size=2),
+    st.integers(1, 9),
+    st.lists(st.integers(1, 4), min_size=2, max_size=2),
+    st.sampled_from(["forget", "retain"]),
+)
+def test_sides_that_take_turns_miss_no_row(
+    counts: list[int], size: int, lengths: list[int], anchor: str
+) -> None:
+    streams = {"forget": Stream("forget", [rows(counts[0])])}
+    streams["alternate"] = Stream("alternate", [rows(counts[0])], follows="forget")
+    streams["retain"] = Stream("retain", [rows(counts[1])])
+    turns = Turns(("forget", "alternate"), (lengths[0], lengths[1]))
+    made = Steps(streams, anchor, size, 0, turns=turns)
+    steps_by_epoch = [[made.draw(epoch, s) for s in range(len(made))] for epoch in range(2)]
+
+    for epoch, drawn in enumerate(steps_by_epoch):
+        # Every step has rows, of one side alone, and an epoch visits every anchor row once.
+        assert {frozenset(step) for step in drawn} <= {
+            frozenset({"forget", "alternate"}),
+            frozenset({"retain"}),
+        }
+        assert all(all(draws) for draws in map(dict.values, drawn))
+        of_anchor = [row for step in drawn for row, _ in step.get(anchor, ())]
+        assert sorted(of_anchor) == list(range(counts[("forget", "retain").index(anchor)]))
+        # The sides take turns as long as they should, but for the anchor's last in an epoch.
+        sides = ["forget" if "forget" in step else "retain" for step in drawn]
+        runs = [(side, len(list(group))) for side, group in itertools.groupby(sides)]
+        last = [index for index, (side, _) in enumerate(runs) if side == anchor][-1]
+        for index, (side, length) in enumerate(runs):
+            expected = lengths[("forget", "retain").index(side)]
+            assert length == expected or (index == last and length < expected)
+        assert epoch or runs[0][0] == "forget"
+
+    other = "retain" if anchor == "forget" else "forget"
+    seen = [d for drawn in steps_by_epoch for step in drawn for d in step.get(other, ())]
+    assert len(set(seen)) == len(seen), "a row came twice within one run through its stream"
 
 
 @given(sizes, sizes, st.integers(1, 16))

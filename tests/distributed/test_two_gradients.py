@@ -88,6 +88,16 @@ def test_two_processes_step_as_one(
     same(one, two)
 
 
+def test_two_processes_take_turns_as_one(kit: Path, corpus: Path, tmp_path: Path) -> None:
+    """DualOptim: steps of one side, each with moments of its own."""
+    dual = ["trainer=NPO", "trainer.dual_optim={retain_steps: 2}", "eval=null"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone(words(kit, corpus, one, 4, *dual), tmp_path / "one.log")
+    log = tmp_path / "two.log"
+    assert together(words(kit, corpus, two, 2, *dual, "launch=ddp"), log) == [0, 0], said(log)
+    same(one, two)
+
+
 def test_half_precision_is_computed_and_the_weights_come_back(
     kit: Path, corpus: Path, tmp_path: Path
 ) -> None:

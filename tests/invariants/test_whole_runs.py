@@ -135,6 +135,13 @@ def test_altpo_invents_once_and_takes_turns(
         ("CircuitBreaker", ("trainer.method_args.ramp_steps=12",)),
         ("RepNoise", (IDK,)),
         ("NPO", ("trainer.surgery={name: gru, momentum: 0.3}",)),
+        (
+            "NPO",
+            (
+                "trainer.dual_optim={retain_steps: 2, forget_lr_ratio: 0.5}",
+                "trainer.args.max_steps=6",
+            ),
+        ),
         ("GradDiff", ("trainer.perturb={name: RandomSmoothing, sigma: 0.01}",)),
     ],
 )

@@ -34,7 +34,7 @@ def test_all_that_is_offered_equals_the_reference_values(
         assert any(f": {method} " in line and line.endswith("equal") for line in lines), method
     for name in ("repselect_collapse soft_q2 both", "repselect hard kl", "task_vector forget_ce"):
         assert any(f"edits: {name}: " in line and line.endswith("equal") for line in lines), name
-    for block in ("surgery", "perturb", "latent"):
+    for block in ("surgery", "perturb", "latent", "dual_optim"):
         assert any(line.startswith(f"{block}: ") and line.endswith("equal") for line in lines), (
             block
         )

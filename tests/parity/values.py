@@ -14,6 +14,7 @@ from typing import Any
 
 from comparison import Compared, NotOffered, Outcomes, Reference
 from decode_values import compare_decode
+from dual_optim_values import compare_dual_optim
 from edit_values import compare_edits
 from method_values import compare_formulas, compare_goldens
 from perturb_values import compare_latent, compare_perturb
@@ -25,6 +26,7 @@ BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
     "surgery": compare_surgery,
     "perturb": compare_perturb,
     "latent": compare_latent,
+    "dual_optim": compare_dual_optim,
     "decode": compare_decode,
     "edits": compare_edits,
 }

@@ -212,7 +212,7 @@ def test_a_method_that_teaches_has_no_two_sides(kit: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (r"model\.layers\.9\.mlp", "matches no layer .* layers.0 to layers.3 for short"),
+        (r"model\.layers\.9\.mlp", r"matches no layer .*layers.0 to layers.3 for short"),
         (r"model\.layers\.\d\.mlp", "means 4 modules inside"),
         ("(", "is no regular expression"),
     ],

@@ -99,6 +99,42 @@ def check_wrappers(reader: Reader, trainer: TrainerConfig, tree: dict[str, Any])
             reader.wrong(f"trainer.{name}", fault)
 
 
+def check_dual_optim(reader: Reader, trainer: TrainerConfig, tree: dict[str, Any]) -> None:
+    """Steps that take turns need a method of two sides, each of which makes a step by itself."""
+    if trainer.dual_optim is None or trainer.method is None:
+        return
+    fault = _find_method_fault(trainer, "dual_optim") or _find_turns_fault(trainer, tree)
+    if fault:
+        reader.wrong("trainer.dual_optim", fault)
+
+
+def _find_turns_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
+    """Say why no step can be of one side alone, or have moments of its own."""
+    method, handler = trainer.method, f"trainer.handler={trainer.handler}"
+    if trainer.surgery is not None or trainer.perturb is not None:
+        return (
+            "a step is of one side, and trainer.surgery and trainer.perturb need both in a step; "
+            "leave one out"
+        )
+    if method.has_prepass() or method.learns_from_steps():
+        return f"{handler} weighs the two sides of a step against each other; leave this out"
+    if method.layers() and set(method.layers()) != set(method.streams()):
+        return (
+            f"{handler} ends the passes of one side at a layer and runs the other's to the head, "
+            "and the layers above train in every step or in none; leave this out"
+        )
+    optimizer = str(trainer.args.get("optim", "adamw_torch"))
+    if optimizer not in ("adamw_torch", "adamw_torch_fused"):
+        return f"is AdamW with two sets of moments; trainer.args.optim={optimizer} is another"
+    launch = str(tree.get("launch"))
+    if launch.startswith(("zero", "fsdp")):
+        return (
+            f"launch={launch} shards one set of moments a parameter, and here are two; take "
+            "launch=ddp or one process"
+        )
+    return ""
+
+
 def _find_method_fault(trainer: TrainerConfig, section: str) -> str:
     """Say why the method's forget and retain gradients are not to be had, or not to be changed."""
     method = trainer.method

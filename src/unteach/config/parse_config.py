@@ -148,6 +148,7 @@ def _check_sections(
         method_consistency.check_landing(reader, trainer, built.get("launch"))
         method_consistency.check_decoding(reader, trainer, built)
         method_consistency.check_wrappers(reader, trainer, tree)
+        method_consistency.check_dual_optim(reader, trainer, tree)
     if not tree.get("trainer") or not tree.get("data"):
         reader.problems.append(
             "a training run needs a trainer and data; `unteach eval` evaluates without training"

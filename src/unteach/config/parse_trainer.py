@@ -4,19 +4,21 @@ from typing import Any
 
 from unteach import registry
 from unteach.config import training_args
+from unteach.config.dual_optim import DualOptim
 from unteach.config.reader import Reader
 from unteach.config.schema import TheirTrainer, TrainerConfig
 from unteach.config.watching import Guard, Land, Profiler, Samples
 from unteach.errors import UserError
 from unteach.wording import quote_value
 
-WATCHERS = {
+RECORDS = {
     "guard": Guard,
     "samples": Samples,
     "profiler": Profiler,
     "land": Land,
+    "dual_optim": DualOptim,
 }
-"""Sections of `trainer` that watch a run, and the one that lands it."""
+"""Sections of `trainer` that are one record each."""
 
 
 WRAPPERS = {
@@ -28,16 +30,16 @@ WRAPPERS = {
 
 def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None:
     """Parse the section; None where it names no method."""
-    allowed = {"handler", "args", "method_args", *WATCHERS, *WRAPPERS}
+    allowed = {"handler", "args", "method_args", *RECORDS, *WRAPPERS}
     top = reader.known(allowed, value, "trainer")
     args = _parse_args(reader, top.get("args"))
     cls = _find_method(reader, top.get("handler"))
     if cls is None:
         return None
-    watchers: dict[str, Any] = {}
-    for name, section in WATCHERS.items():
+    records: dict[str, Any] = {}
+    for name, section in RECORDS.items():
         if top.get(name) is not None:
-            watchers[name] = reader.record(section, top[name], f"trainer.{name}")
+            records[name] = reader.record(section, top[name], f"trainer.{name}")
     wrappers: dict[str, Any] = {}
     for name, kind in WRAPPERS.items():
         if top.get(name) is not None:
@@ -53,7 +55,7 @@ def parse_trainer(reader: Reader, value: dict[str, Any]) -> TrainerConfig | None
         handler=top["handler"],
         method=method,
         args=args,
-        **watchers,
+        **records,
         **wrappers,
     )
 

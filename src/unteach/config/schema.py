@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from unteach import registry
+from unteach.config.dual_optim import DualOptim
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
 from unteach.config.watching import Guard, Land, Profiler, Samples
@@ -203,6 +204,7 @@ class TrainerConfig:
     samples: Samples | None = None
     profiler: Profiler | None = None
     land: Land | None = None
+    dual_optim: DualOptim | None = None
     surgery: Any = None
     """methods.wrap.surgery.Surgery: combines the forget and the retain gradient"""
     perturb: Any = None

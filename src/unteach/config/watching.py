@@ -80,7 +80,7 @@ class Profiler:
             )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Land:
     """Lands the run on a budget: theta_0 + a (theta_T - theta_0), with a such that the model has
     moved by what it may.

@@ -25,6 +25,46 @@ class Slot:
     weight: float
 
 
+@dataclass(frozen=True)
+class Turns:
+    """Two sides whose steps take turns: a step has rows of the streams of one side alone.
+
+    Attributes:
+        streams: of the side that begins; all others are of the other side.
+        lengths: how many steps in a row each side has.
+    """
+
+    streams: tuple[str, ...]
+    lengths: tuple[int, int]
+
+    def find_side(self, stream: str) -> int:
+        """Say of which side a stream is: 0 begins, 1 follows."""
+        return 0 if stream in self.streams else 1
+
+    def count_steps(self, num_anchor_steps: int, anchor_side: int) -> int:
+        """Count the steps of an epoch in which the anchor's side has `num_anchor_steps`."""
+        full, rest = divmod(num_anchor_steps, self.lengths[anchor_side])
+        other = self.lengths[1 - anchor_side]
+        return full * sum(self.lengths) + (rest + other if rest else 0)
+
+    def locate(self, step: int, num_anchor_steps: int, anchor_side: int) -> tuple[int, int]:
+        """Say whose a step of an epoch is, and how many steps that side had before it there."""
+        full, rest = divmod(num_anchor_steps, self.lengths[anchor_side])
+        cycle, place = divmod(step, sum(self.lengths))
+        first, second = self.lengths
+        num_first = rest if cycle == full and anchor_side == 0 else first
+        if place < num_first:
+            return 0, cycle * first + place
+        return 1, cycle * second + place - num_first
+
+    def count_side_steps(self, side: int, num_anchor_steps: int, anchor_side: int) -> int:
+        """Count the steps that a side has in an epoch."""
+        if side == anchor_side:
+            return num_anchor_steps
+        num_cycles = -(-num_anchor_steps // self.lengths[anchor_side])
+        return num_cycles * self.lengths[side]
+
+
 class Steps:
     """The optimiser steps of a run.
 
@@ -34,6 +74,7 @@ class Steps:
         size: anchor rows of a step; every other stream gives as many.
         seed: the run's.
         packed: whether rows go through the model end to end, without padding.
+        turns: where steps of two sides take turns; None: every step has rows of all streams.
     """
 
     def __init__(
@@ -43,17 +84,27 @@ class Steps:
         size: int,
         seed: int,
         packed: bool = False,
+        turns: Turns | None = None,
     ):
         self.streams = streams
         self.anchor = anchor
         self.size = size
         self.seed = seed
         self.packed = packed
+        self.turns = turns
         # A step needs one order of each stream, or two where an epoch of it ends.
         self._order = lru_cache(maxsize=4 * len(streams))(self._permute)
 
     def __len__(self) -> int:
-        """Steps in an epoch; the last one may be short."""
+        """Steps in an epoch; the last one of the anchor may be short."""
+        if self.turns is None:
+            return self._num_anchor_steps
+        anchor_side = self.turns.find_side(self.anchor)
+        return self.turns.count_steps(self._num_anchor_steps, anchor_side)
+
+    @property
+    def _num_anchor_steps(self) -> int:
+        """Steps of an epoch that have rows of the anchor."""
         return -(-len(self.streams[self.anchor]) // self.size)
 
     def _permute(self, stream: str, epoch: int) -> list[int]:
@@ -63,23 +114,58 @@ class Steps:
 
     def draw(self, epoch: int, step: int) -> dict[str, list[Draw]]:
         """Draw the rows of one step, by stream."""
+        if self.turns is None:
+            return self._draw_beside_anchor(epoch, step, self.streams)
+        anchor_side = self.turns.find_side(self.anchor)
+        side, num_before = self.turns.locate(step, self._num_anchor_steps, anchor_side)
+        streams = {
+            name: stream
+            for name, stream in self.streams.items()
+            if self.turns.find_side(name) == side
+        }
+        if side == anchor_side:
+            return self._draw_beside_anchor(epoch, num_before, streams)
+        num_in_epoch = self.turns.count_side_steps(side, self._num_anchor_steps, anchor_side)
+        first = (epoch * num_in_epoch + num_before) * self.size
+        return self._draw_from(range(first, first + self.size), streams)
+
+    def _draw_beside_anchor(
+        self, epoch: int, step: int, streams: dict[str, Stream]
+    ) -> dict[str, list[Draw]]:
+        """Draw the rows of a step of the anchor's, and as many of each other stream."""
         num_anchor_rows = len(self.streams[self.anchor])
         first = step * self.size
         positions = range(first, min(first + self.size, num_anchor_rows))
         anchor_order = self._order(self.anchor, epoch)
-        draws: dict[str, list[Draw]] = {}
-        draws[self.anchor] = [(anchor_order[position], epoch) for position in positions]
-        for name, stream in self.streams.items():
+        draws = {self.anchor: [(anchor_order[position], epoch) for position in positions]}
+        others = {name: stream for name, stream in streams.items() if name != self.anchor}
+        # Another stream goes on through its own epochs from where the last step left it.
+        before = epoch * num_anchor_rows
+        num_drawn = range(before + positions.start, before + positions.stop)
+        return self._draw_from(num_drawn, others, draws)
+
+    def _draw_from(
+        self,
+        positions: range,
+        streams: dict[str, Stream],
+        drawn: dict[str, list[Draw]] | None = None,
+    ) -> dict[str, list[Draw]]:
+        """Draw the rows of streams that run through epochs of their own.
+
+        Args:
+            positions: how many rows were drawn of each before, one number for each that is drawn.
+            drawn: of streams that others may follow.
+        """
+        draws = dict(drawn or {})
+        for name, stream in streams.items():
             if stream.follows:
                 draws[name] = draws[stream.follows]
-            elif name != self.anchor:
-                # Another stream goes on through its own epochs from where the last step left it.
-                draws[name] = []
-                for position in positions:
-                    num_before = epoch * num_anchor_rows + position
-                    own_epoch, own_position = divmod(num_before, len(stream))
-                    own_order = self._order(name, own_epoch)
-                    draws[name].append((own_order[own_position], own_epoch))
+                continue
+            draws[name] = []
+            for position in positions:
+                own_epoch, own_position = divmod(position, len(stream))
+                own_order = self._order(name, own_epoch)
+                draws[name].append((own_order[own_position], own_epoch))
         return draws
 
     def list_seen(self, num_steps: int) -> dict[str, list[Draw]]:

@@ -202,6 +202,10 @@ class Method:
             epoch: how many are done, with the done part of the current one.
         """
 
+    def learns_from_steps(self) -> bool:
+        """Say whether it has such an update."""
+        return type(self).after_step is not Method.after_step
+
     def state(self) -> dict[str, Any]:
         """Give what changes while it trains, as numbers and lists of them; it goes into every
         checkpoint."""

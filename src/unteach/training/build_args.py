@@ -14,6 +14,7 @@ from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
 from unteach.training.parallelism import count_rows_per_step
+from unteach.training.turns import find_turns
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ def build_training_args(
     warmup_epochs = config.trainer.args.get("warmup_epochs")
     if warmup_epochs is not None:
         steps_per_epoch = math.ceil(anchor_rows / count_rows_per_step(built))
+        if turns := find_turns(config.trainer):
+            steps_per_epoch = turns.count_steps(
+                steps_per_epoch, turns.find_side(config.data.anchor)
+            )
         built.warmup_steps = int(warmup_epochs * steps_per_epoch)
     return built
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unteach.config import schema
 from unteach.data.collators import Collator
-from unteach.data.steps import Steps
+from unteach.data.steps import Steps, Turns
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.lazy import transformers
@@ -101,10 +101,13 @@ def build_tables(
 
 
 def list_draws(
-    streams: dict[str, Stream], anchor: str, args: "transformers.TrainingArguments"
+    streams: dict[str, Stream],
+    anchor: str,
+    args: "transformers.TrainingArguments",
+    turns: Turns | None = None,
 ) -> dict[str, list[RowDraw]]:
     """List the rows that a run will draw, by stream."""
-    steps = Steps(streams, anchor, count_rows_per_step(args), args.seed)
+    steps = Steps(streams, anchor, count_rows_per_step(args), args.seed, turns=turns)
     num_steps = args.max_steps
     if num_steps <= 0:
         num_steps = math.ceil(args.num_train_epochs * len(steps))

@@ -20,6 +20,7 @@ from unteach.training.guard_rows import build_guard
 from unteach.training.resumable import Resumable
 from unteach.training.save import save_companions
 from unteach.training.trainer import Trainer
+from unteach.training.turns import find_turns
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +66,9 @@ def build_trainer(
         common["processing_class"] = loaded.tokenizer
         return build_foreign_trainer(method, streams, anchor, **common)
 
+    turns = find_turns(config.trainer)
     # The trainer computes the tables once the model is distributed over the processes.
-    draws = functools.partial(list_draws, streams, anchor, args)
+    draws = functools.partial(list_draws, streams, anchor, args, turns)
     folder = run_folder / REFERENCE
     compute_tables = functools.partial(
         build_tables, method, loaded, streams, draws, collator, args, folder, dist
@@ -82,6 +84,8 @@ def build_trainer(
         template=loaded.template,
         surgery=config.trainer.surgery,
         perturbation=config.trainer.perturb,
+        dual_optim=config.trainer.dual_optim,
+        turns=turns,
         **common,
     )
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 from unteach.config import schema
+from unteach.config.dual_optim import DualOptim
 from unteach.config.watching import Land
 from unteach.data.streams import Stream
 from unteach.methods.edit.base import Edit
@@ -87,6 +88,14 @@ def describe_learning(args: "TrainingArguments", steps_per_epoch: int) -> str:
     return f"{rate}; {optimizer}"
 
 
+def describe_turns(dual: DualOptim) -> str:
+    """Describe how steps on the forget rows and on the retain rows take turns."""
+    forget = format_count(dual.forget_steps, "step")
+    retain = format_count(dual.retain_steps, "step")
+    rate = "" if dual.forget_lr_ratio == 1 else f" at {dual.forget_lr_ratio:g} times the rate"
+    return f"{forget} on forget rows{rate}, then {retain} on retain rows; moments of their own"
+
+
 def describe_landing(land: Land) -> str:
     """Describe on what a landing is measured, and what it costs."""
     return (
@@ -136,6 +145,8 @@ def estimate_memory(
         if name_part in str(args.optim):
             optimizer_bytes = size
             break
+    if trainer.dual_optim:
+        optimizer_bytes *= 2
 
     # The longest row of each stream: a micro-batch may hold all of them at once.
     longest = 0

@@ -23,6 +23,7 @@ from unteach.models.loading import LoadedModel
 from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
+from unteach.training.turns import find_turns
 from unteach.wording import format_count
 
 if TYPE_CHECKING:
@@ -82,9 +83,12 @@ def describe_training(
         lines.append(("launch", f"{config.launch}, {num_processes} processes"))
     # `unteach check` describes a run of several processes in one.
     rows_per_process = count_rows_per_step(args) // args.world_size
-    steps = Steps(streams, anchor, rows_per_process * num_processes, config.seed)
+    turns = find_turns(config.trainer)
+    steps = Steps(streams, anchor, rows_per_process * num_processes, config.seed, turns=turns)
     lines.append(("steps", forecast.describe_steps(args, len(steps), num_processes)))
     lines.append(("learning", forecast.describe_learning(args, len(steps))))
+    if config.trainer.dual_optim:
+        lines.append(("turns", forecast.describe_turns(config.trainer.dual_optim)))
     if config.trainer.land:
         lines.append(("landing", forecast.describe_landing(config.trainer.land)))
     return lines
@@ -192,7 +196,8 @@ def print_header(
         config, loaded, streams, anchor, args, args.world_size, num_validation_rows
     )
     if start:
-        steps = Steps(streams, anchor, count_rows_per_step(args), config.seed)
+        turns = find_turns(config.trainer)
+        steps = Steps(streams, anchor, count_rows_per_step(args), config.seed, turns=turns)
         first, total = checkpoint.parse_step(start), forecast.count_steps(args, len(steps))
         lines.append(("goes on", f"from step {first:,} of {total:,} ({start})"))
     if not console.is_live():

@@ -59,7 +59,9 @@ class LatentAttack:
         """Take the hook off the model."""
         self._hook.remove()
 
-    def _add_to_output(self, module: "Module", inputs: object, output: Any) -> Any:
+    def _add_to_output(
+        self, module: "Module", inputs: object, output: "Tensor | tuple[Any, ...]"
+    ) -> Any:
         hidden = output[0] if isinstance(output, tuple) else output
         self._width = hidden.shape[-1]
         if self._added is None or self._is_real is None:

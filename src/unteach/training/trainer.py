@@ -4,7 +4,6 @@ normalisation."""
 import functools
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,16 +12,19 @@ import transformers
 from accelerate.utils.memory import clear_device_cache
 from torch.utils.data import DataLoader
 
+from unteach.config.dual_optim import DualOptim
 from unteach.data.batches import Batch, SlotDataset, collate
 from unteach.data.collators import Collator
-from unteach.data.steps import MicroBatches, Steps
+from unteach.data.steps import MicroBatches, Steps, Turns
 from unteach.data.streams import Stream
 from unteach.data.template import Template
 from unteach.errors import Diverged, UserError
-from unteach.methods.base import Method, TwoSided
+from unteach.methods.base import Method, Side, TwoSided
 from unteach.methods.wrap.perturb import Perturbation
 from unteach.methods.wrap.surgery import Surgery
 from unteach.models.reference import LogprobTable, Reference
+from unteach.training.diverged_rows import MicroBatchRecord, find_diverged_rows
+from unteach.training.dual_adamw import build_dual_adamw
 from unteach.training.gradient_vectors import GradientVectors
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
@@ -52,23 +54,6 @@ class StepLoader(DataLoader):
         self.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
 
 
-@dataclass
-class _MicroBatchRecord:
-    """What names the rows of a micro-batch, should its gradient turn out not to be finite.
-
-    Attributes:
-        row_indices: the row of its stream that each row of the batch is.  # [B]
-        slices: where each stream's rows are in the batch.
-        loss: its share of the step's loss.
-        shares: its share of each term, by logged name.
-    """
-
-    row_indices: "Tensor"
-    slices: dict[str, tuple[int, int]]
-    loss: "Tensor"
-    shares: "dict[str, Tensor]"
-
-
 class Trainer(Resumable):
     """Train a method on streams.
 
@@ -87,6 +72,9 @@ class Trainer(Resumable):
             processes.
         surgery: combines the forget and the retain gradient of a step.
         perturbation: of the forget side.
+        dual_optim: the learning rates of steps of two sides that take turns; None: each step has
+            rows of both.
+        turns: how they do.
         kwargs: what `Resumable` takes.
     """
 
@@ -106,6 +94,8 @@ class Trainer(Resumable):
         build_tables: Callable[[], dict[str, LogprobTable]] = dict,
         surgery: Surgery | None = None,
         perturbation: Perturbation | None = None,
+        dual_optim: DualOptim | None = None,
+        turns: Turns | None = None,
         **kwargs: Any,
     ):
         self.build_tables = build_tables
@@ -115,9 +105,12 @@ class Trainer(Resumable):
         self.reference = reference
         self.packed = packed
         self._shares_since_log: dict[str, Tensor] = {}
-        self._terms_logged_at = 0
+        self._steps_since_log: dict[str, int] = {}
+        self.dual_optim = dual_optim
+        self.turns = turns
+        self._side: Side | None = None
         self._step_shares: dict[str, Tensor] = {}
-        self._step_records: list[_MicroBatchRecord] = []
+        self._step_records: list[MicroBatchRecord] = []
         self._step_batches: list[Batch] = []
         self._vectors: GradientVectors | None = None
         setup_method(model, method, args.seed, streams, template)
@@ -148,7 +141,7 @@ class Trainer(Resumable):
     def get_train_dataloader(self) -> DataLoader:
         args = self.args
         rows_per_step = count_rows_per_step(args)
-        steps = Steps(self.streams, self.anchor, rows_per_step, args.seed, self.packed)
+        steps = Steps(self.streams, self.anchor, rows_per_step, args.seed, self.packed, self.turns)
         micro_batches = MicroBatches(
             steps, args.gradient_accumulation_steps, args.process_index, args.world_size
         )
@@ -164,12 +157,29 @@ class Trainer(Resumable):
             multiprocessing_context=args.dataloader_multiprocessing_context,
         )
 
+    def create_optimizer(self, *args: "Module") -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = super().create_optimizer(*args)
+        if self.dual_optim is not None:
+            optimizer = build_dual_adamw(optimizer, self.dual_optim.forget_lr_ratio)
+            self.optimizer = optimizer
+        return optimizer
+
+    def _choose_side(self, batch: Batch) -> None:
+        """Have the next step be of the side that its rows are of, where sides take turns."""
+        if self.turns is None:
+            return
+        sides: tuple[Side, Side] = ("forget", "retain")
+        self._side = sides[self.turns.find_side(next(iter(batch["rows"])))]
+        optimizer: Any = self.optimizer
+        getattr(optimizer, "optimizer", optimizer).side = self._side
+
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: "torch.device"
     ) -> tuple[list[Batch], Any]:
         """Take the micro-batches of one step, and count the units of the whole step, over all
         processes."""
         batches = [next(epoch_iterator) for _ in range(num_batches)]
+        self._choose_side(batches[0])
         counts: dict[str, Tensor] = {}
         for name, count in count_step_units(self.method, batches).items():
             counts[name] = count.to(device).float()
@@ -204,7 +214,7 @@ class Trainer(Resumable):
             batch: Batch, side_loss: "Tensor", shares: "dict[str, Tensor]"
         ) -> None:
             self._step_records.append(
-                _MicroBatchRecord(batch["number"], batch["rows"], side_loss, shares)
+                MicroBatchRecord(batch["number"], batch["rows"], side_loss, shares)
             )
 
         def iterate_batches() -> Iterator[Batch]:
@@ -250,14 +260,14 @@ class Trainer(Resumable):
         )
         batch = cast(Batch, inputs)
         loss, shares = micro_batch_loss(
-            model, self.method, batch, self.reference, num_items_in_batch
+            model, self.method, batch, self.reference, num_items_in_batch, self._side
         )
         self._record(batch, loss.detach(), shares)
         return self._scale_for_backend(loss)
 
     def _record(self, batch: Batch, loss: "Tensor", shares: "dict[str, Tensor]") -> None:
         """Keep what a micro-batch gives for the log, for the method, and to name its rows by."""
-        self._step_records.append(_MicroBatchRecord(batch["number"], batch["rows"], loss, shares))
+        self._step_records.append(MicroBatchRecord(batch["number"], batch["rows"], loss, shares))
         for name, share in shares.items():
             self._shares_since_log[name] = self._shares_since_log.get(name, 0) + share
             self._step_shares[name] = self._step_shares.get(name, 0) + share
@@ -277,7 +287,7 @@ class Trainer(Resumable):
         if norm is None or torch.isfinite(torch.as_tensor(norm)):
             return norm
         causes = []
-        for stream, row_indices in self._find_diverged_rows().items():
+        for stream, row_indices in find_diverged_rows(self._step_records).items():
             causes.append(f"stream {stream}, rows {row_indices}")
         cause = "; ".join(causes) or "its loss was still finite"
         raise Diverged(
@@ -285,32 +295,14 @@ class Trainer(Resumable):
             "was updated with it. Lower trainer.args.learning_rate, or look at those rows."
         )
 
-    def _find_diverged_rows(self) -> dict[str, list[int]]:
-        """Find the rows of each stream in the micro-batches of this step whose loss is not finite.
-
-        Losses are looked at only now: to look at each as it comes would make a GPU wait for it.
-        """
-        rows_by_stream: dict[str, list[int]] = {}
-        for record in self._step_records:
-            if torch.isfinite(record.loss):
-                continue
-            for stream, (start, stop) in record.slices.items():
-                # A stream without a term of its own name may be part of any.
-                share = record.shares.get(f"{stream}_loss", record.loss)
-                if not torch.isfinite(share):
-                    rows = rows_by_stream.setdefault(stream, [])
-                    rows.extend(record.row_indices[start:stop].tolist())
-        return rows_by_stream
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log values; beside a loss, each of its terms too, averaged over the steps since the last
-        line and summed over processes."""
+        line that had it, and summed over processes."""
         if "loss" in logs and self._shares_since_log:
-            num_steps = max(self.state.global_step - self._terms_logged_at, 1)
             for name, total in self._sum_over_processes(self._shares_since_log).items():
-                logs[name] = total / num_steps
+                logs[name] = total / max(self._steps_since_log.get(name, 1), 1)
             self._shares_since_log = {}
-            self._terms_logged_at = self.state.global_step
+            self._steps_since_log = {}
         super().log(logs, start_time)
 
     def _sum_over_processes(self, shares: "dict[str, Tensor]") -> dict[str, float]:
@@ -324,10 +316,12 @@ class Trainer(Resumable):
     def end_step(self) -> None:
         """Give the method the reduced terms of the step that ended."""
         shares = self._step_shares
+        for name in shares:
+            self._steps_since_log[name] = self._steps_since_log.get(name, 0) + 1
         self._step_shares = {}
         self._step_records = []
         # The reduction waits for a GPU: only for a method that has the hook.
-        if type(self.method).after_step is Method.after_step:
+        if not self.method.learns_from_steps():
             return
         terms = {}
         for name, total in self._sum_over_processes(shares).items():
@@ -338,6 +332,7 @@ class Trainer(Resumable):
         return {
             "terms": list(self._shares_since_log),
             "shares": self.gather_numbers(list(self._shares_since_log.values())),
+            "term_steps": [self._steps_since_log.get(name, 0) for name in self._shares_since_log],
             "method": self.method.state(),
         }
 
@@ -351,7 +346,10 @@ class Trainer(Resumable):
         self._shares_since_log = {}
         for name, share in zip(state["terms"], self.pick_own(state["shares"]), strict=True):
             self._shares_since_log[name] = torch.tensor(share, device=self.args.device)
-        self._terms_logged_at = state["logged_at"]
+        # Checkpoints of earlier versions have no steps by term: every step had all of them.
+        num_steps = self.state.global_step - state["logged_at"]
+        counts = state.get("term_steps") or [num_steps] * len(state["terms"])
+        self._steps_since_log = dict(zip(state["terms"], counts, strict=True))
         self.method.load_state(state["method"])
         surgery = self.two_gradients.surgery if self.two_gradients else None
         if surgery is not None and surgery.MEMORIES and self._resumed_from is not None:
