@@ -130,6 +130,7 @@ def test_a_metric_that_is_absent_is_named(kit: Path, corpus: Path, tmp_path: Pat
         train(*words(kit, corpus, tmp_path / "b", *extra), config_name="unlearn")
 
 
+@pytest.mark.long
 def test_going_back_to_a_named_checkpoint(kit: Path, corpus: Path, tmp_path: Path) -> None:
     folder = tmp_path / "back" / "run"
     keep = (

@@ -230,9 +230,8 @@ def test_a_broken_newest_checkpoint_is_skipped_and_named(
     assert outcome(folder)["weights"] == undisturbed["weights"]
 
 
-@pytest.mark.parametrize(
-    "seed", [5, *(pytest.param(seed, marks=pytest.mark.long) for seed in (6, 7, 8))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [5, 6, 7, 8])
 def test_eval_killed_anywhere(kit: Path, corpus: Path, tmp_path: Path, seed: int) -> None:
     def words(name: str) -> list[str]:
         return [

@@ -135,6 +135,7 @@ def test_trained_from_tokens_and_killed(rows: Path, tiny_folder: Path, tmp_path:
     tidy(folder)
 
 
+@pytest.mark.long
 def test_killed_while_it_measures_held_out_rows_and_a_suite(
     rows: Path, kit: Path, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

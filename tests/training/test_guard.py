@@ -51,6 +51,7 @@ def weights(folder: Path) -> str:
     return fingerprints.hash_files(folder / run_dir.FINAL / "model.safetensors")
 
 
+@pytest.mark.long
 def test_warn_changes_nothing_but_says_it(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
