@@ -24,7 +24,9 @@ PATH = "pretrained_model_name_or_path"
 """The argument that says which model, and which tokenizer."""
 MODEL_KEY = f"model.model_args.{PATH}"
 TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
-STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
+REFUSAL = "refusal"
+"""The stream of prompts that the model refuses to answer."""
+STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate", REFUSAL)
 
 
 def has_held_out_rows(data: object) -> bool:

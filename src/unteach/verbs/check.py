@@ -166,7 +166,8 @@ def check_training(
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
     method = config.trainer.method
     if isinstance(method, Edit):
-        setup_edit(loaded, method, config.trainer.handler, config.nproc or args.world_size)
+        num_processes = config.nproc or args.world_size
+        setup_edit(loaded, method, config.trainer.handler, streams, num_processes)
     elif not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
     num_validation_rows = 0

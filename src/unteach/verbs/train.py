@@ -148,7 +148,7 @@ def _edit(
 ) -> None:
     """Edit the model once, and write the final model."""
     method, handler = config.trainer.method, config.trainer.handler
-    setup_edit(prepared.loaded, method, handler, dist.world_size)
+    setup_edit(prepared.loaded, method, handler, prepared.streams, dist.world_size)
     if not logs.is_quiet():
         header.print_lines(
             [
