@@ -46,7 +46,7 @@ from unteach.data.streams import ALTERNATE, Stream  # noqa: E402
 from unteach.errors import UserError, describe_unknown  # noqa: E402
 from unteach.methods.base import Context  # noqa: E402
 from unteach.models.forward import IGNORED, extend  # noqa: E402
-from unteach.models.layers import find_layer  # noqa: E402
+from unteach.models.layer_names import find_layer  # noqa: E402
 from unteach.models.reference import Reference, compute_table, drop_unused_layers, needs_copy  # noqa: E402
 from unteach.testing import Examples, build_method  # noqa: E402
 from unteach.training.step import count_step_units, micro_batch_loss, setup_method  # noqa: E402

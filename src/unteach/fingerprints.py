@@ -12,6 +12,8 @@ from typing import Any
 
 from unteach.atomic import write_json
 
+DECODING_FILE = "decoding.json"
+"""What makes a folder one of two models whose logits are combined (models/decoding_folder.py)."""
 MEMORY_FILE = "fingerprints.json"
 """The file of a cache folder in which digests of weights are remembered."""
 BLOCK_BYTES = 1 << 20
@@ -44,12 +46,20 @@ def _update_from_file(digest: "hashlib._Hash", file: Path) -> None:
 def hash_weights(path: Path, memory: Path) -> str:
     """Compute the sha256 of a model folder's weight files.
 
+    Of a folder of two models, those of both and what says how their logits are combined.
+
     Args:
         path: the model's folder.
         memory: the file in which digests are remembered, by size, time and inode of the files.
     """
-    candidates = [*path.glob("*.safetensors"), *path.glob("*.bin")]
-    candidates += [path / "config.json", path / "adapter_config.json"]
+    candidates = []
+    folders = [path]
+    if (path / DECODING_FILE).exists():
+        candidates.append(path / DECODING_FILE)
+        folders += [child for child in path.iterdir() if child.is_dir()]
+    for folder in folders:
+        candidates += [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+        candidates += [folder / "config.json", folder / "adapter_config.json"]
     files = sorted(file for file in candidates if file.exists())
     stats = []
     for file in files:

@@ -21,6 +21,8 @@ from unteach.export import merge_adapter
 from unteach.models.capabilities import get_capabilities
 from unteach.models.forward import OutputSpec
 from unteach.models.hub import PATH
+from unteach.models.layer_names import find_layer, find_modules
+from unteach.models.layers import refuse_no_states, unwrap_model
 from unteach.models.loading import LoadedModel, load
 from unteach.testing import method_loss
 
@@ -137,15 +139,79 @@ def check_npo(trial: Trial) -> bool:
     return get_capabilities(trial.loaded.model).right_padding
 
 
-def check_rmu(trial: Trial) -> bool:
-    """States at the second layer, by a hook on the library's own pass: their distance from the
-    steering direction."""
-    plain = trial.plain(trial.policy)
+def find_layers(plain: Any) -> str:
+    """The name of the list of layers: the first list that is in no other, and of no picture or
+    sound."""
     lists = [
         name for name, module in plain.named_modules() if isinstance(module, torch.nn.ModuleList)
     ]
     names = [name for name in lists if not any(name.startswith(f"{other}.") for other in lists)]
-    name = next(name for name in names if "vision" not in name and "audio" not in name)
+    return next(name for name in names if "vision" not in name and "audio" not in name)
+
+
+def check_layer_names(trial: Trial) -> bool:
+    """`layers.1`, and by depth, are the second layer of the library's list."""
+    causal = unwrap_model(trial.loaded.model)
+    name = find_layers(causal)
+    depth = len(causal.get_submodule(name))
+    for pattern in ("layers.1", f"layers.{min(100, 250 / depth):.2f}%"):
+        address = find_layer(causal, pattern)
+        if address.name != f"{name}.1":
+            raise Wrong(f"{pattern} is {address.name}")
+    return True
+
+
+def check_modules(trial: Trial) -> bool:
+    """What the first layer gets, what it and its MLP give, by hooks on the library's own pass over
+    each row alone."""
+    model, plain = trial.loaded.model, trial.plain(trial.policy)
+    layer = plain.get_submodule(f"{find_layers(plain)}.0")
+    modules = ["embedding", "layers.0"]
+    refuse_no_states(unwrap_model(model), modules)
+    (mlp,) = find_modules(unwrap_model(model), r"layers\.0\.mlp")
+    refuse_no_states(unwrap_model(model), [r"layers\.0\.mlp"])
+    seen: dict[str, torch.Tensor] = {}
+
+    def note(name: str) -> Callable[..., None]:
+        def hook(_: Any, __: Any, output: Any) -> None:
+            seen[name] = output[0] if isinstance(output, tuple | list) else output
+
+        return hook
+
+    def note_input(_: Any, args: Any, kwargs: Any) -> None:
+        seen["embedding"] = args[0] if args else kwargs["hidden_states"]
+
+    layer.register_forward_hook(note("layers.0"))
+    layer.register_forward_pre_hook(note_input, with_kwargs=True)
+    layer.get_submodule(mlp.inner).register_forward_hook(note("layers.0.mlp"))
+    rows = [[*prompt, *answer] for prompt, answer in trial.pairs()]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    batch = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids,
+        "weight": torch.ones(len(rows)),
+        "rows": {"a": (0, len(rows))},
+    }
+    spec = OutputSpec(fn=None, positions="real", modules=(*modules, r"layers\.0\.mlp"))
+    with torch.no_grad():
+        found = model(batch=batch, want={"a": spec})["a"]
+        for index, row in enumerate(rows):
+            plain(input_ids=torch.tensor([row]), use_cache=False)
+            for name, states in found.states.items():
+                own, expected = states[found.row == index], seen[name].reshape(len(row), -1)
+                distance = float((own - expected).norm() / expected.norm().clamp(min=1e-9))
+                expect(distance, 0.0, f"the distance of the states at {name}")
+    return get_capabilities(model).right_padding
+
+
+def check_rmu(trial: Trial) -> bool:
+    """States at the second layer, by a hook on the library's own pass: their distance from the
+    steering direction."""
+    plain = trial.plain(trial.policy)
+    name = find_layers(plain)
     seen: list[torch.Tensor] = []
 
     def note(module: Any, given: Any, output: Any) -> None:
@@ -286,6 +352,8 @@ CHECKS: dict[str, Callable[[Trial], bool]] = {
     "train": check_training,
     "NPO": check_npo,
     "RMU": check_rmu,
+    "layer names": check_layer_names,
+    "modules": check_modules,
     "LoRA": check_lora,
     "merge": check_merging,
     "packing": check_packing,

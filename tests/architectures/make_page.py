@@ -43,7 +43,8 @@ dtype, in `~/.cache/unteach/capabilities/`. It says right within 1e-4 in fp32, a
 | refused | a message by name before any work, in the words below the table |
 | wrong, crash | neither; there should be none |
 
-`train` is the loss and the gradient's norm of SFT, `NPO` its loss, `RMU` its loss at the second layer, `LoRA` the scores
+`train` is the loss and the gradient's norm of SFT, `NPO` its loss, `RMU` its loss at the second layer, `layer names`
+what `layers.1` and `layers.25%` mean, `modules` what the first layer gets and what it and its MLP give, `LoRA` the scores
 under an adapter on all linear layers, `merge` those of the merged model when it is loaded again, `packing`
 `data.packing=best_fit`, `evaluation` several answers to one prompt, `greedy text` continuations of rows of unequal
 lengths. `model.packed=true` is refused where `packing` is slower.

@@ -50,6 +50,69 @@ def test_it_says_what_a_run_would_be_and_does_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (["trainer=RMU"], "layers      forget, retain at model.layers.0, of 4 layers"),
+        (
+            ["trainer=CircuitBreaker"],
+            "layers      forget, retain at model.layers.0 and model.layers.1, of 4 layers",
+        ),
+        (
+            ["trainer=NPO", "trainer.method_args.retain_loss_type=EMBED_DIFF"],
+            "layers      retain at model.layers.0, of 4 layers",
+        ),
+        (["trainer=RMU", "compat=openunlearning"], None),
+        (["trainer=NPO"], ""),
+    ],
+    ids=str,
+)
+def test_it_says_whose_states_are_taken(
+    args: list[str],
+    line: str | None,
+    kit: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A quarter down where nothing else is said, which compat=openunlearning does: layer 7."""
+    if line is None:
+        with pytest.raises(UserError, match=r"'layers\.7' matches no layer"):
+            start("check", words(kit, tmp_path / "run", *args))
+        return
+    start("check", words(kit, tmp_path / "run", *args))
+    said = capsys.readouterr().out
+    assert (line in said.splitlines()) if line else ("\nlayers " not in said)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["trainer=RMU", "trainer.method_args.module_regex=layers.4"],
+        ["trainer=CircuitBreaker", "trainer.method_args.target_layers=[layers.1,layers.4]"],
+        ["trainer=CircuitBreaker", "trainer.method_args.retain_layers=[layers.4]"],
+        [
+            "trainer=NPO",
+            *(
+                f"trainer.method_args.retain_{x}"
+                for x in ("loss_type=EMBED_DIFF", "layer=layers.4")
+            ),
+        ],
+    ],
+    ids=str,
+)
+def test_a_layer_that_is_not_there_is_found(args: list[str], kit: Path, tmp_path: Path) -> None:
+    for weights in (True, False):
+        path = kit / "policy"
+        if not weights:
+            path = tmp_path / "empty"
+            shutil.copytree(kit / "policy", path, ignore=shutil.ignore_patterns("*.safetensors"))
+        named = f"model.model_args.pretrained_model_name_or_path={path}"
+        with pytest.raises(
+            UserError, match=r"'layers\.4' matches no layer .*layers\.0 to layers\.3"
+        ):
+            start("check", [*words(kit, tmp_path / "run", *args), named])
+
+
 def test_what_is_learned_is_the_answer_and_its_end(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

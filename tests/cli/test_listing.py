@@ -18,11 +18,18 @@ def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_methods_stand_under_what_they_are_for(capsys: pytest.CaptureFixture[str]) -> None:
     text = printed(capsys, "methods")
     assert text.startswith("use one as trainer=NAME\n")
-    sections = dict(section.split("\n", 1) for section in text.split("\n\n")[1:5])
-    assert list(sections) == ["unlearning", "one-shot edits", "fine-tuning", "preferences"]
+    sections = dict(section.split("\n", 1) for section in text.split("\n\n")[1:6])
+    assert list(sections) == [
+        "unlearning",
+        "one-shot edits",
+        "unlearning in decoding",
+        "fine-tuning",
+        "preferences",
+    ]
     for heading, names in {
         "unlearning": ("NPO", "arc_kl", "csv_ga"),
         "one-shot edits": ("RepSelect", "TaskVector"),
+        "unlearning in decoding": ("ULD", "WHP"),
         "fine-tuning": ("SFT", "finetune", "classify"),
         "preferences": ("PrefDPO", "KTO"),
     }.items():

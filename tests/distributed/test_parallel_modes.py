@@ -35,6 +35,17 @@ CASES = {
         "trainer.method_args.adaptive=true",
         "trainer.method_args.trainable_params_regex=['.*mlp.*']",
     ],
+    "states at several modules": [
+        "trainer=CircuitBreaker",
+        "trainer.method_args.retain_layers=[embedding,layers.0.mlp,layers.1]",
+        "trainer.method_args.ramp_steps=4",
+        "trainer.args.max_steps=2",
+    ],
+    "a lens, and modules inside layers": [
+        "trainer=RepNoise",
+        "data.forget=TOFU_QA_forget_idk",
+        "trainer.method_args.beta=0.0",
+    ],
     "an adapter, and the model without it": [
         "trainer=NPO",
         "trainer.method_args.retain_loss_type=KL",

@@ -149,6 +149,28 @@ def test_rmu_runs_and_trains_nothing_above_its_layer(kit: Path) -> None:
     assert "model.embed_tokens.weight" in trained
 
 
+def test_circuit_breakers_share_a_pass_up_to_the_highest_layer(kit: Path) -> None:
+    """Forget and retain rows together, the same of the reference; no layer above, and no head."""
+    args = {"target_layers": ["layers.0", "layers.2"]}
+    seen, trained, _ = cost(kit, "CircuitBreaker", args)
+    expected = {}
+    for who in ("policy", "reference"):
+        expected[f"{who} calls"] = 3
+        for layer in range(3):
+            expected[f"{who} rows of layer {layer}"] = 2 * ROWS
+    assert seen == expected
+    assert {name.split(".")[2] for name in trained if "layers" in name} == {"0", "1", "2"}
+
+
+def test_rep_noise_reads_every_layer_of_the_forget_rows(kit: Path) -> None:
+    """One pass over both answers; the head at all real tokens, of forget rows behind the embedding,
+    each layer and the final norm."""
+    seen, _, _ = cost(kit, "RepNoise", {})
+    assert seen["policy calls"] == LAYERS
+    assert seen["policy rows of layer 3"] == 2 * ROWS
+    assert not any(key.startswith("reference") for key in seen)
+
+
 def test_rmu_without_retain_term_needs_no_reference(kit: Path) -> None:
     seen, _, _ = cost(kit, "RMU", {**RMU, "alpha": 0})
     assert seen == {
@@ -175,7 +197,8 @@ def test_a_retain_term_at_a_layer_adds_no_pass_to_the_head(kit: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("NPO", None), ("DPO", None), ("UNDIAL", 4), ("RMU", 2)]
+    ("name", "kept"),
+    [("NPO", None), ("DPO", None), ("UNDIAL", 4), ("RMU", 2), ("CircuitBreaker", 2)],
 )
 def test_the_reference_that_a_run_holds(
     name: str, kept: int | None, kit: Path, tmp_path: Path, monkeypatch: Any

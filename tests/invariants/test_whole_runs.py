@@ -132,6 +132,8 @@ def test_altpo_invents_once_and_takes_turns(
         ("LLMU", ()),
         ("IdkAP", (IDK, "data.retain=TOFU_QA_retain_idk")),
         ("JensUnPP", (IDK,)),
+        ("CircuitBreaker", ("trainer.method_args.ramp_steps=12",)),
+        ("RepNoise", (IDK,)),
     ],
 )
 def test_a_run_that_goes_on_takes_the_same_steps(

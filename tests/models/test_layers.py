@@ -10,7 +10,8 @@ import transformers
 from tests.models.test_forward import ROWS, batch_of
 from unteach.errors import UserError
 from unteach.models.forward import OutputSpec, extend
-from unteach.models.layers import find_layer, refuse_no_states, train_only
+from unteach.models.layer_names import find_layer
+from unteach.models.layers import refuse_no_states, train_only
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 DECODERS = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "pad_token_id": 0}

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import values
 
-OFFERED = ("ME", "IdkAP", "IHL", "TNPO", "WTNPO", "FLAT", "JensUn", "JensUnPP", "LLMU", "Unilogit")
+OFFERED = (
+    *("ME", "IdkAP", "IHL", "TNPO", "WTNPO", "FLAT", "JensUn", "JensUnPP", "LLMU", "Unilogit"),
+    *("CircuitBreaker", "CircuitBreaker-MUDMAN", "RepNoise", "WHP", "ULD"),
+)
 VECTORS = {
     "inputs": {"forget": [[1.0, -2.0]], "retain": [[1.0, 1.0]], "gamma": 1.0, "alpha": 0.5},
     "results": {"sum": [[1.5, -1.5]], "sago": [[1.0, 0.5]], "unheard_of": [[0.0, 0.0]]},

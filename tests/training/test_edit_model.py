@@ -140,7 +140,7 @@ def test_what_an_experiment_sets_for_all_methods_is_no_mistake(kit: Path, tmp_pa
     ("extra", "message"),
     [
         ([*SELECT, PEFT], "has an adapter over them"),
-        (["trainer=RepSelect", "trainer.method_args.modules=nowhere"], "matches no layer"),
+        (["trainer=RepSelect", "trainer.method_args.target_modules=nowhere"], "matches no layer"),
         (["trainer=TaskVector"], "name the model that was taught the forget rows"),
         (["trainer=TaskVector", "trainer.method_args.finetuned=./nowhere"], "no such folder"),
     ],

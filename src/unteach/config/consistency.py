@@ -259,6 +259,41 @@ def check_measured(
     _check_best(reader, trainer.args, measured)
 
 
+def check_decoding(reader: Reader, trainer: TrainerConfig, built: dict[str, Any]) -> None:
+    """What a method trains whose result forgets in its decoding is half of that result: nothing is
+    measured of it while it trains, and it is not sharded."""
+    if not hasattr(trainer.method, "decoding") or trainer.method.decoding() is None:
+        return
+    data = built.get("data")
+    half = (
+        f"looks at the model while it trains, and what trainer.handler={trainer.handler} trains is "
+        "half of one that forgets in its decoding; leave it out: the suites of eval measure the "
+        "whole"
+    )
+    looks = {
+        "trainer.args.eval_strategy": trainer.args.get("eval_strategy", "no") != "no",
+        "trainer.samples": trainer.samples,
+        "trainer.guard": trainer.guard,
+        "data.validation": data is not None and data.streams.get("validation"),
+    }
+    for key, is_set in looks.items():
+        if is_set:
+            reader.wrong(key, half)
+    if trainer.land:
+        reader.wrong(
+            "trainer.land",
+            f"lands the model that trains, and what trainer.handler={trainer.handler} trains is "
+            "half of one that forgets in its decoding; leave it out",
+        )
+    launch = built.get("launch")
+    if launch not in (None, "ddp"):
+        reader.wrong(
+            "launch",
+            f"{launch} shards one model, and trainer.handler={trainer.handler} saves and evaluates "
+            "two that are run side by side; launch=ddp shares the rows between processes",
+        )
+
+
 def check_own_rows(
     reader: Reader,
     trainer: TrainerConfig | None,

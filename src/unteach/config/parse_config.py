@@ -146,6 +146,7 @@ def _check_sections(
         consistency.check_samples(reader, trainer, data)
         consistency.check_edit(reader, trainer, has_held_out, built.get("launch"))
         consistency.check_landing(reader, trainer, built.get("launch"))
+        consistency.check_decoding(reader, trainer, built)
     if not tree.get("trainer") or not tree.get("data"):
         reader.problems.append(
             "a training run needs a trainer and data; `unteach eval` evaluates without training"

@@ -1,6 +1,6 @@
 """Micro-batches: the examples of a step's slots as padded tensors, over all streams."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 from unteach.data.collators import Collator
@@ -94,6 +94,33 @@ def collate(items: list[tuple[Slot, Example]], collator: Collator) -> Batch:
         rows[slot.stream] = (start, row + 1)
     batch["rows"] = rows
     return batch
+
+
+def select_streams(batch: Batch, streams: Sequence[str]) -> Batch:
+    """Select the rows of some streams, without the columns in which all of them are padded.
+
+    Rows keep their order.
+    """
+    slices = [slice(*batch["rows"][stream]) for stream in streams]
+    mask = torch.cat([batch["attention_mask"][rows] for rows in slices])
+    used = mask.bool().any(0).nonzero().flatten().tolist() or [0]
+    columns = slice(used[0], used[-1] + 1)
+
+    selected: dict[str, Any] = {}
+    for name, value in batch.items():
+        if not isinstance(value, torch.Tensor):
+            selected[name] = value
+            continue
+        chosen = torch.cat([value[rows] for rows in slices])
+        selected[name] = chosen[:, columns] if chosen.ndim > 1 else chosen
+
+    rows_by_stream: dict[str, tuple[int, int]] = {}
+    start = 0
+    for stream, rows in zip(streams, slices, strict=True):
+        rows_by_stream[stream] = (start, start + rows.stop - rows.start)
+        start = rows_by_stream[stream][1]
+    selected["rows"] = rows_by_stream
+    return cast(Batch, selected)
 
 
 def move_to_device(batch: Batch, device: "torch.device") -> Batch:

@@ -1,17 +1,16 @@
 """The Hugging Face engine: length-sorted batches under a token budget, over any number of
 processes."""
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
-from unteach.engines import padding, prompt_sharing, token_budget
+from unteach.engines import finiteness, gradient_norms, padding, prompt_sharing, token_budget
 from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
 from unteach.engines.batching import Batch, BatchRunner, get_device_type
 from unteach.engines.generation import ContinuousBatching
@@ -19,8 +18,8 @@ from unteach.engines.prompt_sharing import AnswerTree, PromptPlanner
 from unteach.engines.sampling import SeededSampler, build_warpers
 from unteach.engines.token_statistics import compute_token_statistics
 from unteach.lazy import torch
+from unteach.models.decoding import get_decoding, list_models
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
-from unteach.models.layers import unwrap_model
 from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -36,9 +35,12 @@ STREAM = "asked"
 
 def get_context_length(model: "PreTrainedModel") -> int | None:
     """Return how many tokens a model can read; None where its configuration does not say."""
-    config = unwrap_model(model).config.get_text_config()
-    length = getattr(config, "max_position_embeddings", None)
-    return length if isinstance(length, int) else None
+    lengths = []
+    for part in list_models(model):
+        length = getattr(part.config.get_text_config(), "max_position_embeddings", None)
+        if isinstance(length, int):
+            lengths.append(length)
+    return min(lengths, default=None)
 
 
 class HFEngine(BatchRunner):
@@ -87,7 +89,12 @@ class HFEngine(BatchRunner):
         def score_batch(batch: Batch) -> list[Score]:
             return self.score_batch(pairs, batch)
 
-        return self.measure("score", self.plan_scores(pairs), score_batch, on_progress)
+        scores: list[Score] = self.measure(
+            "score", self.plan_scores(pairs), score_batch, on_progress
+        )
+        if get_decoding(self.model):
+            finiteness.report_impossible(scores)
+        return scores
 
     def plan_scores(self, pairs: Sequence[Pair]) -> PromptPlanner:
         """Plan the rows and batches of a scoring pass."""
@@ -121,9 +128,12 @@ class HFEngine(BatchRunner):
         else:
             statistics = self._compute_shared(asked_rows)
 
+        has_decoding = get_decoding(self.model) is not None
         scores = []
         for (_, answer), values in zip(pairs, statistics, strict=True):
             logprob, hit, mean, variance = values.T
+            if has_decoding:
+                logprob = finiteness.floor_impossible(logprob)
             score = Score(
                 token=np.array(answer, dtype=np.int64),
                 logprob=logprob,
@@ -233,20 +243,16 @@ class HFEngine(BatchRunner):
         kept and the processes look up.
         """
 
+        gradient_norms.refuse_two_models(self.model)
+
         def compute_norm(pair: Pair, weights: "list[Parameter]") -> "Tensor":
             outputs = self._compute_outputs([pair], OutputSpec())
-            loss = -outputs.value.mean()
-            grads = torch.autograd.grad(loss, weights, allow_unused=True)
-            norms = []
-            for grad in grads:
-                if grad is not None:
-                    norms.append(grad.float().norm(p))
-            return torch.stack(norms).mean()
+            return gradient_norms.compute_mean_norm(-outputs.value.mean(), weights, p)
 
         def compute_norms(batch: Batch) -> list[float]:
             # Older torch reuses casts made without gradients, which hide the weights.
             torch.clear_autocast_cache()
-            with torch.enable_grad(), _requiring_grad(self.model) as weights:
+            with torch.enable_grad(), gradient_norms.requiring_grad(self.model) as weights:
                 norms = [compute_norm(pairs[i], weights) for [i] in batch]
                 return torch.stack(norms).tolist()
 
@@ -375,21 +381,3 @@ def _split_by_lengths(values: np.ndarray, lengths: list[int]) -> list[np.ndarray
     """Split values [n, …] into pieces of these lengths, one after the other."""
     ends = np.cumsum(lengths)
     return np.split(values, ends[:-1])
-
-
-@contextlib.contextmanager
-def _requiring_grad(model: "PreTrainedModel") -> "Iterator[list[Parameter]]":
-    """Have all parameters require a gradient meanwhile, whether or not they are being trained."""
-    weights = []
-    before = []
-    for weight in model.parameters():
-        if weight.is_floating_point():
-            weights.append(weight)
-            before.append(weight.requires_grad)
-    try:
-        for weight in weights:
-            weight.requires_grad_(True)
-        yield weights
-    finally:
-        for weight, required in zip(weights, before, strict=True):
-            weight.requires_grad_(required)

@@ -16,8 +16,8 @@ import numpy as np
 from unteach.engines.base import Ids, Pair
 from unteach.engines.batching import BatchPlanner, Row
 from unteach.lazy import torch
+from unteach.models.decoding import list_models
 from unteach.models.hidden_states import SharedRows
-from unteach.models.layers import unwrap_model
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,16 +56,17 @@ def find_shared_prompt(pairs: Sequence[Pair]) -> Pair | None:
 
 def find_max_width(model: "PreTrainedModel") -> int | None:
     """Find the width of the longest row that may be shared; None where none may."""
-    config = unwrap_model(model).config.get_text_config()
-    if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
-        return None
     windows = []
-    for name, value in config.to_dict().items():
-        if not WINDOW_SETTING.search(name):
-            continue
-        # A setting that is off is None, False or 0.
-        if type(value) is int and value > 0:
-            windows.append(value)
+    for part in list_models(model):
+        config = part.config.get_text_config()
+        if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
+            return None
+        for name, value in config.to_dict().items():
+            if not WINDOW_SETTING.search(name):
+                continue
+            # A setting that is off is None, False or 0.
+            if type(value) is int and value > 0:
+                windows.append(value)
     return min(windows, default=MAX_WIDTH)
 
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from unteach.models.layers import unwrap_model
+from unteach.models.decoding import list_models
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -19,7 +19,19 @@ def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
     Returns:
         None where the cache is not of keys and values alone, so that its size is not known.
     """
-    config = unwrap_model(model).config.get_text_config()
+    bytes_per_token = 0
+    for part in list_models(model):
+        num_bytes = _count_bytes_per_token(part)
+        if num_bytes is None:
+            return None
+        bytes_per_token += num_bytes
+    max_cached = MAX_CACHE_BYTES[device] // bytes_per_token
+    return min(MAX_TOKENS[device], max_cached)
+
+
+def _count_bytes_per_token(model: "PreTrainedModel") -> int | None:
+    """Count the bytes that the keys and values of a token take; None where it is not known."""
+    config = model.config.get_text_config()
     # Where layers differ in a setting, the configuration has no one value and refuses to give any
     # as an attribute.
     settings = {}
@@ -37,6 +49,5 @@ def compute_token_budget(model: "PreTrainedModel", device: str) -> int | None:
     bytes_per_number = next(model.parameters()).element_size()
     # A key and a value of each layer.
     numbers_per_token = 2 * config.num_hidden_layers * num_kv_heads * head_dim
-    bytes_per_token = numbers_per_token * bytes_per_number
-    max_cached = MAX_CACHE_BYTES[device] // bytes_per_token
-    return min(MAX_TOKENS[device], max_cached)
+    num_bytes: int = numbers_per_token * bytes_per_number
+    return num_bytes

@@ -1,6 +1,7 @@
 """What is kept of the logits at a position: log p, argmax hit, and the log-probs' mean and
 variance."""
 
+import math
 from typing import TYPE_CHECKING
 
 from unteach.lazy import torch
@@ -39,6 +40,10 @@ def _compute_block(logits: "Tensor", labels: "Tensor") -> "Tensor":
     label_index = labels.unsqueeze(-1)
     label_logprob = below.gather(-1, label_index).squeeze(-1) + highest_logprob
     mean_below = torch.linalg.vecdot(p, below)
+    if bool(mean_below.isnan().any()):
+        # A token that is never said (p = 0, log p = -inf) adds nothing to a mean under p.
+        below = below.masked_fill(below == -math.inf, 0.0)
+        mean_below = torch.linalg.vecdot(p, below)
     # The variance is not E[x²] - E[x]², which cancels.
     below -= mean_below.unsqueeze(-1)
     variance = torch.linalg.vecdot(below * p, below)

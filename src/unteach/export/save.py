@@ -14,7 +14,7 @@ from unteach.export.compare_models import Difference
 from unteach.export.trained import Source
 from unteach.lazy import torch, transformers
 from unteach.models import adapters, heads, integrity, portable
-from unteach.models.loading import DTYPES
+from unteach.models.dtypes import DTYPES
 
 if TYPE_CHECKING:
     from peft import PeftModel

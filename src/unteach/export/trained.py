@@ -14,7 +14,15 @@ from unteach.data import template
 from unteach.errors import UserError
 from unteach.export import convert
 from unteach.lazy import peft, torch, transformers
-from unteach.models import adapters, added_tokens, heads, loading, model_handlers, portable
+from unteach.models import (
+    adapters,
+    added_tokens,
+    decoding_folder,
+    heads,
+    loading,
+    model_handlers,
+    portable,
+)
 from unteach.models.hub import PATH
 from unteach.training import checkpoint
 
@@ -55,6 +63,11 @@ def find_source(name: str) -> Source:
     """Find a run's final model, a whole checkpoint, or what others wrote, with what its run says of
     it."""
     location = Path(run_dir.find_model_folder(name))
+    decoding_folder.refuse_decoding(
+        location,
+        "no one plain model, adapter or file for another program says the same. The folder is "
+        "whole: copy it",
+    )
     if not location.exists():
         raise UserError(f"{name}: there is no such file or folder")
     if (location / run_dir.CONFIG).exists() and not (location / "config.json").exists():

@@ -18,7 +18,7 @@ from unteach.inference.requests import (
     RequestBuilder,
     describe_first_prompt,
 )
-from unteach.models import loading, vision
+from unteach.models import decoding_folder, loading, vision
 from unteach.models.hub import PATH
 from unteach.wording import format_count
 
@@ -81,6 +81,11 @@ class PromptBuilder:
 
 def build_prompter(config: InferConfig, columns: Columns) -> PromptBuilder:
     """Read the tokenizer and the template of the model that `config` names."""
+    if not getattr(config.backend, "DECODES", False):
+        path = str(config.model.model_args[PATH])
+        decoding_folder.refuse_decoding(
+            path, f"backend={config.backend_name} answers by one; say backend=hf"
+        )
     model = _quantise(config)
     if not config.backend.LOCAL:
         requests, describe_model = _read_remote(config, columns)

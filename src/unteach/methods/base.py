@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from unteach.config.schema import BESIDE
 from unteach.data.batches import Batch
-from unteach.data.examples import SEGMENT
-from unteach.data.streams import Stream
-from unteach.data.template import Template
 from unteach.errors import UserError
+from unteach.methods.context import Context
 from unteach.methods.retain import JS, KL, NLL, EmbedDiff, Retain
 from unteach.methods.terms import (
     UNITS,
@@ -22,13 +20,10 @@ from unteach.methods.terms import (
     cross_entropy,
     mean_over_rows,
 )
-from unteach.models.forward import (
-    IGNORED,
-    OutputSpec,
-    TokenOutputs,
-    find_all_positions,
-    find_continued,
-)
+from unteach.methods.unit_counts import count_units
+from unteach.models.decoding import Decoding
+from unteach.models.forward import OutputSpec, TokenOutputs
+from unteach.models.layer_names import DEFAULT_LAYER
 from unteach.models.reference import ReferenceSpecs
 
 if TYPE_CHECKING:
@@ -36,32 +31,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNITS",
+    "Context",
     "Method",
+    "Side",
     "StreamReference",
     "Term",
+    "TwoSided",
     "Unlearn",
     "cross_entropy",
+    "find_sides_fault",
     "mean_over_rows",
 ]
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a method may know before the first step.
-
-    Attributes:
-        seed: the run's.
-        width: the size of the model's hidden states.
-        labels: a classifier's, in order.
-        streams: the rows that the run trains on, by stream.
-        template: how the model is asked, and what makes tokens of words.
-    """
-
-    seed: int
-    width: int
-    labels: tuple[str, ...] = ()
-    streams: dict[str, Stream] = field(default_factory=dict)
-    template: Template | None = None
+Side = Literal["forget", "retain"]
+"""The terms of a loss that forget, or those that retain."""
 
 
 class Method:
@@ -108,14 +92,46 @@ class Method:
         """
         return {}
 
-    def layers(self) -> dict[str, str]:
-        """Name the layer (a regex) at which the pass of a stream ends, for streams whose does."""
+    def layers(self) -> dict[str, str | tuple[str, ...]]:
+        """Name the layer at which the pass of a stream ends, for streams whose does; of several
+        names it is the highest.
+
+        A layer is named as models/layer_names.py has it: `layers.7`, `layers.25%`, or a regex.
+        """
         return {}
+
+    def modules(self) -> tuple[str, ...]:
+        """Name the modules whose outputs it takes beside those layers; they are tried before
+        anything is trained."""
+        return ()
+
+    def lens(self) -> tuple[str, ...]:
+        """Name the modules whose outputs it reads as the head reads the last hidden states; this
+        is tried too."""
+        return ()
 
     def trainable(self) -> Sequence[str]:
         """Give regexes of the names of the parameters that it trains; those that no pass reaches
         stay frozen anyway."""
         return (".*",)
+
+    def decoding(self) -> Decoding | None:
+        """Say how the logits of the model that it starts from are changed by those of the model
+        that it trains: the two are saved as one folder, which forgets in its decoding.
+
+        None: the model that forgets is the one that it trains.
+        """
+        return None
+
+    def kept_layers(self) -> int | None:
+        """Say of how many of the start's first layers the model is made that it trains; None: all.
+        Only for a method with a decoding."""
+        return None
+
+    def default_peft_args(self) -> dict[str, Any] | None:
+        """Give LoraConfig's fields of the adapter that it trains where the run says nothing of one;
+        None: it trains the whole model then."""
+        return None
 
     def depends_on_micro_batches(self) -> str:
         """Say why a step of this method depends on how its rows are split into micro-batches;
@@ -196,29 +212,79 @@ class Method:
 
         They are known before any forward, from labels and masks alone.
         """
-        counts = {}
-        for stream, (start, stop) in batch["rows"].items():
-            labels = batch["labels"][start:stop]  # [B, T]
-            mask = batch["attention_mask"][start:stop]  # [B, T]
-            is_token = mask == 1
-            weight = batch["weight"][start:stop]  # [B]
-            is_real = weight != 0
+        return count_units(batch)
 
-            # A token that nothing stands before is predicted by nothing.
-            is_predicted = (labels[:, 1:] != IGNORED) & is_token[:, :-1]
-            counts[f"{stream}.tokens"] = is_predicted.sum()
-            counts[f"{stream}.labels"] = (labels != IGNORED).sum()
-            is_followed = is_token[:, 1:] & is_token[:, :-1] & is_real[:, None]
-            if SEGMENT in batch:  # not by another document's first token
-                is_followed = is_followed & find_continued(batch[SEGMENT][start:stop])[:, :-1]
-            counts[f"{stream}.all_tokens"] = is_followed.sum()
-            counts[f"{stream}.sequences"] = is_real.sum()
-            counts[f"{stream}.positions"] = find_all_positions(mask, weight).sum()
-        return counts
+
+class TwoSided(Method):
+    """A method each of whose terms either forgets or retains, from streams of its side alone.
+
+    So the gradient of each side can be computed by itself (trainer.surgery, trainer.perturb).
+    Subclasses write what follows for each side; `streams`, `wants` and `terms` join the two.
+    """
+
+    def forget_streams(self) -> tuple[str, ...]:
+        """Name the streams that the forget terms are made of."""
+        raise NotImplementedError
+
+    def retain_streams(self) -> tuple[str, ...]:
+        """Name the streams that the retain terms are made of; none: there are no such terms."""
+        return ()
+
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """Say what the policy's pass over the streams of the forget terms should yield."""
+        return {stream: OutputSpec() for stream in self.forget_streams()}
+
+    def retain_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        """Say what the policy's pass over the streams of the retain terms should yield."""
+        return {stream: OutputSpec() for stream in self.retain_streams()}
+
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        """Build the terms of one micro-batch that forget, with their factors."""
+        raise NotImplementedError
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        """Build the terms of one micro-batch that retain, with their factors; called where
+        `retain_streams` names some."""
+        raise NotImplementedError
+
+    def streams(self) -> tuple[str, ...]:
+        return (*self.forget_streams(), *self.retain_streams())
+
+    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        wants = self.forget_wants(reference)
+        if self.retain_streams():
+            wants = {**wants, **self.retain_wants(reference)}
+        return wants
+
+    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
+        terms = self.forget_terms(policy, reference)
+        if self.retain_streams():
+            terms = [*terms, *self.retain_terms(policy, reference)]
+        return terms
+
+
+def find_sides_fault(method: Method) -> str:
+    """Say why the forget and the retain gradient of a method cannot be computed apart; empty: they
+    can."""
+    if not isinstance(method, TwoSided):
+        return "it does not say which of its terms forget and which retain"
+    for name in ("streams", "wants", "terms"):
+        if getattr(type(method), name) is not getattr(TwoSided, name):
+            return (
+                f"its class writes `{name}` for both sides in one; they are apart where it writes "
+                f"forget_{name} and retain_{name}"
+            )
+    if not method.retain_streams():
+        return "it has no retain term here"
+    return ""
 
 
 @dataclass
-class Unlearn(Method):
+class Unlearn(TwoSided):
     """gamma * L_forget + alpha * L_retain, where a method writes L_forget and any retain term goes
     with it."""
 
@@ -232,8 +298,8 @@ class Unlearn(Method):
         default="NLL", metadata={"help": "what holds the retain answers"}
     )
     retain_layer: str = field(
-        default=r"model\.layers\.7",
-        metadata={"help": "EMBED_DIFF: the layer whose output is held, by regex"},
+        default=DEFAULT_LAYER,
+        metadata={"help": "EMBED_DIFF: the layer whose output is held: by number, depth or regex"},
     )
     kl_over: Literal["answer", "all"] = field(
         default="answer",
@@ -277,8 +343,11 @@ class Unlearn(Method):
             return JS(self.positions())
         return NLL(self.positions())
 
-    def streams(self) -> tuple[str, ...]:
-        return ("forget", "retain") if self.alpha else ("forget",)
+    def forget_streams(self) -> tuple[str, ...]:
+        return ("forget",)
+
+    def retain_streams(self) -> tuple[str, ...]:
+        return ("retain",) if self.alpha else ()
 
     def reference(self) -> ReferenceSpecs:
         needed: ReferenceSpecs = {}
@@ -290,7 +359,7 @@ class Unlearn(Method):
             needed["retain"] = retain
         return needed
 
-    def layers(self) -> dict[str, str]:
+    def layers(self) -> dict[str, str | tuple[str, ...]]:
         layer = self.retain().layer if self.alpha else None
         return {"retain": layer} if layer else {}
 
@@ -299,17 +368,22 @@ class Unlearn(Method):
             return "kl_over=all averages over padding, and padding depends on the micro-batch"
         return ""
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        wants = {"forget": self.forget_want(reference.get("forget"))}
-        if self.alpha:
-            wants["retain"] = self.retain().want(reference.get("retain"))
-        return wants
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"forget": self.forget_want(reference.get("forget"))}
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        forget = self.forget_term(policy, reference)
-        forget.factor = self.gamma
-        if not self.alpha:
-            return [forget]
-        retain = self.retain().term(policy["retain"], reference.get("retain"))
-        retain.factor = self.alpha
-        return [forget, retain]
+    def retain_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"retain": self.retain().want(reference.get("retain"))}
+
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        term = self.forget_term(policy, reference)
+        term.factor = self.gamma
+        return [term]
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        term = self.retain().term(policy["retain"], reference.get("retain"))
+        term.factor = self.alpha
+        return [term]

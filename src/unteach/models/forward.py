@@ -3,24 +3,33 @@
 `extend` gives a model's own `forward` one more keyword, `want=`, before anything wraps the model. A
 pass with it runs the backbone once over all streams of a batch, picks the positions that are asked
 about, and applies the head to them in chunks, so that no [batch, length, vocabulary] tensor exists.
-A stream that wants the hidden states of a layer has a pass that ends there: no layer above it is
-run, and no head. Without `want` the forward is the library's.
+A stream that wants the hidden states of a layer, or of several modules, has a pass that ends at the
+highest: no layer above it is run, and no head. Without `want` the forward is the library's.
 """
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach.data.batches import Batch
-from unteach.data.examples import SEGMENT
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
-from unteach.models.hidden_states import SharedRows, compute_hidden_states
-from unteach.models.layers import unwrap_model
+from unteach.models.hidden_states import Pass, SharedRows, States, compute_hidden_states
+from unteach.models.layer_names import (
+    EMBEDDING,
+    LAST,
+    LayerAddress,
+    ModuleAddress,
+    find_end,
+    find_layer,
+    find_modules,
+)
+from unteach.models.layers import find_final_norm, unwrap_model
 from unteach.models.lm_head import head_logits
+from unteach.models.positions import find_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,20 +53,42 @@ class OutputSpec:
 
     Attributes:
         fn: (logits [n, V] in fp32, labels [n], *extra [n, …]) -> [n, …], computed chunk by chunk;
-            None yields hidden states [n, d] instead: the last ones, as the head gets them, or those
-            of `layer`.
+            None yields hidden states [n, d] instead: the last ones, as the head gets them, those
+            of `layer`, or of the highest of `modules`.
         positions: `answer`: positions whose next token is a label; `all`: positions whose next
-            token is no padding; `labels`: positions whose own token is a label; `every`: all
-            positions up to the stream's longest row, padding and the last one too (label -100 where
-            there is none).
+            token is no padding; `labels`: positions whose own token is a label; `real`: all
+            positions of a row but padding, its last one too; `every`: all positions up to the
+            stream's longest row, padding too (label -100 where there is none).
         extra: tensors with one entry a position that `fn` gets along.
-        layer: the layer whose output is taken, a regex of its name; the pass ends there.
+        layer: the layer whose output is taken, by its name (models/layer_names.py); the pass ends
+            there.
+        modules: modules of layers whose outputs are taken, each a name or a regex of several,
+            `embedding` and `last` too; without `fn` the pass ends at the highest.
+        lens: modules whose outputs are read as the last hidden states are: through the final norm,
+            the head and `fn`.
+        until: without `fn`, the pass ends at the highest of these, and what of `modules` lies
+            above is left out; empty: at the highest of `modules`.
     """
 
     fn: "Callable[..., Tensor] | None" = logprob
-    positions: Literal["answer", "all", "labels", "every"] = "answer"
+    positions: Literal["answer", "all", "labels", "real", "every"] = "answer"
     extra: "tuple[Tensor, ...]" = ()
     layer: str | None = None
+    modules: tuple[str, ...] = ()
+    lens: tuple[str, ...] = ()
+    until: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.fn is None or self.layer is None, "a pass that ends at a layer has no logits"
+        assert self.fn is not None or not self.lens, "a lens needs what reads its logits"
+
+    def ends(self) -> tuple[str, ...]:
+        """Name the modules at the highest of which the pass ends; empty: it runs through all."""
+        if self.fn is not None:
+            return ()
+        if self.layer:
+            return (self.layer,)
+        return self.until or self.modules
 
 
 @dataclass
@@ -72,6 +103,8 @@ class TokenOutputs:
         weight: [B], 0 for filler rows.
         labelled: [B], how many labels a row has, its first token's too, which nothing predicts.
         target: [B], the number that a row has in place of a label.
+        states: by the names of the `modules` asked for, from the lowest up: [N, d] each.
+        lens: the same of what `fn` says of the modules of `lens`: [N, …] each.
     """
 
     value: "Tensor"
@@ -80,6 +113,8 @@ class TokenOutputs:
     weight: "Tensor"
     labelled: "Tensor"
     target: "Tensor | None" = None
+    states: "dict[str, Tensor]" = field(default_factory=dict)
+    lens: "dict[str, Tensor]" = field(default_factory=dict)
 
     def per_row(self, value: "Tensor | None" = None) -> "Tensor":
         """Sum over the positions of each row: [N] -> [B]."""
@@ -98,46 +133,6 @@ class TokenOutputs:
 def index_in_row(row: "Tensor") -> "Tensor":
     """Number the entries of each row from 0; they come in the order of rows: [N] -> [N]."""
     return torch.arange(len(row), device=row.device) - torch.searchsorted(row, row)
-
-
-def find_positions(batch: Batch, stream: str, kind: str) -> "tuple[Tensor, Tensor, Tensor]":
-    """Find where a stream is asked.
-
-    Args:
-        kind: the `positions` of an OutputSpec.
-
-    Returns:
-        The row within the stream [N], the column [N], and the label that follows, or for `labels`
-        the one there [N].
-    """
-    start, stop = batch["rows"][stream]
-    mask = batch["attention_mask"][start:stop]
-    weight = batch["weight"][start:stop]
-    labels = batch["labels"][start:stop]
-    if kind == "all":
-        labels = batch["input_ids"][start:stop].masked_fill(mask == 0, IGNORED)
-    if kind != "labels":
-        labels = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
-
-    is_asked = find_all_positions(mask, weight) if kind == "every" else labels != IGNORED
-    if kind in ("answer", "all"):
-        # A row's first token may follow left padding, which predicts nothing.
-        is_asked = is_asked & (mask == 1) & (weight != 0)[:, None]
-    if kind == "all" and SEGMENT in batch:
-        is_asked = is_asked & find_continued(batch[SEGMENT][start:stop])
-    row, column = is_asked.nonzero(as_tuple=True)
-    return row, column, labels[is_asked]
-
-
-def find_continued(segment: "Tensor") -> "Tensor":
-    """Say where the next token is of the same document: [B, T] -> bool [B, T]."""
-    return F.pad(segment[:, 1:], (0, 1)) == segment
-
-
-def find_all_positions(mask: "Tensor", weight: "Tensor") -> "Tensor":
-    """Say what is a position of a real row, up to the stream's longest row, padding included:
-    [B, T], [B] -> bool [B, T]."""
-    return mask.bool().any(0) & (weight != 0)[:, None]
 
 
 def build_token_outputs(
@@ -192,21 +187,95 @@ def _compute_outputs(
             "asks this model"
         )
     outputs = {}
-    for layer in dict.fromkeys(spec.layer for spec in want.values()):
-        streams = [stream for stream, spec in want.items() if spec.layer == layer]
-        hidden = compute_hidden_states(model, batch, streams, layer, packed)
-        for stream in streams:
-            spec = want[stream]
-            shared: SharedRows | None = batch.get("shared")
-            if shared:
-                row, column, label = shared.targets
-            else:
-                row, column, label = find_positions(batch, stream, spec.positions)
-            value = hidden[stream][row, column]
-            if spec.fn is not None:
-                value = _apply_head(model, spec, value, label)
-            outputs[stream] = build_token_outputs(batch, stream, value, label, row)
+    for plan in _plan_passes(unwrap_model(model), want, packed):
+        states = compute_hidden_states(model, batch, plan)
+        for stream in plan.streams:
+            outputs[stream] = _read_states(model, batch, stream, want[stream], states[stream])
     return outputs
+
+
+def _plan_passes(
+    causal: "PreTrainedModel", want: dict[str, OutputSpec], packed: bool
+) -> list[Pass]:
+    """Plan the passes that answer all streams; those that end at the same layer share one."""
+    ends: dict[str, LayerAddress | None] = {}
+    for stream, spec in want.items():
+        if spec.layer:
+            ends[stream] = find_layer(causal, spec.layer)
+        else:
+            ends[stream] = find_end(causal, spec.ends())
+    plans: list[Pass] = []
+    for end in ends.values():
+        if any(plan.end == end for plan in plans):
+            continue
+        streams = [stream for stream in want if ends[stream] == end]
+        modules: dict[str, ModuleAddress] = {}
+        for stream in streams:
+            for address in _find_wanted_modules(causal, want[stream]):
+                modules[address.name] = address
+        plans.append(Pass(streams, list(modules.values()), end, packed))
+    return plans
+
+
+def _find_wanted_modules(causal: "PreTrainedModel", spec: OutputSpec) -> list[ModuleAddress]:
+    """Find the modules that a pass records for a stream."""
+    patterns = [*spec.modules, *spec.lens]
+    if spec.layer:
+        patterns.append(spec.layer)
+    addresses = []
+    for pattern in patterns:
+        addresses += find_modules(causal, pattern)
+    return addresses
+
+
+def _read_states(
+    model: "PreTrainedModel", batch: Batch, stream: str, spec: OutputSpec, states: States
+) -> TokenOutputs:
+    """Read, at the positions of a stream, what a pass gave: [B, T, d] -> [N, …]."""
+    causal = unwrap_model(model)
+    shared: SharedRows | None = batch.get("shared")
+    if shared:
+        row, column, label = shared.targets
+    else:
+        row, column, label = find_positions(batch, stream, spec.positions)
+    taken: States = {}
+    for name in _list_names(causal, spec.modules):
+        if name in states:
+            taken[name] = states[name][row, column]
+
+    if spec.layer:
+        (name,) = _list_names(causal, (spec.layer,))
+        value = states[name][row, column]
+    elif spec.ends():
+        value = list(taken.values())[-1]
+    else:
+        value = states[LAST][row, column]
+    if spec.fn is not None:
+        value = _apply_head(model, spec, value, label)
+    outputs = build_token_outputs(batch, stream, value, label, row)
+    outputs.states = taken
+    for name in _list_names(causal, spec.lens):
+        hidden = states[name][row, column]
+        outputs.lens[name] = _apply_head(model, spec, hidden, label, is_lens=True)
+    return outputs
+
+
+def _list_names(causal: "PreTrainedModel", patterns: tuple[str, ...]) -> list[str]:
+    """List the names of the modules that are meant, from the lowest up, each once."""
+    addresses: dict[str, ModuleAddress] = {}
+    for pattern in patterns:
+        for address in find_modules(causal, pattern):
+            addresses[address.name] = address
+    return [address.name for address in sorted(addresses.values(), key=_find_height)]
+
+
+def _find_height(address: ModuleAddress) -> tuple[bool, int, bool]:
+    """Give what a module is sorted by: the embedding, each layer after what is in it, the last
+    hidden states."""
+    if address.layer is None:
+        return True, 0, False
+    is_layer = not address.inner and address.name != EMBEDDING
+    return False, address.layer.index, is_layer
 
 
 def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
@@ -226,15 +295,25 @@ def _refuse_unpadded(model: "PreTrainedModel", packed: bool) -> None:
 
 
 def _apply_head(
-    model: "PreTrainedModel", spec: OutputSpec, hidden: "Tensor", labels: "Tensor"
+    model: "PreTrainedModel",
+    spec: OutputSpec,
+    hidden: "Tensor",
+    labels: "Tensor",
+    is_lens: bool = False,
 ) -> "Tensor":
     """Apply the head and `spec.fn` to hidden states [N, d] in chunks.
 
     Where a gradient is needed, each of several chunks is computed again in the backward pass.
+
+    Args:
+        is_lens: the final norm comes before the head.
     """
+    norm = find_final_norm(unwrap_model(model)) if is_lens else None
 
     def compute(hidden_chunk: "Tensor", label_chunk: "Tensor", *extra: "Tensor") -> "Tensor":
         assert spec.fn is not None
+        if norm is not None:
+            hidden_chunk = norm(hidden_chunk)
         return spec.fn(head_logits(model, hidden_chunk).float(), label_chunk, *extra)
 
     has_grad = torch.is_grad_enabled()

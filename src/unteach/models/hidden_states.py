@@ -1,17 +1,43 @@
 """How rows go through a model's layers: padded, end to end, or apart, as the model takes them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from unteach.data.batches import Batch
 from unteach.data.examples import SEGMENT
+from unteach.errors import UserError
 from unteach.lazy import F, torch
 from unteach.models.capabilities import get_capabilities
-from unteach.models.layers import get_backbone, stop_at_layer, unwrap_model
+from unteach.models.decoding import get_decoding, get_second, join_hidden_states
+from unteach.models.layer_names import LAST, LayerAddress, ModuleAddress
+from unteach.models.layers import get_backbone, unwrap_model
+from unteach.models.module_outputs import record_outputs
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+States = dict[str, "Tensor"]
+"""What a pass gives, by the names of modules; `last` is what the head gets."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass over some streams of a batch.
+
+    Attributes:
+        streams: whose rows go through it.
+        modules: whose outputs it yields.
+        end: the last layer that is run; None: all are, and `last` is yielded too.
+        packed: the rows go through the layers end to end, without padding.
+    """
+
+    streams: Sequence[str]
+    modules: Sequence[ModuleAddress]
+    end: LayerAddress | None
+    packed: bool
 
 
 @dataclass(frozen=True)
@@ -30,21 +56,33 @@ class SharedRows:
 
 
 def compute_hidden_states(
-    model: "PreTrainedModel",
-    batch: Batch,
-    streams: list[str],
-    layer: str | None,
-    packed: bool,
-) -> "dict[str, Tensor]":
-    """Compute the hidden states [B, T, d] of some streams of a batch.
+    model: "PreTrainedModel", batch: Batch, plan: Pass
+) -> "dict[str, States]":
+    """Compute the hidden states [B, T, d] of some streams of a batch, by stream and module.
 
     They share one pass; rows that cannot, by what was found of the model, have passes of their own.
-
-    Args:
-        layer: where the pass ends; None for the last hidden states, as the head gets them.
-        packed: the rows go through the layers end to end, without padding.
+    Of a model with a decoding they are those of both models, side by side, as its head takes them.
     """
-    slices = [slice(*batch["rows"][stream]) for stream in streams]
+    states = _compute_of_one(model, batch, plan)
+    if get_decoding(model) is None:
+        return states
+    if plan.modules or plan.end is not None:
+        raise UserError(
+            "hidden states inside are asked of a model that forgets in its decoding: it is two "
+            "models, whose logits alone are combined. Ask the folder base/, or the other one, "
+            "inside its own"
+        )
+    second = _compute_of_one(get_second(model), batch, plan)
+    joined: dict[str, States] = {}
+    for stream in plan.streams:
+        last = join_hidden_states(states[stream][LAST], second[stream][LAST])
+        joined[stream] = {LAST: last}
+    return joined
+
+
+def _compute_of_one(model: "PreTrainedModel", batch: Batch, plan: Pass) -> "dict[str, States]":
+    """Do the same of one model alone."""
+    slices = [slice(*batch["rows"][stream]) for stream in plan.streams]
     input_ids = torch.cat([batch["input_ids"][rows] for rows in slices])
     mask = torch.cat([batch["attention_mask"][rows] for rows in slices])
     segment = None
@@ -54,24 +92,29 @@ def compute_hidden_states(
 
     pieces = None if shared else _find_pieces(model, mask, segment)
     if shared:
-        hidden = _run_layers(model, layer, input_ids, shared.sees, shared.position_ids)
+        states = _run_layers(model, plan, input_ids, shared.sees, shared.position_ids)
     elif pieces is not None:
-        hidden = _run_apart(model, layer, input_ids, mask, pieces)
+        states = _run_apart(model, plan, input_ids, mask, pieces)
     else:
-        hidden = _run_together(model, layer, input_ids, mask, segment, packed)
+        states = _run_together(model, plan, input_ids, mask, segment)
+
     sizes = [rows.stop - rows.start for rows in slices]
-    return dict(zip(streams, hidden.split(sizes), strict=True))
+    by_stream: dict[str, States] = {stream: {} for stream in plan.streams}
+    for name, hidden in states.items():
+        for stream, part in zip(plan.streams, hidden.split(sizes), strict=True):
+            by_stream[stream][name] = part
+    return by_stream
 
 
 def _run_together(
     model: "PreTrainedModel",
-    layer: str | None,
+    plan: Pass,
     input_ids: "Tensor",
     mask: "Tensor",
     segment: "Tensor | None",
-    packed: bool,
-) -> "Tensor":
+) -> States:
     """Run all rows in one pass: [B, T] -> [B, T, d]."""
+    packed = plan.packed
     position_ids = _count_positions(mask, segment)
     attention_mask: Tensor | None = mask
     if segment is not None:
@@ -80,10 +123,10 @@ def _run_together(
         attention_mask = None
         packed = packed or "flash" in str(unwrap_model(model).config._attn_implementation)
     if not packed:
-        return _run_layers(model, layer, input_ids, attention_mask, position_ids)
+        return _run_layers(model, plan, input_ids, attention_mask, position_ids)
     is_real = mask.bool()
-    hidden = _run_layers(model, layer, input_ids[is_real][None], None, position_ids[is_real][None])
-    return _scatter(hidden, mask)
+    states = _run_layers(model, plan, input_ids[is_real][None], None, position_ids[is_real][None])
+    return _scatter(states, mask)
 
 
 def _count_positions(mask: "Tensor", segment: "Tensor | None") -> "Tensor":
@@ -136,43 +179,49 @@ def _mark_in_batch(mask: "Tensor", row: int, flags: "Tensor") -> "Tensor":
 
 def _run_apart(
     model: "PreTrainedModel",
-    layer: str | None,
+    plan: Pass,
     input_ids: "Tensor",
     mask: "Tensor",
     pieces: "list[Tensor]",
-) -> "Tensor":
+) -> States:
     """Run pieces of rows, in their order, each in a row of its own: [B, T] -> [B, T, d]."""
     rows = [input_ids[piece] for piece in pieces]
     if get_capabilities(model).right_padding:
-        hidden = _run_padded(model, layer, rows)
-    else:
-        hidden = torch.cat([_run_padded(model, layer, [row]) for row in rows])
-    return _scatter(hidden, mask)
+        return _scatter(_run_padded(model, plan, rows), mask)
+    states_of_rows = [_run_padded(model, plan, [row]) for row in rows]
+    joined: States = {}
+    for name in states_of_rows[0]:
+        joined[name] = torch.cat([states[name] for states in states_of_rows])
+    return _scatter(joined, mask)
 
 
-def _run_padded(model: "PreTrainedModel", layer: str | None, rows: "list[Tensor]") -> "Tensor":
+def _run_padded(model: "PreTrainedModel", plan: Pass, rows: "list[Tensor]") -> States:
     """Run rows of ids, padded on the right; return the states [N, d] of their tokens."""
     ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
     position_ids = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-    return _run_layers(model, layer, ids, mask, position_ids)[mask.bool()]
+    states = _run_layers(model, plan, ids, mask, position_ids)
+    return {name: hidden[mask.bool()] for name, hidden in states.items()}
 
 
-def _scatter(hidden: "Tensor", mask: "Tensor") -> "Tensor":
+def _scatter(states: States, mask: "Tensor") -> States:
     """Put states of real tokens, in the order of rows, where the tokens are: [B, T, d]."""
-    whole = hidden.new_zeros(*mask.shape, hidden.shape[-1])
-    return whole.masked_scatter(mask.bool().unsqueeze(-1), hidden)
+    scattered: States = {}
+    for name, hidden in states.items():
+        whole = hidden.new_zeros(*mask.shape, hidden.shape[-1])
+        scattered[name] = whole.masked_scatter(mask.bool().unsqueeze(-1), hidden)
+    return scattered
 
 
 def _run_layers(
     model: "PreTrainedModel",
-    layer: str | None,
+    plan: Pass,
     input_ids: "Tensor",
     attention_mask: "Tensor | None",
     position_ids: "Tensor",
-) -> "Tensor":
-    """Return what the head would get or, where the pass ends at a layer, what that gave: [B, T,
-    d]."""
+) -> States:
+    """Run the layers of a pass; return what its modules gave and, where it runs through all layers,
+    what the head would get: [B, T, d]."""
     causal = unwrap_model(model)
     library_args = {
         "input_ids": input_ids,
@@ -180,10 +229,8 @@ def _run_layers(
         "position_ids": position_ids,
         "use_cache": False,
     }
-    if layer is None:
-        hidden: Tensor = get_backbone(causal)(**library_args).last_hidden_state
-        return hidden
-    with stop_at_layer(causal, layer) as output:
-        get_backbone(causal)(**library_args)
-    assert output.hidden is not None
-    return output.hidden
+    with record_outputs(causal, plan.modules, plan.end) as outputs:
+        last = get_backbone(causal)(**library_args).last_hidden_state
+    if plan.end is None:
+        outputs.states[LAST] = last
+    return outputs.states

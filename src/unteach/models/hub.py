@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from unteach import run_dir
 from unteach.config.schema import PATH
 from unteach.errors import UserError, describe_machine_failure, get_first_line, list_causes
+from unteach.fingerprints import DECODING_FILE
 from unteach.lazy import huggingface_errors
 
 SOURCE = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
@@ -60,6 +61,12 @@ def from_hub(auto: Any, path: str, **arguments: Any) -> Any:
     args = "model.tokenizer_args" if auto.__name__ == "AutoTokenizer" else "model.model_args"
     if path.startswith(("/", ".", "~")) or Path(path).is_dir():
         is_model = args == "model.model_args"
+        if is_model and (Path(path) / DECODING_FILE).exists():
+            raise UserError(
+                f"cannot load {path}: it forgets in its decoding, which combines the logits of two "
+                "models, and one plain model is taken here; `unteach eval` and `unteach infer` "
+                "with backend=hf read such a folder"
+            )
         _refuse_no_folder(
             Path(path), "model" if is_model else f"{args}.{PATH}", needs_config=is_model
         )

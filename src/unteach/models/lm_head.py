@@ -2,10 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from unteach.lazy import torch, transformers
 from unteach.models.capabilities import get_capabilities
+from unteach.models.decoding import combine_logits, get_decoding, get_second
 from unteach.models.layers import get_backbone, unwrap_model
 
 if TYPE_CHECKING:
@@ -19,13 +20,24 @@ if TYPE_CHECKING:
 def head_logits(model: "PreTrainedModel | BasePolicy", hidden: "Tensor") -> "Tensor":
     """Compute the logits that the model's own forward would give for these hidden states.
 
-    [n, d] -> [n, V], or [n, C] of a classifier.
+    [n, d] -> [n, V], or [n, C] of a classifier. Of a model with a decoding the hidden states are
+    those of both models, side by side.
     """
     causal = unwrap_model(model)
+    attached = get_decoding(causal)
+    if attached is not None:
+        base = _logits_of_one(causal, hidden[..., : attached.width])
+        second = head_logits(get_second(causal), hidden[..., attached.width :])
+        return combine_logits(attached, base, second)
+    return _logits_of_one(causal, hidden)
+
+
+def _logits_of_one(causal: Any, hidden: "Tensor") -> "Tensor":
+    """Compute the logits of one model alone."""
     if hasattr(causal, "score"):
         scores: Tensor = causal.score(hidden)
         return scores
-    if get_capabilities(model).head == "own":
+    if get_capabilities(causal).head == "own":
         return own_logits(causal, hidden)
     return known_logits(causal, hidden)
 
@@ -52,8 +64,10 @@ def own_logits(causal: "PreTrainedModel", hidden: "Tensor") -> "Tensor":
     after them."""
     # The ids are read by no layer; they only say how many positions there are.
     ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+    attached = get_decoding(causal)
+    forward: Any = attached.plain_forward if attached else causal
     with _backbone_returning(get_backbone(causal), hidden[None]):
-        logits: Tensor = causal(input_ids=ids, use_cache=False).logits
+        logits: Tensor = forward(input_ids=ids, use_cache=False).logits
     return logits[0]
 
 

@@ -16,25 +16,28 @@ from unteach.data.template import Template, load_saved_args
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.lazy import torch, transformers
-from unteach.models import adapters, added_tokens, heads, integrity, portable, probing
+from unteach.models import (
+    adapters,
+    added_tokens,
+    decoding_folder,
+    heads,
+    integrity,
+    portable,
+    probing,
+)
+from unteach.models.decoding import attach_decoding, refuse_other_tokens
+from unteach.models.decoding_folder import DecodingFolder
+from unteach.models.dtypes import find_compute_dtype
 from unteach.models.forward import extend
 from unteach.models.heads import Head
-from unteach.models.hub import PATH, SOURCE, from_hub
-from unteach.models.layers import unwrap_model
-from unteach.wording import quote_value
+from unteach.models.hub import PATH, SOURCE
+from unteach.models.layers import keep_first_layers, unwrap_model
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {
-    "float32": "float32",
-    "fp32": "float32",
-    "bfloat16": "bfloat16",
-    "bf16": "bfloat16",
-    "float16": "float16",
-}
 MAX_CHECKED_BYTES = 2_000_000_000
 """Bytes of weights that `unteach check` reads."""
 
@@ -52,6 +55,7 @@ class LoadedModel:
         head: a classifier's.
         start: the settings of the model before anything here changed them; None for an adapter,
             which is saved without any.
+        decoding: the folder that says with which second model's logits this one's are combined.
     """
 
     model: Any
@@ -63,6 +67,7 @@ class LoadedModel:
     added: tuple[int, ...] = ()
     head: Head | None = None
     start: portable.StartSettings | None = None
+    decoding: DecodingFolder | None = None
 
     def identity(self, memory: Path) -> str:
         """Return what tells these weights from all others.
@@ -106,20 +111,6 @@ def identify_weights(path: str | None, config: "PretrainedConfig", memory: Path)
     return f"{path}@{getattr(config, '_commit_hash', None)}"
 
 
-def find_compute_dtype(dtype: str | None) -> str:
-    """Find the dtype that passes run in; `auto` is bfloat16 on a GPU that has it, float32
-    elsewhere."""
-    if dtype in (None, "auto"):
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return "bfloat16" if has_bf16 else "float32"
-    if dtype not in DTYPES:
-        raise UserError(
-            f"model.model_args.dtype: must be auto or one of {', '.join(DTYPES)}, got "
-            f"{quote_value(dtype)}"
-        )
-    return DTYPES[str(dtype)]
-
-
 @dataclass(frozen=True)
 class _Weights:
     """Where a model comes from.
@@ -139,8 +130,11 @@ def load(
     training: bool,
     texts: Callable[[], list[str]] | None = None,
     head: Head | None = None,
+    num_layers: int | None = None,
 ) -> LoadedModel:
     """Load what a ModelConfig names; with a head, as a classifier.
+
+    A folder of two models whose logits are combined gives the first, with the second on it.
 
     For training the weights are fp32 masters and `compute` says the autocast dtype (`pure_bf16`
     keeps them in it, and under an adapter only the adapter is fp32); otherwise the weights are in
@@ -148,8 +142,26 @@ def load(
 
     Args:
         texts: gives the training text to a tokenizer that must be learned.
+        num_layers: of how many of the model's first layers a smaller one is made; None: all.
     """
     transformers.utils.logging.disable_progress_bar()
+    folder = decoding_folder.find_decoding(config)
+    if folder is not None:
+        return _load_decoding(config, folder, head)
+    note = decoding_folder.describe_second(config.model_args.get(PATH))
+    if note and launch_environment.rank() == 0:
+        logger.warning(note)
+    return _load_one(config, training, texts, head, num_layers)
+
+
+def _load_one(
+    config: ModelConfig,
+    training: bool,
+    texts: Callable[[], list[str]] | None = None,
+    head: Head | None = None,
+    num_layers: int | None = None,
+) -> LoadedModel:
+    """Load a model that is one."""
     args = dict(config.model_args)
     compute = find_compute_dtype(args.pop("dtype", None))
     if args.get("attn_implementation") == "auto":
@@ -162,6 +174,8 @@ def load(
     has_masters = training and not config.pure_bf16 and weights.adapter is None
     args["dtype"] = getattr(torch, "float32" if has_masters else compute)
     model, tokenizer = _load_base(config, args, weights.tokenizer_args, texts, head)
+    if num_layers is not None:
+        keep_first_layers(model, num_layers)
     start = None
     if weights.adapter is None:
         start = portable.StartSettings.read(model, weights.path, **_pick_source(args))
@@ -178,6 +192,23 @@ def load(
     loaded.added = tuple(added)
     loaded.head = head
     loaded.start = start
+    return loaded
+
+
+def _load_decoding(config: ModelConfig, folder: DecodingFolder, head: Head | None) -> LoadedModel:
+    """Load two models, frozen, whose logits are combined."""
+    decoding_folder.refuse_for_two(config, folder, head is not None)
+    base_config, second_config = decoding_folder.describe_two(config, folder)
+    loaded = _load_one(base_config, training=False)
+    second = _load_one(second_config, training=False, num_layers=folder.file.num_layers)
+    refuse_other_tokens(loaded.tokenizer, second.tokenizer, str(folder.path))
+
+    attach_decoding(loaded.model, second.model, folder.rule)
+    # What answers `want` asks the model as it is now.
+    loaded.model = extend(loaded.model, config.packed)
+    loaded.path = str(folder.path)
+    loaded.start = None
+    loaded.decoding = folder
     return loaded
 
 
@@ -199,6 +230,7 @@ def _find_weights(config: ModelConfig, head: Head | None) -> _Weights:
             "out"
         )
     base = run_dir.find_model_folder(config.base_path or adapters.read_base_path(path))
+    decoding_folder.refuse_decoding(base, "an adapter is on one; name the base/ inside it")
     adapters.refuse_adapter_as_base(path, base)
     return _Weights(base, path, {PATH: path, **config.tokenizer_args})
 
@@ -277,38 +309,6 @@ def _probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", packe
             logger.info(sentence)
 
 
-def load_as(
-    auto: Any,
-    config: ModelConfig,
-    path: str,
-    refuse_other_models: "Callable[[PretrainedConfig], None]",
-) -> tuple[Any, str, dict[str, Any]]:
-    """Load a whole model by a class of transformers.
-
-    Args:
-        auto: such as AutoModelForSequenceClassification.
-        refuse_other_models: raises UserError where the model's settings are of no such model.
-
-    Returns:
-        The model, its dtype, and what says which files of a repository are read.
-    """
-    transformers.utils.logging.disable_progress_bar()
-    args = {name: value for name, value in config.model_args.items() if name != PATH}
-    compute = find_compute_dtype(args.pop("dtype", None))
-    if args.get("attn_implementation") == "auto":
-        args.pop("attn_implementation")
-    source = _pick_source(args)
-    settings = from_hub(transformers.AutoConfig, path, **source)
-    refuse_other_models(settings)
-    dtype = getattr(torch, compute)
-    if torch.get_default_device().type == "meta":
-        return auto.from_config(settings, dtype=dtype), compute, source
-    model = integrity.load_model(auto, path, **{"dtype": dtype, "use_safetensors": True, **args})
-    integrity.refuse_odd_stops(model, path)
-    integrity.refuse_not_finite(model, path)
-    return model, compute, source
-
-
 def get_fingerprints_path() -> Path:
     """Return the user's own file of fingerprints, for what no run's folder or cache is at hand."""
     cache_dir = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
@@ -316,16 +316,22 @@ def get_fingerprints_path() -> Path:
 
 
 def load_empty(
-    config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+    config: ModelConfig,
+    texts: Callable[[], list[str]] | None = None,
+    head: Head | None = None,
+    num_layers: int | None = None,
 ) -> LoadedModel:
     """Load the same with no weights, on torch's meta device: for a look at a run before it
     starts."""
     with torch.device("meta"):
-        return load(config, training=True, texts=texts, head=head)
+        return load(config, training=True, texts=texts, head=head, num_layers=num_layers)
 
 
 def load_for_check(
-    config: ModelConfig, texts: Callable[[], list[str]] | None = None, head: Head | None = None
+    config: ModelConfig,
+    texts: Callable[[], list[str]] | None = None,
+    head: Head | None = None,
+    num_layers: int | None = None,
 ) -> LoadedModel:
     """Load a model to say of a run what can be said before it starts.
 
@@ -335,9 +341,14 @@ def load_for_check(
     is_plain = not (
         config.model_args.get("device_map") or config.model_args.get("quantization_config")
     )
-    if is_plain and 0 < _count_bytes(_find_weights(config, head).path) <= MAX_CHECKED_BYTES:
-        return load(config, training=True, texts=texts, head=head)
-    return load_empty(config, texts, head)
+    decoding = decoding_folder.find_decoding(config)
+    if decoding is not None:
+        num_bytes = _count_bytes(decoding.base) + _count_bytes(decoding.second)
+    else:
+        num_bytes = _count_bytes(_find_weights(config, head).path)
+    if is_plain and 0 < num_bytes <= MAX_CHECKED_BYTES:
+        return load(config, training=True, texts=texts, head=head, num_layers=num_layers)
+    return load_empty(config, texts, head, num_layers)
 
 
 def _count_bytes(path: str | None) -> int:

@@ -22,11 +22,11 @@ from unteach.models.forward import (
     OutputSpec,
     TokenOutputs,
     build_token_outputs,
-    find_positions,
     index_in_row,
 )
 from unteach.models.layers import drop_layers_above, unwrap_model
 from unteach.models.lm_head import head_logits
+from unteach.models.positions import find_positions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,10 +161,13 @@ def needs_copy(specs: ReferenceSpecs) -> bool:
 
 def drop_unused_layers(frozen: "PreTrainedModel", specs: ReferenceSpecs) -> "PreTrainedModel":
     """Take away from the frozen copy what none of its passes will run; return it."""
-    ends = [spec.layer for spec in specs.values() if isinstance(spec, OutputSpec)]
-    last_layers = [end for end in ends if end]
-    if len(last_layers) == len(ends):
-        drop_layers_above(unwrap_model(frozen), last_layers)
+    ends: list[str] = []
+    for spec in specs.values():
+        if isinstance(spec, OutputSpec):
+            if not spec.ends():
+                return frozen
+            ends += spec.ends()
+    drop_layers_above(unwrap_model(frozen), ends)
     return frozen
 
 
@@ -186,20 +189,22 @@ class Reference:
                 self.wants[stream] = spec
 
     def compute(self, batch: Batch) -> dict[str, Any]:
-        """Return the reference's side of a batch by stream.
+        """Return the reference's side of a batch, for each of its streams that has one.
 
-        It is TokenOutputs of log-probs or of hidden states at a layer, or ReferenceLogits.
+        It is TokenOutputs of log-probs or of hidden states at layers, or ReferenceLogits.
         """
         results: dict[str, Any] = {}
         for stream, table in self.tables.items():
-            results[stream] = table.look_up(batch, stream)
-        if not self.wants:
+            if stream in batch["rows"]:
+                results[stream] = table.look_up(batch, stream)
+        wants = {stream: spec for stream, spec in self.wants.items() if stream in batch["rows"]}
+        if not wants:
             return results
         assert self.frozen is not None
         with torch.no_grad():
-            outputs = self.frozen(batch=batch, want=self.wants)
-        for stream, spec in self.wants.items():
-            if spec.layer:
+            outputs = self.frozen(batch=batch, want=wants)
+        for stream, spec in wants.items():
+            if spec.ends():
                 results[stream] = outputs[stream]
             else:
                 results[stream] = ReferenceLogits(outputs[stream].value, self.frozen)

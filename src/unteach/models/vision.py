@@ -13,7 +13,8 @@ from unteach.errors import UserError
 from unteach.lazy import torch, transformers
 from unteach.models import adapters
 from unteach.models.hub import PATH, from_hub
-from unteach.models.loading import LoadedModel, load_as
+from unteach.models.load_as import load_as
+from unteach.models.loading import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

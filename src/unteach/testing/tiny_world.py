@@ -1,6 +1,5 @@
 """Build a tiny model, a reference and rows that any method can take a step on."""
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from unteach.config import schema
@@ -9,6 +8,7 @@ from unteach.data.synthetic import authors
 from unteach.lazy import torch, transformers
 from unteach.methods.base import Method
 from unteach.models.heads import Head
+from unteach.models.layer_names import count_named_layers
 from unteach.models.loading import LoadedModel, finish
 from unteach.models.model_handlers import learn_tokenizer
 from unteach.testing.examples import Examples, build_classified_examples, build_examples
@@ -57,16 +57,16 @@ def _build_tiny_models(method: Method, head: Head | None) -> list[LoadedModel]:
     """Build two models of the same shape with different weights."""
     texts = [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
-    # As deep as the last layer whose number the method's regexes name.
-    last_layer = 1
-    for pattern in method.layers().values():
-        for number in re.findall(r"\d+", pattern):
-            last_layer = max(last_layer, int(number))
+    # As deep as the last layer that the method names by number; by depth, 4 tell layers apart.
+    names: list[str] = []
+    for ends in method.layers().values():
+        names += [ends] if isinstance(ends, str) else ends
+    num_layers = max(4 if any("%" in name for name in names) else 2, count_named_layers(names))
     config = transformers.LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=last_layer + 1,
+        num_hidden_layers=num_layers,
         num_attention_heads=4,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

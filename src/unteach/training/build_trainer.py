@@ -10,6 +10,7 @@ import transformers
 from unteach.config import schema
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
+from unteach.methods.base import Method
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE, build_reference, build_tables, list_draws
 from unteach.training.checkpoint import CheckpointPolicy
@@ -46,6 +47,7 @@ def build_trainer(
         kwargs: what else a `Resumable` takes: callbacks, validation, evaluator.
     """
     method = config.trainer.method
+    rule = method.decoding() if isinstance(method, Method) else None
     collator = build_collator(config, loaded)
     common = {
         "model": loaded.model,
@@ -53,7 +55,7 @@ def build_trainer(
         "dist": dist,
         "checkpoint_policy": build_checkpoint_policy(config),
         "guard": build_guard(config, loaded, streams),
-        "save_companions": functools.partial(save_companions, loaded),
+        "save_companions": functools.partial(save_companions, loaded, rule=rule),
         **kwargs,
     }
     if isinstance(method, schema.TheirTrainer):

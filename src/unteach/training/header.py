@@ -13,6 +13,8 @@ from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.methods.edit.base import Edit
 from unteach.models.hub import PATH
+from unteach.models.layer_names import count_layers, list_own_names
+from unteach.models.layers import unwrap_model
 from unteach.models.loading import LoadedModel
 from unteach.registry import read_summary
 from unteach.training import checkpoint, forecast
@@ -57,6 +59,9 @@ def describe_training(
         ("model", f"{source}{describe_model(loaded)}"),
         ("method", f"{config.trainer.handler}: {describe_method(config.trainer.method)}"),
     ]
+    ends = describe_ends(loaded, config.trainer.method)
+    if ends:
+        lines.append(("layers", ends))
     for name, stream in streams.items():
         role = " (sets the epoch)" if name == anchor else ""
         lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
@@ -105,9 +110,10 @@ def describe_model(loaded: LoadedModel) -> str:
     num_parameters = sum(p.numel() for p in parameters)
     num_trained = sum(p.numel() for p in parameters if p.requires_grad)
     dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in parameters})
+    decoding = f"; it forgets in its decoding, {loaded.decoding}" if loaded.decoding else ""
     return (
         f"{type(loaded.model).__name__}, {num_parameters:,} parameters, {num_trained:,} of them "
-        f"trained; weights in {', '.join(dtypes)}, passes in {loaded.compute}"
+        f"trained; weights in {', '.join(dtypes)}, passes in {loaded.compute}{decoding}"
     )
 
 
@@ -121,6 +127,23 @@ def describe_method(method: Method | schema.TheirTrainer) -> str:
         references.add("answer log-probs, computed once" if is_table else "a frozen copy")
     compared = " and ".join(sorted(references)) or "nothing"
     return f"{read_summary(type(method))} Compares with: {compared}"
+
+
+def describe_ends(loaded: LoadedModel, method: Method | schema.TheirTrainer) -> str:
+    """Name the layers whose states a method takes, by the names that this model has for them; empty
+    where it takes none."""
+    if isinstance(method, schema.TheirTrainer):
+        return ""
+    causal = unwrap_model(loaded.model)
+    streams_by_layers: dict[str, list[str]] = {}
+    for stream, ends in method.layers().items():
+        patterns = (ends,) if isinstance(ends, str) else ends
+        layers = " and ".join(list_own_names(causal, patterns))
+        streams_by_layers.setdefault(layers, []).append(stream)
+    parts = [f"{', '.join(streams)} at {at}" for at, streams in streams_by_layers.items()]
+    if not parts:
+        return ""
+    return f"{'; '.join(parts)}, of {format_count(count_layers(causal), 'layer')}"
 
 
 def print_header(

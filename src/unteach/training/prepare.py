@@ -18,7 +18,11 @@ from unteach.models.placement import is_placed_by_device_map
 from unteach.seeds import derive_seed
 from unteach.training import checkpoint, parallelism, suites
 from unteach.training.build_args import build_training_args
-from unteach.training.build_model import build_head, read_training_texts
+from unteach.training.build_model import (
+    build_head,
+    describe_trained_model,
+    read_training_texts,
+)
 from unteach.training.build_streams import build_streams, choose_anchor
 from unteach.training.open_folder import open_folder
 
@@ -78,9 +82,14 @@ def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> Prepare
 def _load_model(config: TrainConfig) -> LoadedModel:
     """Load the model that the run trains, its new weights drawn by the run's seed."""
     transformers.set_seed(derive_seed(config.seed, "init") % 2**32)
+    model, num_layers = describe_trained_model(config)
     head = build_head(config)
     loaded = loading.load(
-        config.model, training=True, texts=lambda: read_training_texts(config), head=head
+        model,
+        training=True,
+        texts=lambda: read_training_texts(config),
+        head=head,
+        num_layers=num_layers,
     )
     if config.model.merge_adapter and loaded.adapter is None:
         raise UserError(

@@ -24,14 +24,18 @@ from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
 from unteach.distributed import accelerate_launch
 from unteach.methods.edit.base import Edit
-from unteach.models import loading
+from unteach.models import decoding_folder, loading
 from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
 from unteach.seeds import permutation
 from unteach.training import forecast, header, suites, tracking
 from unteach.training.build_args import build_training_args
-from unteach.training.build_model import build_head, read_training_texts
+from unteach.training.build_model import (
+    build_head,
+    describe_trained_model,
+    read_training_texts,
+)
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
 from unteach.training.edit_model import setup_edit
 from unteach.training.step import setup_method
@@ -94,6 +98,8 @@ def check(config: schema.RunConfig) -> None:
         loaded, streams = check_training(config, folder)
     else:
         loaded = loading.load_for_check(config.model)
+        if loaded.decoding:
+            decoding_folder.refuse_sharded(config.launch, str(loaded.decoding.path))
         print(f"model       {header.describe_model(loaded)}")
     if config.eval:
         check_suites(config, loaded, streams)
@@ -155,11 +161,13 @@ def check_training(
     and the streams."""
     # Model, streams and method, as the run itself builds them.
     tracking.refuse_missing(config.trainer.args)
+    model, num_layers = describe_trained_model(config)
     head = build_head(config)
     loaded = loading.load_for_check(
-        config.model,
+        model,
         lambda: read_training_texts(config),
         head,
+        num_layers,
     )
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)

@@ -59,6 +59,7 @@ FIELDS_OF = {
 METHOD_KINDS = {
     "unlearn": "unlearning",
     "edit": "one-shot edits",
+    "decode": "unlearning in decoding",
     "finetune": "fine-tuning",
     "preference": "preferences",
 }

@@ -125,7 +125,7 @@ def test_the_adversary_is_a_lora_of_peft(world: Any) -> None:
         with_adversary = context.compute_gradients("forget", edit.find_weights(loaded.model))
     without = context.compute_gradients("forget", edit.find_weights(loaded.model))
 
-    config = peft.LoraConfig(r=8, lora_alpha=8, target_modules=edit.modules)
+    config = peft.LoraConfig(r=8, lora_alpha=8, target_modules=edit.target_modules)
     model = extend(peft.get_peft_model(copied, config))
     factors = dict(model.named_parameters())
     prefix = "base_model.model."
@@ -210,12 +210,12 @@ def test_adaptive_keeps_the_model_where_nothing_is_within_the_budget(world: Any)
 
 def test_weights_that_it_cannot_edit_are_named(world: Any) -> None:
     loaded, _ = world
-    with pytest.raises(UserError, match=r"modules=nowhere: .*down_proj, gate_proj"):
-        build_method("RepSelect", {"modules": "nowhere"}).refuse_model(loaded)
+    with pytest.raises(UserError, match=r"target_modules=nowhere: .*down_proj, gate_proj"):
+        build_method("RepSelect", {"target_modules": "nowhere"}).refuse_model(loaded)
     with pytest.raises(UserError, match=r"is a LlamaRMSNorm; only torch\.nn\.Linear"):
-        build_method("RepSelect", {"modules": r"model\.norm"}).refuse_model(loaded)
-    with pytest.raises(UserError, match="modules is no regular expression"):
-        build_method("RepSelect", {"modules": "("})
+        build_method("RepSelect", {"target_modules": r"model\.norm"}).refuse_model(loaded)
+    with pytest.raises(UserError, match="target_modules is no regular expression"):
+        build_method("RepSelect", {"target_modules": "("})
     loaded.model.model.layers[0].mlp.experts = torch.nn.ParameterDict(
         {"gate_up_proj": torch.nn.Parameter(torch.zeros(2, 3, 4))}
     )

@@ -147,6 +147,8 @@ class Backend(Protocol):
             `model=` is the name that a server knows.
         FREE: those of its own fields that change no answer (batch sizes, keys, time-outs) and may
             differ between two calls of one run.
+        DECODES (optional): it reads a folder of two models whose logits are combined
+            (models/decoding_folder.py); a backend that does not say so is given none.
     """
 
     OPTIONS: ClassVar[frozenset[str]]

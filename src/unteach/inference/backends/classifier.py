@@ -17,6 +17,7 @@ from unteach.models import adapters, heads, loading
 from unteach.models.batch_probe import describe_padded_batches
 from unteach.models.hub import PATH
 from unteach.models.layers import unwrap_model
+from unteach.models.load_as import load_as
 from unteach.models.loading import LoadedModel
 from unteach.models.model_handlers import load_tokenizer
 
@@ -38,7 +39,7 @@ def load(config: ModelConfig) -> LoadedModel:
             what = ", ".join(architectures) or "it does not say what"
             raise UserError(f"{path}: holds no classifier ({what}), and kind=classify asks one")
 
-    model, compute, source = loading.load_as(
+    model, compute, source = load_as(
         transformers.AutoModelForSequenceClassification,
         config,
         path,

@@ -75,6 +75,7 @@ class HuggingFace:
     KINDS: ClassVar[frozenset[str]] = frozenset({"generate", "score", "classify"})
     MODALITIES: ClassVar[frozenset[str]] = frozenset({"lm", "vlm"})
     LOCAL: ClassVar[bool] = True
+    DECODES: ClassVar[bool] = True
     FREE: ClassVar[frozenset[str]] = frozenset({"batch_size", "tokens_per_batch"})
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ class SelectiveEdit(Edit):
             "help": "whether a fresh LoRA relearns the rows a little before the gradient is taken"
         },
     )
-    modules: str = field(
+    target_modules: str = field(
         default=r".*\.(gate_proj|up_proj|down_proj)",
         metadata={"help": "the linear layers that are edited, a regex of their names"},
     )
@@ -65,9 +65,9 @@ class SelectiveEdit(Edit):
         if self.n_pcs < 1:
             raise UserError(f"n_pcs must be at least 1, got {self.n_pcs}")
         try:
-            re.compile(self.modules)
+            re.compile(self.target_modules)
         except re.error as error:
-            raise UserError(f"modules is no regular expression ({error})") from None
+            raise UserError(f"target_modules is no regular expression ({error})") from None
 
     def streams(self) -> tuple[str, ...]:
         return ("forget", "retain") if self.distribution == "retain" else ("forget",)
@@ -93,14 +93,14 @@ class SelectiveEdit(Edit):
                 if type(module).__name__ in ("Linear", "Conv1D"):
                     linear.add(name.rpartition(".")[2])
             raise UserError(
-                f"trainer.method_args.modules={self.modules}: matches no layer of this "
-                f"{type(loaded.model).__name__}; its linear layers end in "
+                f"trainer.method_args.target_modules={self.target_modules}: matches no layer of "
+                f"this {type(loaded.model).__name__}; its linear layers end in "
                 f"{', '.join(sorted(linear))}"
             )
         for name, module in found.items():
             if not isinstance(module, torch.nn.Linear) or is_partitioned(module.weight):
                 raise UserError(
-                    f"trainer.method_args.modules={self.modules}: {name} is a "
+                    f"trainer.method_args.target_modules={self.target_modules}: {name} is a "
                     f"{type(module).__name__}; only torch.nn.Linear is edited"
                 )
 
@@ -108,7 +108,7 @@ class SelectiveEdit(Edit):
         """Find the layers that are edited, by name."""
         found = {}
         for name, module in model.named_modules():
-            if re.fullmatch(self.modules, name) and hasattr(module, "weight"):
+            if re.fullmatch(self.target_modules, name) and hasattr(module, "weight"):
                 found[name] = module
         return found
 

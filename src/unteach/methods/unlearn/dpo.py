@@ -35,8 +35,8 @@ class DPO(Unlearn):
         if self.beta <= 0:
             raise UserError(f"beta must be above 0, got {self.beta}")
 
-    def streams(self) -> tuple[str, ...]:
-        return ("forget", ALTERNATE, *super().streams()[1:])
+    def forget_streams(self) -> tuple[str, ...]:
+        return ("forget", ALTERNATE)
 
     def reference(self) -> ReferenceSpecs:
         return {**super().reference(), ALTERNATE: "logprobs"}
@@ -44,8 +44,8 @@ class DPO(Unlearn):
     def forget_reference(self) -> Literal["logprobs"]:
         return "logprobs"
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {**super().wants(reference), ALTERNATE: OutputSpec()}
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {**super().forget_wants(reference), ALTERNATE: OutputSpec()}
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         original = policy["forget"].per_row() - reference["forget"].per_row()

@@ -38,11 +38,11 @@ class FLAT(Unlearn):
         default="TV", metadata={"help": "the f-divergence D; TV: total variation"}
     )
 
-    def streams(self) -> tuple[str, ...]:
-        return ("forget", ALTERNATE, *super().streams()[1:])
+    def forget_streams(self) -> tuple[str, ...]:
+        return ("forget", ALTERNATE)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {**super().wants(reference), ALTERNATE: OutputSpec()}
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {**super().forget_wants(reference), ALTERNATE: OutputSpec()}
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         other, forgotten = (mean_probability(policy[s]) for s in (ALTERNATE, "forget"))

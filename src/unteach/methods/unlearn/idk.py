@@ -23,12 +23,11 @@ class IdkSFT(GradDiff):
     Trains on rows of data.forget that carry {original, alternate}; the originals are not seen.
     """
 
-    def streams(self) -> tuple[str, ...]:
-        return (ALTERNATE, *super().streams()[1:])
+    def forget_streams(self) -> tuple[str, ...]:
+        return (ALTERNATE,)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        wants = super().wants(reference)
-        return {ALTERNATE: wants.pop("forget"), **wants}
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {ALTERNATE: self.forget_want(reference.get("forget"))}
 
     def forget_term(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> Term:
         return cross_entropy("forget", ALTERNATE, policy[ALTERNATE], units=UNITS[self.positions()])

@@ -6,7 +6,7 @@ from typing import Any
 from unteach.data.streams import ALTERNATE, RETAIN_ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import F
-from unteach.methods.base import Method, Term, cross_entropy, mean_over_rows
+from unteach.methods.base import Term, TwoSided, cross_entropy, mean_over_rows
 from unteach.models.forward import TokenOutputs
 from unteach.registry import method
 
@@ -20,7 +20,7 @@ from unteach.registry import method
     license="none; written from the formula",
 )
 @dataclass
-class IdkAP(Method):
+class IdkAP(TwoSided):
     """L = gamma CE_a - alpha (1/beta) log sigmoid(beta (s_r - s_ra)) per retain row, s sums of
     log-probs: IDK+AP.
 
@@ -42,16 +42,23 @@ class IdkAP(Method):
         if self.beta <= 0:
             raise UserError(f"beta must be above 0, got {self.beta}")
 
-    def streams(self) -> tuple[str, ...]:
-        return (ALTERNATE, "retain", RETAIN_ALTERNATE) if self.alpha else (ALTERNATE,)
+    def forget_streams(self) -> tuple[str, ...]:
+        return (ALTERNATE,)
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        forget = cross_entropy("forget", ALTERNATE, policy[ALTERNATE], self.gamma)
-        if not self.alpha:
-            return [forget]
+    def retain_streams(self) -> tuple[str, ...]:
+        return ("retain", RETAIN_ALTERNATE) if self.alpha else ()
+
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        return [cross_entropy("forget", ALTERNATE, policy[ALTERNATE], self.gamma)]
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
         answers = policy["retain"]
         margin = answers.per_row() - policy[RETAIN_ALTERNATE].per_row()
         loss = -F.logsigmoid(self.beta * margin) / self.beta
         retain = mean_over_rows("retain", "retain", loss, answers)
         retain.factor = self.alpha
-        return [forget, retain]
+        return [retain]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.data.streams import ALTERNATE
 from unteach.errors import UserError
 from unteach.lazy import torch
-from unteach.methods.base import Method, Term, mean_over_rows
+from unteach.methods.base import Term, TwoSided, mean_over_rows
 from unteach.methods.divergences import (
     compute_divergence_slope,
     jensen_shannon,
@@ -35,7 +35,7 @@ LARGEST_BALANCE = 1e6
     license="MIT",
 )
 @dataclass
-class JensUnPP(Method):
+class JensUnPP(TwoSided):
     """L = gamma c sum_t w_t JS(p_t, onehot(y_a,t)) + alpha sum_t w_t JS(p_t, p_t,ref), means over
     rows; y_a the other answers to the forget rows.
 
@@ -69,8 +69,11 @@ class JensUnPP(Method):
                 "that out; set balance=false"
             )
 
-    def streams(self) -> tuple[str, ...]:
-        return (ALTERNATE, "retain") if self.alpha else (ALTERNATE,)
+    def forget_streams(self) -> tuple[str, ...]:
+        return (ALTERNATE,)
+
+    def retain_streams(self) -> tuple[str, ...]:
+        return ("retain",) if self.alpha else ()
 
     def reference(self) -> ReferenceSpecs:
         return {"retain": JS().reference()} if self.alpha else {}
@@ -103,23 +106,26 @@ class JensUnPP(Method):
             sums[f"{stream}.squared_slope"] = weighted[:, 1].square().sum()
         return sums
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        if not self.alpha:
-            return {ALTERNATE: OutputSpec()}
-        return {ALTERNATE: OutputSpec(), "retain": JS().want(reference["retain"])}
+    def retain_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {"retain": JS().want(reference["retain"])}
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
         answers = policy[ALTERNATE]
         divergence = jensen_shannon_to_token(answers.value)
         forget = self._mean("forget", ALTERNATE, divergence, answers)
         forget.factor = self.gamma
-        if not self.alpha:
-            return [forget]
-        retain = self._mean("retain", "retain", policy["retain"].value, policy["retain"])
-        retain.factor = self.alpha
         if self.balance:
             forget.factor = self.gamma * compute_balance(reference["step"])
-        return [forget, retain]
+        return [forget]
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        retain = self._mean("retain", "retain", policy["retain"].value, policy["retain"])
+        retain.factor = self.alpha
+        return [retain]
 
     def weights(self, answers: TokenOutputs) -> "Tensor":
         """The weight of each token in its row, which add up to 1: [N]."""

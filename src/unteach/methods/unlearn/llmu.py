@@ -46,16 +46,17 @@ class LLMU(Unlearn):
                 "GradDiff with retain_loss_type=KL"
             )
 
-    def streams(self) -> tuple[str, ...]:
-        return ("forget", ALTERNATE, *super().streams()[1:])
+    def forget_streams(self) -> tuple[str, ...]:
+        return ("forget", ALTERNATE)
 
-    def wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
-        return {**super().wants(reference), ALTERNATE: OutputSpec()}
+    def forget_wants(self, reference: dict[str, Any]) -> dict[str, OutputSpec]:
+        return {**super().forget_wants(reference), ALTERNATE: OutputSpec()}
 
     def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens")
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        forget, *retain = super().terms(policy, reference)
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
         mismatched = cross_entropy("mismatched", ALTERNATE, policy[ALTERNATE], self.random_weight)
-        return [forget, mismatched, *retain]
+        return [*super().forget_terms(policy, reference), mismatched]

@@ -60,12 +60,21 @@ class PDU(Unlearn):
     def forget(self, policy: TokenOutputs, reference: StreamReference) -> Term:
         return Term("forget", policy.value, "forget.tokens" if self.pdu_shift else "forget.labels")
 
-    def terms(self, policy: dict[str, TokenOutputs], reference: dict[str, Any]) -> list[Term]:
-        forget, retain = super().terms(policy, reference)
+    def forget_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        (forget,) = super().forget_terms(policy, reference)
+        forget.name, _ = self._name_terms()
+        return [forget]
+
+    def retain_terms(
+        self, policy: dict[str, TokenOutputs], reference: dict[str, Any]
+    ) -> list[Term]:
+        (retain,) = super().retain_terms(policy, reference)
         retain.value = retain.value - self.retain_loss_eps
         retain.factor = self.multiplier
-        forget.name, retain.name = self._name_terms()
-        return [forget, retain]
+        _, retain.name = self._name_terms()
+        return [retain]
 
     def _name_terms(self) -> list[str]:
         """Give the names of the forget and the retain term; the log adds the suffix again."""

@@ -10,6 +10,7 @@ from unteach.methods.base import Context, StreamReference, Term, Unlearn
 from unteach.methods.retain import EmbedDiff, Retain, build_distance_term, build_layer_spec
 from unteach.methods.terms import require_outputs
 from unteach.models.forward import OutputSpec, TokenOutputs
+from unteach.models.layer_names import DEFAULT_LAYER
 from unteach.registry import method
 from unteach.seeds import derive_seed
 
@@ -33,14 +34,19 @@ class RMU(Unlearn):
     sequence's length in turn, as published.
     """
 
-    QUIRKS: ClassVar[dict[str, Any]] = {**Unlearn.QUIRKS, "rmu_norm": "broadcast"}
+    QUIRKS: ClassVar[dict[str, Any]] = {
+        **Unlearn.QUIRKS,
+        "rmu_norm": "broadcast",
+        "module_regex": "layers.7",
+    }
 
     retain_loss_type: Literal["NLL", "KL", "EMBED_DIFF", "JS"] = "EMBED_DIFF"
     retain_layer: str = field(
         default="", metadata={"help": "EMBED_DIFF: a layer of its own; empty: module_regex"}
     )
     module_regex: str = field(
-        default=r"model\.layers\.7", metadata={"help": "the layer, a regex of its name"}
+        default=DEFAULT_LAYER,
+        metadata={"help": "the layer: layers.7, layers.25% of the depth, or a regex of its name"},
     )
     trainable_params_regex: list[str] = field(
         default_factory=lambda: [".*"],
@@ -69,7 +75,7 @@ class RMU(Unlearn):
     def trainable(self) -> list[str]:
         return self.trainable_params_regex
 
-    def layers(self) -> dict[str, str]:
+    def layers(self) -> dict[str, str | tuple[str, ...]]:
         return {"forget": self.module_regex, **super().layers()}
 
     def retain(self) -> Retain:
