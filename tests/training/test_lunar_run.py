@@ -62,7 +62,7 @@ def test_a_run_changes_one_projection(
     before = load_file(kit / "reference" / "model.safetensors")
     after = load_file(place / "run" / run_dir.FINAL / "model.safetensors")
     changed = [name for name, weight in after.items() if not torch.equal(weight, before[name])]
-    assert changed == ["model.layers.2.mlp.down_proj.weight"]
+    assert changed == ["model.layers.1.mlp.down_proj.weight"]
     manifest = json.loads((place / "run" / run_dir.MANIFEST).read_text())
     assert set(manifest["data"]) == {"forget", "retain", "refusal"}
 
@@ -97,7 +97,7 @@ def test_prompts_need_no_answers(
         (["refusal=nowhere.csv"], "nowhere.csv"),
         (["refusal=asked.jsonl", "launch=ddp", "nproc=2"], "edits the model in one process"),
         (
-            ["refusal=asked.jsonl", r"trainer.method_args.target_layers=[model\.layers\.9]"],
+            ["refusal=asked.jsonl", "trainer.method_args.target_layers=[layers.9]"],
             "matches no layer",
         ),
         (

@@ -18,7 +18,7 @@ from unteach.testing import build_method
 from unteach.testing.examples import build_examples, build_streams
 from unteach.testing.tiny_world import build_tiny_world
 
-LAYER = "model.layers.1"
+LAYER = "model.layers.0"
 WEIGHT = f"{LAYER}.mlp.down_proj.weight"
 
 
@@ -170,7 +170,7 @@ def test_several_layers_are_solved_for_in_the_untouched_model(world: Any) -> Non
     loaded, rows = world
     start = {name: weight.clone() for name, weight in loaded.model.named_parameters()}
     changes: list[dict[str, torch.Tensor]] = []
-    for layers in ([r"model\.layers\.0"], [r"model\.layers\.1"], [r"model\.layers\.[0]", LAYER]):
+    for layers in ([LAYER], ["layers.1"], ["layers.100%", r"model\.layers\.0"]):
         edit = build_method("LUNAR", {"target_layers": tuple(layers)})
         numbers = edit.edit(build_context(loaded, rows))
         changed = {}
@@ -194,7 +194,7 @@ def test_a_change_larger_than_the_weight_is_said(world: Any) -> None:
 
 
 def test_the_default_is_at_the_published_depth() -> None:
-    for num_layers, index in ((2, 1), (4, 2), (16, 11), (32, 22)):
+    for num_layers, index in ((1, 0), (4, 1), (16, 10), (32, 22)):
         model = build_model(transformers.LlamaConfig, num_hidden_layers=num_layers).model
         assert list(build_method("LUNAR").find_modules(model)) == [f"model.layers.{index}"]
 
@@ -220,7 +220,7 @@ def build_model(config_cls: Any, **more: Any) -> LoadedModel:
 @pytest.mark.parametrize(
     ("config_cls", "more", "message"),
     [
-        (transformers.GPT2Config, {}, r"transformer\.h\.1 has no linear layer down_proj.*c_proj"),
+        (transformers.GPT2Config, {}, r"transformer\.h\.0 has no linear layer down_proj.*c_proj"),
         (transformers.MixtralConfig, {"num_local_experts": 2}, "is a mixture of experts"),
         (
             transformers.Qwen2MoeConfig,
@@ -277,3 +277,8 @@ def test_a_ridge_that_fp64_cannot_tell_from_0_is_told(world: Any) -> None:
     shift = build_shift(build_context(loaded, few), build_method("LUNAR"))
     with pytest.raises(UserError, match=re.escape("ridge_lambda=1e-30")):
         shift.solve(1e-30)
+
+
+def test_no_layer_is_refused() -> None:
+    with pytest.raises(UserError, match="target_layers names no layer"):
+        build_method("LUNAR", {"target_layers": ()})

@@ -14,7 +14,8 @@ from unteach.methods.edit.activations import (
     refuse_no_prompts,
 )
 from unteach.methods.edit.base import Edit, EditContext, Numbers, Weights
-from unteach.models.layers import find_layer, list_layers, read_two_tokens, refuse_no_states
+from unteach.models.layer_names import find_layer
+from unteach.models.layers import read_two_tokens, refuse_no_states
 from unteach.models.loading import LoadedModel
 from unteach.registry import method
 
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MODULE = "down_proj"
-PUBLISHED_DEPTH = 22 / 32
-"""Layer 22 of the 32 of Llama-3-8B."""
+TARGETS = ("layers.71.875%",)
+"""Layer 22 of the 32 of Llama-3-8B, and the one at the same depth of any model."""
 ARRIVAL_TOLERANCE = 0.05
 """How much of what is added to the module may be lost on the way to the layer's output: what
 half precision rounds away is ten times less."""
@@ -120,14 +121,12 @@ class LUNAR(Edit):
         },
     )
     target_layers: tuple[str, ...] = field(
-        default=(),
-        metadata={
-            "help": "the layers whose down_proj is edited, regexes of their names; empty: the one "
-            "at the published depth, 22 of 32"
-        },
+        default=TARGETS, metadata={"help": "the layers whose down_proj is edited"}
     )
 
     def __post_init__(self) -> None:
+        if not self.target_layers:
+            raise UserError("target_layers names no layer; leave it out for the default")
         if self.ridge_lambda <= 0:
             raise UserError(f"ridge_lambda must be above 0, got {self.ridge_lambda:g}")
 
@@ -151,15 +150,14 @@ class LUNAR(Edit):
                 )
 
     def find_modules(self, model: "PreTrainedModel") -> "dict[str, Module]":
-        """Find the down projections that are edited, by the names of their layers."""
-        names = {module: name for name, module in model.named_modules()}
-        layers = []
+        """Find the down projections that are edited, by the names of their layers
+        in this model."""
+        modules = {}
         for pattern in self.target_layers:
             address = find_layer(model, pattern)
-            layers.append(address.layers[address.index])
-        if not layers:
-            layers.append(_find_default_layer(model, names))
-        return {names[layer]: _find_down_projection(layer, names[layer]) for layer in layers}
+            layer = address.layers[address.index]
+            modules[address.name] = _find_down_projection(layer, address.name)
+        return modules
 
     def find_weights(self, model: "PreTrainedModel") -> Weights:
         names = {module: name for name, module in model.named_modules()}
@@ -209,19 +207,6 @@ class LUNAR(Edit):
             with torch.no_grad():
                 weight.copy_(weight.float() + change.float())
         return numbers
-
-
-def _find_default_layer(model: "PreTrainedModel", names: "dict[Module, str]") -> "Module":
-    """Find the layer at the published depth of the model's one list of layers."""
-    layers = list_layers(model)
-    lists = {names[layer].rpartition(".")[0] for layer in layers}
-    if len(lists) != 1:
-        listed = f"several lists of layers ({', '.join(sorted(lists))})" if lists else "none"
-        raise UserError(
-            f"trainer.method_args.target_layers: {type(model).__name__} has {listed}, and which "
-            "layer is meant is not known; name it by a regex"
-        )
-    return layers[int(PUBLISHED_DEPTH * len(layers))]
 
 
 def _find_down_projection(layer: "Module", layer_name: str) -> "Module":
