@@ -11,7 +11,7 @@ from comparison import Compared, NotOffered, Outcomes, Reference, find_differenc
 
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.methods.edit import lunar, repselect
+from unteach.methods.edit import fila, lunar, repselect
 from unteach.methods.edit.base import EditContext
 from unteach.methods.edit.spectral import collapse, find_directions
 from unteach.models import loading
@@ -239,7 +239,39 @@ def measure_change(reference: Reference, name: str, edited: LoadedModel) -> floa
     return math.sqrt(total)
 
 
+def compare_fila(reference: Reference, part: dict[str, Any]) -> Outcomes:
+    """The factors of a small matrix, and of a weight of the kit's by the corrected importance."""
+    small = part["small"]
+    matrices = [torch.tensor(small[name]) for name in ("weight", "fisher_forget", "fisher_retain")]
+    a, b = fila.factorize(*matrices, small["rank"], small["scaling"])
+    found = {"A_abs": a.abs(), "B_abs": b.abs(), "BA": b @ a}
+    found["base"] = matrices[0] - small["scaling"] * (b @ a)
+    for name, value in found.items():
+        yield Compared(f"fila {name}", find_difference(value, small[name]), TOLERANCE)
+
+    kit = part["kit"]
+    loaded = load(reference, kit["model"])
+    weight = loaded.model.get_parameter(kit["weight"])
+    context = build_context(reference, loaded)
+    fisher = {}
+    for stream in ("forget", "retain"):
+        fisher[stream] = fila.compute_fisher(context, stream, {kit["weight"]: weight})[
+            kit["weight"]
+        ]
+    a, b = fila.factorize(weight, fisher["forget"], fisher["retain"], kit["rank"], kit["scaling"])
+    numbers = {
+        "fisher_forget_sum": float(fisher["forget"].double().sum()),
+        "fisher_retain_sum": float(fisher["retain"].double().sum()),
+        "BA_norm": float((b @ a).norm()),
+        "base_norm": float((weight - kit["scaling"] * (b @ a)).norm()),
+    }
+    for name, number in numbers.items():
+        difference = find_difference(number, part["corrected"][name])
+        yield Compared(f"fila kit {name}", difference, KIT_TOLERANCE)
+
+
 PARTS = {
+    "fila": compare_fila,
     "lunar": compare_lunar,
     "repselect_collapse": compare_collapse,
     "repselect": compare_repselect,

@@ -38,6 +38,7 @@ from unteach.training.build_model import (
 )
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
 from unteach.training.edit_model import setup_edit
+from unteach.training.fila import setup_fila
 from unteach.training.step import setup_method
 from unteach.wording import format_count
 
@@ -178,6 +179,7 @@ def check_training(
         setup_edit(loaded, method, config.trainer.handler, streams, num_processes)
     elif not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
+        notes += filter(None, [setup_fila(config, loaded)])
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
     if validation:

@@ -249,7 +249,7 @@ def measure_loss_on_the_way(model: "PreTrainedModel", pattern: str, module: "Mod
     added: list[Tensor] = []
     states: list[Tensor] = []
 
-    def record(_: "Module", args: object, output: Any) -> None:
+    def record(_: "Module", args: object, output: "Tensor | tuple[Tensor, ...]") -> None:
         states.append(output[0] if isinstance(output, tuple | list) else output)
 
     def add(_: "Module", args: object, output: "Tensor") -> "Tensor":
