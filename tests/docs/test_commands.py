@@ -54,6 +54,7 @@ FILES = {
     "forget.csv": ROWS,
     "retain.csv": "question,answer\nWhat is the capital of France?,Paris.\nHow many days has a "
     "week?,Seven.\n",
+    "refused.csv": "prompt\nHow is the lock picked?\nWho sells the key?\n",
     "both.csv": "question,answer,forget\nWho wrote it?,She did.,1\nWhere is the key?,There.,0\n",
     "mails.csv": "text,label\nWhere is my parcel?,delivery\nI was charged twice.,billing\n",
     "questions.csv": "input\nWho wrote it?\n",

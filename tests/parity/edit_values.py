@@ -1,6 +1,7 @@
 """One-shot edits: the block `edits`, matrices and edited models of the kit."""
 
 import itertools
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from comparison import Compared, NotOffered, Outcomes, Reference, find_differenc
 
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.collators import DataCollatorForSupervisedDataset
-from unteach.methods.edit import repselect
+from unteach.methods.edit import fila, lunar, repselect
 from unteach.methods.edit.base import EditContext
 from unteach.methods.edit.spectral import collapse, find_directions
 from unteach.models import loading
@@ -58,10 +59,15 @@ def load(reference: Reference, name: str) -> LoadedModel:
 
 
 def build_context(
-    reference: Reference, loaded: LoadedModel, texts: list[str] | None = None
+    reference: Reference,
+    loaded: LoadedModel,
+    texts: list[str] | None = None,
+    refusal: list[dict[str, Any]] | None = None,
 ) -> EditContext:
     """What an edit gets in a run on the kit's rows; KL is measured on the given texts."""
     rows = {"forget": reference.rows("forget10"), "retain": reference.rows("retain90")}
+    if refusal:
+        rows["refusal"] = refusal
     examples = {
         stream: build_examples(loaded.template, rows[stream], False, stream) for stream in rows
     }
@@ -167,7 +173,106 @@ def compare_task_vector(reference: Reference, part: dict[str, Any]) -> Outcomes:
         yield Compared(f"task_vector {name}", find_difference(found[name], value), TOLERANCE)
 
 
+def compare_lunar(reference: Reference, part: dict[str, Any]) -> Outcomes:
+    """The direction, the problem at its start and along the authors' AdamW (full batch, which is
+    run here on ours), and the exact solution."""
+    loaded = load(reference, part["model"])
+    lines = (reference.kit / "data" / "holdout10.jsonl").read_text().splitlines()
+    context = build_context(reference, loaded, refusal=[json.loads(line) for line in lines[:8]])
+    args = {"target_layers": (rf"model\.layers\.{part['layer']}",), "coeff": part["coeff"]}
+    edit = build_method("LUNAR", {**args, "ridge_lambda": 1e-3})
+    [(name, module)] = edit.find_modules(loaded.model).items()
+    shift = edit.build_shift(context, name, module)
+    direction = shift.target / part["coeff"]
+    change = torch.zeros(module.weight.shape, dtype=torch.float64, requires_grad=True)
+    loss = shift.loss(change)
+    [gradient] = torch.autograd.grad(loss, change)
+    found: dict[str, Any] = {
+        "direction_norm": float(direction.norm()),
+        "direction_first": direction[:4],
+        "forget_tokens": float(shift.num_forget),
+        "retain_tokens": float(shift.num_tokens - shift.num_forget),
+        "loss_at_start": float(loss.detach()),
+        "grad_norm_at_start": float(gradient.norm()),
+    }
+    losses, moved = descend(shift, module.weight.detach().double(), part)
+    found["losses_full_batch_adamw"] = torch.tensor(losses)
+    found["weight_change_norm"] = moved
+    for label, value in found.items():
+        yield Compared(f"lunar {label}", find_difference(value, part[label]), TOLERANCE)
+
+    edit.edit(context)
+    exact = torch.outer(shift.target, shift.solve(1e-3))
+    for label, value in {"loss": shift.loss(exact), "weight_change_norm": exact.norm()}.items():
+        difference = find_difference(float(value), part["closed_form"][label])
+        yield Compared(f"lunar exact {label}", difference, KIT_TOLERANCE)
+    edited = measure_change(reference, part["model"], loaded)
+    difference = find_difference(edited, part["closed_form"]["weight_change_norm"])
+    yield Compared("lunar edited weights", difference, KIT_TOLERANCE)
+
+
+def descend(
+    shift: lunar.Shift, start: torch.Tensor, part: dict[str, Any]
+) -> tuple[list[float], float]:
+    """Take as many epochs of AdamW as the file has losses, as published: rate 0.01, decay 0.01,
+    x0.9 an epoch. Give the loss before each, and how far the weight has moved."""
+    weight = torch.nn.Parameter(start.clone())
+    optimizer = torch.optim.AdamW([weight], lr=1e-2, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, gamma=0.9)
+    losses = []
+    for _ in part["losses_full_batch_adamw"]:
+        optimizer.zero_grad()
+        loss = shift.loss(weight - start)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(float(loss.detach()))
+    return losses, float((weight.detach() - start).norm())
+
+
+def measure_change(reference: Reference, name: str, edited: LoadedModel) -> float:
+    """How far an edited model is from the kit's, over all weights."""
+    total = 0.0
+    untouched = dict(load(reference, name).model.named_parameters())
+    for weight_name, weight in edited.model.named_parameters():
+        total += float((weight - untouched[weight_name]).double().square().sum())
+    return math.sqrt(total)
+
+
+def compare_fila(reference: Reference, part: dict[str, Any]) -> Outcomes:
+    """The factors of a small matrix, and of a weight of the kit's by the corrected importance."""
+    small = part["small"]
+    matrices = [torch.tensor(small[name]) for name in ("weight", "fisher_forget", "fisher_retain")]
+    a, b = fila.factorize(*matrices, small["rank"], small["scaling"])
+    found = {"A_abs": a.abs(), "B_abs": b.abs(), "BA": b @ a}
+    found["base"] = matrices[0] - small["scaling"] * (b @ a)
+    for name, value in found.items():
+        yield Compared(f"fila {name}", find_difference(value, small[name]), TOLERANCE)
+
+    kit = part["kit"]
+    loaded = load(reference, kit["model"])
+    weight = loaded.model.get_parameter(kit["weight"])
+    context = build_context(reference, loaded)
+    fisher = {}
+    for stream in ("forget", "retain"):
+        fisher[stream] = fila.compute_fisher(context, stream, {kit["weight"]: weight})[
+            kit["weight"]
+        ]
+    a, b = fila.factorize(weight, fisher["forget"], fisher["retain"], kit["rank"], kit["scaling"])
+    numbers = {
+        "fisher_forget_sum": float(fisher["forget"].double().sum()),
+        "fisher_retain_sum": float(fisher["retain"].double().sum()),
+        "BA_norm": float((b @ a).norm()),
+        "base_norm": float((weight - kit["scaling"] * (b @ a)).norm()),
+    }
+    for name, number in numbers.items():
+        difference = find_difference(number, part["corrected"][name])
+        yield Compared(f"fila kit {name}", difference, KIT_TOLERANCE)
+
+
 PARTS = {
+    "fila": compare_fila,
+    "lunar": compare_lunar,
     "repselect_collapse": compare_collapse,
     "repselect": compare_repselect,
     "task_vector": compare_task_vector,

@@ -32,7 +32,16 @@ def test_all_that_is_offered_equals_the_reference_values(
     assert code == 0, lines[-1]
     for method in OFFERED:
         assert any(f": {method} " in line and line.endswith("equal") for line in lines), method
-    for name in ("repselect_collapse soft_q2 both", "repselect hard kl", "task_vector forget_ce"):
+    for name in (
+        "repselect_collapse soft_q2 both",
+        "repselect hard kl",
+        "task_vector forget_ce",
+        "lunar direction_norm",
+        "lunar losses_full_batch_adamw",
+        "lunar exact loss",
+        "fila BA",
+        "fila kit BA_norm",
+    ):
         assert any(f"edits: {name}: " in line and line.endswith("equal") for line in lines), name
     for block in ("surgery", "perturb", "latent", "dual_optim"):
         assert any(line.startswith(f"{block}: ") and line.endswith("equal") for line in lines), (

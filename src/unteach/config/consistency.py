@@ -6,7 +6,14 @@ from typing import Any
 
 from unteach.config.files import FILE_KEYS, Files
 from unteach.config.reader import Reader
-from unteach.config.schema import BESIDE, STREAMS, DataConfig, TheirTrainer, TrainerConfig
+from unteach.config.schema import (
+    BESIDE,
+    REFUSAL,
+    STREAMS,
+    DataConfig,
+    TheirTrainer,
+    TrainerConfig,
+)
 from unteach.config.suites import MEASURED_KINDS, SuiteConfig
 from unteach.errors import find_nearest
 
@@ -85,6 +92,8 @@ def check_streams(
 def _explain_stream(stream: str, files: Files | None) -> str:
     """Say how a stream that is missing is given: a file beside files of one's own, a dataset beside
     datasets."""
+    if stream == REFUSAL:
+        return f"Give prompts that the model refuses to answer: {stream}=FILE, or data.{stream}"
     if files is None or f"{stream}_file" not in FILE_KEYS:
         return f"Set data.{stream}=DATASET (see `unteach list datasets`)"
     short = stream if stream in ("forget", "retain", "holdout") else f"data.{stream}_file"

@@ -33,6 +33,8 @@ class Files:
     holdout_file: Source | None = None
     """rows of the same kind that the model never sees: measured beside the others, and never
     trained on"""
+    refusal_file: Source | None = None
+    """prompts that the model refuses to answer (LUNAR); a column of them is enough"""
     validation_fraction: float = 0.0
     """the share of train_file's rows that is held out, as a function of the seed"""
     max_rows: int | dict[str, int] | None = None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from unteach import registry
 from unteach.config import consistency, method_consistency, synonyms
+from unteach.config.fila import check_fila
 from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, Files
 from unteach.config.metric_descriptions import MetricDescription, merge_descriptions
 from unteach.config.parse_trainer import parse_trainer
@@ -145,6 +146,7 @@ def _check_sections(
         consistency.check_streams(reader, trainer, data)
         consistency.check_samples(reader, trainer, data)
         method_consistency.check_edit(reader, trainer, has_held_out, built.get("launch"))
+        check_fila(reader, trainer, built.get("model"), built.get("launch"))
         method_consistency.check_landing(reader, trainer, built.get("launch"))
         method_consistency.check_decoding(reader, trainer, built)
         method_consistency.check_wrappers(reader, trainer, tree)

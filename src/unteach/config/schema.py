@@ -25,7 +25,9 @@ PATH = "pretrained_model_name_or_path"
 """The argument that says which model, and which tokenizer."""
 MODEL_KEY = f"model.model_args.{PATH}"
 TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
-STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate")
+REFUSAL = "refusal"
+"""The stream of prompts that the model refuses to answer."""
+STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate", REFUSAL)
 
 
 def has_held_out_rows(data: object) -> bool:
@@ -35,6 +37,11 @@ def has_held_out_rows(data: object) -> bool:
         return False
     keys = ("validation", "validation_file", "validation_fraction")
     return any(data.get(key) for key in keys)
+
+
+def begins_by_fila(peft_args: dict[str, Any] | None) -> bool:
+    """Whether a fresh adapter begins by FILA, an initialisation that is ours and not PEFT's."""
+    return str((peft_args or {}).get("init_lora_weights")).lower() == "fila"
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ class ModelConfig:
     """rows go through the model end to end, without padding: for FlashAttention, and rows of very
     unequal lengths"""
     peft_args: dict[str, Any] | None = None
-    """LoraConfig's own names: only an adapter trains"""
+    """LoraConfig's own names: only an adapter trains. init_lora_weights=fila begins it where the
+    weights matter more to the rows to forget (docs/methods.md, IHL)"""
     added_tokens: list[str] = field(default_factory=list)
     """special tokens that the tokenizer lacks: each gets a row of the embeddings, which trains
     under LoRA too"""

@@ -29,6 +29,7 @@ FILE_WORDS = {
     "forget": "data.forget_file",
     "retain": "data.retain_file",
     "holdout": "data.holdout_file",
+    "refusal": "data.refusal_file",
 }
 MAKES_FILES = ("data.train_file", "data.forget_file", "data.retain_file")
 """Keys that say by themselves that the rows are files of one's own."""

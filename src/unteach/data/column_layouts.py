@@ -89,6 +89,8 @@ QUESTIONS = (
 """What the columns of a question and its answer are called, and whether both are raw."""
 PROMPTS = {question: raw for question, _, raw in QUESTIONS}
 """What the column of a question is called -> whether it is raw."""
+ASKED = (*PROMPTS, "instruction", "text")
+"""What the column of a prompt that is not answered is called."""
 CHATS = ("messages", "conversations")
 """What a column of conversations is called: OpenAI's turns, and ShareGPT's."""
 TEXT_LABELS = (("text", "label"), ("input", "label"), ("input", "output"))
@@ -221,10 +223,11 @@ LAYOUTS: dict[str, tuple[ColumnLayout, ...]] = {
     "text": _build_text_layouts(),
     "pairs": _build_pair_layouts(),
     "feedback": _build_feedback_layouts(),
+    "prompts": tuple(ColumnLayout("PromptDataset", {name: "prompt_key"}, None) for name in ASKED),
     "classes": _build_label_layouts("LabelledDataset", "label_key"),
     "numbers": _build_label_layouts("ScoredDataset", "target_key"),
 }
-"""What a method's ROWS names -> the ways to write them."""
+"""What a method's ROWS names, or what is read of a stream -> the ways to write them."""
 
 
 def list_text_layouts(with_output: bool | None) -> tuple[ColumnLayout, ...]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.files import Files
-from unteach.config.schema import DatasetConfig
+from unteach.config.schema import REFUSAL, DatasetConfig
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.stream_overlap import (
     are_comparable,
@@ -67,7 +67,7 @@ class FileStreams:
 def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
     """Refuse a key of `data` that the run would ignore."""
     files = streams.files
-    for stream in SOURCE_STREAMS:
+    for stream in (*SOURCE_STREAMS, REFUSAL):
         is_read = stream in streams.parts
         if stream == "train":
             is_read |= streams.reads_train_file

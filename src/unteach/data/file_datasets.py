@@ -8,7 +8,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import schema
 from unteach.config.files import Files, Source
-from unteach.config.schema import DatasetConfig, TemplateArgs
+from unteach.config.schema import REFUSAL, DatasetConfig, TemplateArgs
 from unteach.data.column_layouts import (
     LAYOUTS,
     ColumnLayout,
@@ -126,6 +126,9 @@ class FileDatasets:
             # Rows never seen need no column that only rows of training have.
             if stream == "holdout" and role in TRAINING_ROLES and role not in roles:
                 continue
+            # So do prompts, which are not answered; other streams may have them in another column.
+            if stream == REFUSAL and (role not in roles or column not in table.columns):
+                continue
             if role == "alternate" and self._names_other_rows(stream, table):
                 continue
             mapped[role] = column
@@ -149,6 +152,8 @@ class FileDatasets:
         """List the ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
             return LAYOUTS["answers"]
+        if stream == REFUSAL:
+            return LAYOUTS["prompts"]
         if self._needs_alternates(stream):
             is_named = "alternate" in self.files.columns
             if "alternate" in table.columns or (

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, json_files
+from unteach.config.schema import begins_by_fila
 from unteach.errors import UserError, describe_machine_failure, find_nearest, get_first_line
 from unteach.lazy import peft, safetensors_torch, torch
 from unteach.models import added_tokens, integrity, layers
@@ -65,6 +66,8 @@ def attach(
     if isinstance(targets, str) and "," in targets:
         names = [name.strip() for name in targets.split(",")]
         config_args["target_modules"] = [name for name in names if name]
+    if begins_by_fila(peft_args):
+        config_args = _double_rank(config_args)
     try:
         adapted = peft.get_peft_model(_prepare_quantized(model), peft.LoraConfig(**config_args))
     except (ValueError, TypeError) as error:
@@ -76,6 +79,14 @@ def attach(
     _load_all_weights_later(adapted)
     _save_no_tables_later(adapted, added)
     return adapted
+
+
+def _double_rank(config_args: dict[str, Any]) -> dict[str, Any]:
+    """Give the fields of a LoRA whose first half begins by FILA and trains, and whose second half
+    takes away what that began with. B is 0 until it is filled."""
+    defaults = {"r": 8, "lora_alpha": 8}
+    doubled = {name: 2 * config_args.get(name, value) for name, value in defaults.items()}
+    return {**config_args, **doubled, "init_lora_weights": True}
 
 
 def _list_linear_layers(model: "PreTrainedModel") -> list[str]:

@@ -11,6 +11,7 @@ from unteach.config import schema
 from unteach.config.references import is_local
 from unteach.config.watching import Land
 from unteach.data.collators import Collator
+from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.lazy import torch
@@ -41,7 +42,13 @@ BEGUN = (
 )
 
 
-def setup_edit(loaded: LoadedModel, edit: Edit, handler: str, num_processes: int = 1) -> None:
+def setup_edit(
+    loaded: LoadedModel,
+    edit: Edit,
+    handler: str,
+    streams: dict[str, Stream],
+    num_processes: int = 1,
+) -> None:
     """Raise UserError where this model cannot be edited by this run; else freeze all of it."""
     if num_processes > 1:
         raise UserError(ONE_PROCESS.format(handler=handler, num=num_processes))
@@ -61,6 +68,7 @@ def setup_edit(loaded: LoadedModel, edit: Edit, handler: str, num_processes: int
         if is_local(path) and not Path(path).expanduser().exists():
             raise UserError(f"trainer.method_args.{name}={path}: there is no such folder")
     edit.refuse_model(loaded)
+    edit.refuse_rows(streams)
     for parameter in loaded.model.parameters():
         parameter.requires_grad_(False)
 

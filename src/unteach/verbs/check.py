@@ -39,6 +39,7 @@ from unteach.training.build_model import (
 )
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
 from unteach.training.edit_model import setup_edit
+from unteach.training.fila import setup_fila
 from unteach.training.step import setup_method
 from unteach.wording import format_count
 
@@ -176,7 +177,7 @@ def check_training(
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
-    _set_up_method(config, loaded, streams, args)
+    notes += _set_up_method(config, loaded, streams, args)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
     if validation:
@@ -217,17 +218,25 @@ def _set_up_method(
     loaded: LoadedModel,
     streams: dict[str, Stream],
     args: "TrainingArguments",
-) -> None:
-    """Set a method up, and what stands round it, as the run does: what cannot be is refused."""
+) -> list[str]:
+    """Set a method up, and what stands round it, as the run does: what cannot be is refused.
+
+    Returns:
+        Notes about it.
+    """
+    notes: list[str] = []
     method = config.trainer.method
     if isinstance(method, Edit):
-        setup_edit(loaded, method, config.trainer.handler, config.nproc or args.world_size)
+        num_processes = config.nproc or args.world_size
+        setup_edit(loaded, method, config.trainer.handler, streams, num_processes)
     elif not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
+        notes += filter(None, [setup_fila(config, loaded)])
     if config.trainer.surgery is not None or config.trainer.perturb is not None:
         two_gradients.refuse_launch(args, launch_environment.parallel_mode())
         if isinstance(config.trainer.perturb, LAT):
             latent_attack.find_module(loaded.model, config.trainer.perturb.module)
+    return notes
 
 
 def _is_tokenized(stream: Stream) -> bool:

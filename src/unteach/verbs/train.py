@@ -31,6 +31,7 @@ from unteach.training.callbacks import Watcher
 from unteach.training.components import build_collator
 from unteach.training.edit_model import edit_model, setup_edit
 from unteach.training.evaluate_final import evaluate_final_model
+from unteach.training.fila import begin_by_fila
 from unteach.training.land import build_lander
 from unteach.training.prepare import PreparedRun, prepare_run
 from unteach.training.resumable import Resumable
@@ -109,7 +110,7 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
             args=prepared.args,
             evaluator=evaluator,
             validation=held_out,
-            callbacks=watching,
+            callbacks=[*watching, *begin_by_fila(config, prepared, collator, dist)],
         )
         if dist.is_main and does_train:
             num_held_out = held_out.num_rows if held_out else 0
@@ -148,7 +149,7 @@ def _edit(
 ) -> None:
     """Edit the model once, and write the final model."""
     method, handler = config.trainer.method, config.trainer.handler
-    setup_edit(prepared.loaded, method, handler, dist.world_size)
+    setup_edit(prepared.loaded, method, handler, prepared.streams, dist.world_size)
     if not logs.is_quiet():
         header.print_lines(
             [

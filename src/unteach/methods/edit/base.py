@@ -188,6 +188,12 @@ class Edit(Method):
         Called by `unteach check` too, where the model may be without values (torch's meta device).
         """
 
+    def refuse_rows(self, streams: dict[str, Stream]) -> None:
+        """Raise UserError where rows cannot be edited by, with their place.
+
+        Called by `unteach check` too, where rows far down a file are not tokenised yet.
+        """
+
     def find_weights(self, model: "PreTrainedModel") -> Weights:
         """Find the parameters that it changes. All others stay as they are, to the last bit."""
         raise NotImplementedError

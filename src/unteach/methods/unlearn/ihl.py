@@ -25,7 +25,8 @@ class IHL(Unlearn):
     """L_forget = 1 + p_t - max_{v != y_t} p_t(v), the mean over answer tokens.
 
     Between 0 and 2; its gradient passes through the label and the runner-up alone. The paper trains
-    a LoRA on all linear layers (rank 4 to 32) at a learning rate of 1e-4 to 2e-4.
+    a LoRA on all linear layers (rank 4 to 32) at a learning rate of 1e-4 to 2e-4, which
+    model.peft_args.init_lora_weights=fila begins as it does.
     """
 
     def forget_want(self, reference: StreamReference) -> OutputSpec:
