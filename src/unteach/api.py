@@ -90,6 +90,7 @@ def unlearn(
     forget: "Rows | None" = None,
     retain: "Rows | None" = None,
     holdout: "Rows | None" = None,
+    refusal: "Rows | None" = None,
     data: "Rows | None" = None,
     method: "str | Method | None" = None,
     suites: str | Sequence[str] | None = None,
@@ -113,6 +114,7 @@ def unlearn(
         forget: rows to forget, as a file or in memory; see `train`.
         retain: rows to keep.
         holdout: rows of the same kind that the model never saw: measured beside the others.
+        refusal: prompts that the model refuses to answer, for a method that needs them (LUNAR).
         data: instead of forget and retain: rows with a column `forget`, 1 or 0.
         method: a method's name, or an instance: `NPO(beta=0.1)`. All fields of an instance are set.
         suites: what is measured before and after: a suite's name, or several; [] measures nothing.
@@ -132,7 +134,8 @@ def unlearn(
         Preempted: where it was asked to stop; the same call goes on.
     """
     words = _spell_run(model, method, suites, task_name, seed, settings)
-    words += _spell_rows({"data": data, "forget": forget, "retain": retain, "holdout": holdout})
+    rows = {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
+    words += _spell_rows({**rows, "refusal": refusal})
     return _train("unlearn", overrides, words, Options(config_name, _list(config_dirs)), verbose)
 
 

@@ -252,8 +252,8 @@ def test_a_setting_arrives_as_it_is_given(value: object) -> None:
 SIGNATURES = {
     "train": "model data validation method suites task_name seed settings config_name config_dirs "
     "verbose",
-    "unlearn": "model forget retain holdout data method suites task_name seed settings config_name "
-    "config_dirs verbose",
+    "unlearn": "model forget retain holdout refusal data method suites task_name seed settings "
+    "config_name config_dirs verbose",
     "evaluate": "model suites data forget retain holdout task_name seed settings config_name "
     "config_dirs verbose",
     "infer": "model rows output_file seed settings config_dirs verbose",

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import unteach
 from tests.doors import train
 from unteach import run_dir
 from unteach.config.compose import compose
@@ -117,3 +118,19 @@ def test_rows_of_text_ask_nothing(place: Path) -> None:
     (place / "text.jsonl").write_text('{"text": "Once upon a time."}\n')
     with pytest.raises(UserError, match=r"data\.retain: row 1 is learned from its first token"):
         run_check("refusal=asked.jsonl", "retain=text.jsonl", "template=qa")
+
+
+def test_prompts_in_memory(place: Path) -> None:
+    lines = (place / "prompts.jsonl").read_text().splitlines()
+    result = unteach.unlearn(
+        "paths.output_dir=run",
+        "paths.cache_dir=cache",
+        model="MODEL",
+        forget="forget.jsonl",
+        retain="retain.jsonl",
+        refusal=[json.loads(line) for line in lines],
+        method="LUNAR",
+        suites=[],
+        task_name="t",
+    )
+    assert (result.model_dir / "model.safetensors").exists()
