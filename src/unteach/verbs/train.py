@@ -68,7 +68,7 @@ def run(config: TrainConfig) -> Path:
         run_state.prepare_folder(config, folder, state, dist)
         plans = None
         if not (folder / run_dir.FINAL).exists():
-            plans = _train(config, folder, dist)
+            plans = _make_final_model(config, folder, dist)
         if config.eval and config.trainer.args.get("do_eval", True):
             _evaluate(config, folder, dist, plans)
         if dist.is_main:
@@ -78,21 +78,35 @@ def run(config: TrainConfig) -> Path:
     return folder
 
 
-def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, SuitePlan]:
-    """Train from where the run stands, and write the final model; return the plans of its suites.
+def _make_final_model(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, SuitePlan]:
+    """Train or edit from where the run stands, and write the final model; return the plans of its
+    suites.
 
-    The trained model is freed on return: what is evaluated is loaded from its folder.
+    The model is freed on return: what is evaluated is loaded from its folder.
     """
     prepared = prepare_run(config, folder, dist)
-    loaded, streams, anchor = prepared.loaded, prepared.streams, prepared.anchor
     # The weights that the run starts from are measured while no trainer holds memory yet.
     with process_context.stop_at_interrupt(EVALUATING):
         suites.measure_before_training(config, prepared.plans, folder, dist)
 
-    collator = build_collator(config, loaded)
+    collator = build_collator(config, prepared.loaded)
     if isinstance(config.trainer.method, Edit):
         _edit(config, prepared, collator, folder, dist)
-        return prepared.plans
+    else:
+        _train(config, prepared, collator, folder, dist)
+    dist.barrier()
+    return prepared.plans
+
+
+def _train(
+    config: TrainConfig,
+    prepared: PreparedRun,
+    collator: Collator,
+    folder: Path,
+    dist: DistContext,
+) -> None:
+    """Train, land where the run says so, and write the final model."""
+    loaded, streams, anchor = prepared.loaded, prepared.streams, prepared.anchor
     held_out = validation.build_validation(config, loaded, collator, prepared.args, folder, dist)
     watching = build_watchers(config, loaded, streams, anchor, folder, dist)
     does_train = config.trainer.args.get("do_train", True)
@@ -136,8 +150,6 @@ def _train(config: TrainConfig, folder: Path, dist: DistContext) -> dict[str, Su
             if dist.is_main:
                 model = trainer.accelerator.unwrap_model(loaded.model)
                 save_run_model(config, folder, model, loaded, state_dict)
-    dist.barrier()
-    return prepared.plans
 
 
 def _edit(
