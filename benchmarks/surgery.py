@@ -41,7 +41,7 @@ from unteach.training.two_gradients import StepInputs, TwoGradients  # noqa: E40
 
 RHO = 0.1
 LEARNING_RATE = 1e-3
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 CASES = ("neither", "pcgrad", "SAM", "SAM and pcgrad")
 WAYS = ("plain", "ours")
 COLLATOR = DataCollatorForSupervisedDataset(SimpleNamespace(pad_token_id=0))
@@ -83,7 +83,9 @@ def draw_batches(settings: Settings, step: int) -> Batches:
                 size = int(
                     torch.randint(settings.length // 2, settings.length, (), generator=noise)
                 )
-                ids = torch.randint(3, settings.vocab, (size,), generator=noise)
+                # Frequent tokens are frequent on both sides: their gradients conflict.
+                skewed = torch.rand(size, generator=noise) ** 4
+                ids = (3 + skewed * (settings.vocab - 3)).long()
                 labels = ids.clone()
                 labels[: size // 3] = IGNORED
                 example: Any = {"input_ids": ids, "labels": labels}
@@ -109,14 +111,14 @@ class Plain:
         if self.case != "pcgrad":
             forget = self.take()
             copies = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-            self.move(RHO * forget / forget.norm())
+            self.move(RHO * forget / forget.square().sum().sqrt())
             self.run("forget", batches)
             self.model.load_state_dict(copies)
         forget = self.take()
         self.run("retain", batches)
         retain = self.take()
         if "pcgrad" in self.case:
-            conflict = (forget @ retain).clamp(max=0) / (retain @ retain)
+            conflict = (forget * retain).sum().clamp(max=0) / retain.square().sum()
             forget = forget - conflict * retain
         self.give(forget + retain)
 
@@ -275,9 +277,9 @@ def main(words: list[str]) -> int:
     print(f"{num_weights:,} weights ({num_weights * 4 / 2**20:.0f} MiB), {settings}\n")
     print(
         "| | s a step, plain | ours | ours / plain | CPU s, ours / plain | times our plain step "
-        "| peak MiB, plain | ours | ours / plain |"
+        "| peak MiB, plain | ours | ours / plain | gradients apart |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     worst, base = 0.0, 0.0
     for case in CASES:
         told, apart = measure(case, settings)
@@ -295,7 +297,7 @@ def main(words: list[str]) -> int:
         print(
             f"| {case} | {median['plain', 'wall']:.2f} | {median['ours', 'wall']:.2f} "
             f"| {wall:.2f} | {cpu:.2f} | {median['ours', 'cpu'] / base:.2f} "
-            f"| {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.2f} |",
+            f"| {peaks[0]:.0f} | {peaks[1]:.0f} | {peaks[1] / peaks[0]:.2f} | {apart:.0e} |",
             flush=True,
         )
     print(f"\nlargest relative difference of a gradient: {worst:.1e}")

@@ -37,6 +37,14 @@ def test_every_method_costs_what_it_costs_for_the_same_loss(tiny_folder: Path) -
 
 
 @pytest.mark.long
+def test_surgery_and_sam_give_the_plain_ways_gradients() -> None:
+    printed = said("surgery.py", "layers=2", "width=64", "vocab=500", "length=32", "steps=1")
+    rows = [line for line in printed.splitlines() if re.match(r"\| (neither|pcgrad|SAM)", line)]
+    assert len(rows) == 4
+    assert float(re.search(r"difference of a gradient: (\S+)", printed)[1]) < 1e-4
+
+
+@pytest.mark.long
 def test_shared_passes_give_the_values_of_one_pass_a_metric(tiny_folder: Path) -> None:
     printed = said("evaluation.py", f"model={tiny_folder}", "max_new_tokens=4")
     assert "| scoring |" in printed and "| generation |" in printed

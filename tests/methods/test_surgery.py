@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unteach.errors import UserError
+from unteach.methods.wrap import surgery
 from unteach.methods.wrap.surgery import (
     BLUR,
     GRU,
@@ -153,6 +154,15 @@ def test_sums_are_in_fp32_whatever_the_gradients_are_in() -> None:
     assert float(dot(small, small)) == pytest.approx(exact, rel=1e-4)
     (combined,) = PCGrad().combine(small, small)
     assert combined.dtype == torch.bfloat16
+
+
+def test_inner_products_of_large_tensors_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In several blocks, the last one short; torch's own are off by 2e-4 here."""
+    monkeypatch.setattr(surgery, "BLOCK", 1 << 20)
+    long = [torch.randn(10_000_001, generator=torch.Generator().manual_seed(0)) * 1e-3]
+    exact = float(long[0].double() @ long[0].double())
+    assert float(dot(long, long)) == pytest.approx(exact, rel=1e-6)
+    assert dot_products([torch.zeros(0)], [torch.zeros(0)]).tolist() == [0.0], "an empty shard"
 
 
 @pytest.mark.parametrize("rule", [PCGrad(), PCGrad("global"), BLUR(), GRU(), NGDiff()], ids=repr)

@@ -20,15 +20,26 @@ if TYPE_CHECKING:
 Gradients = Sequence["Tensor"]
 Dots = Callable[[Gradients, Gradients], "Tensor"]
 """The inner product of each tensor of one list with its partner in the other: [n], in fp32."""
+BLOCK = 1 << 24
+"""Entries that are multiplied at a time: 64 MiB in fp32."""
 TINY = 1e-10
 """Keeps a gradient of length 0 from being divided by."""
 
 
 def dot_products(a: Gradients, b: Gradients) -> "Tensor":
-    """Compute the inner product of each pair of tensors, in fp32 at least: [n]."""
+    """Compute the inner product of each pair of tensors, in fp32 at least: [n].
+
+    Products are made and then summed, block by block: on a CPU torch's own `@` and `norm` add one
+    after the other, and are wrong by 1 % in fp32 for a tensor of 10^8 entries.
+    """
     products = []
     for x, y in zip(a, b, strict=True):
-        products.append(_at_least_fp32(x).flatten() @ _at_least_fp32(y).flatten())
+        sums = []
+        for x_block, y_block in zip(
+            x.flatten().split(BLOCK), y.flatten().split(BLOCK), strict=True
+        ):
+            sums.append((_at_least_fp32(x_block) * _at_least_fp32(y_block)).sum())
+        products.append(torch.stack(sums).sum())
     return torch.stack(products)
 
 
