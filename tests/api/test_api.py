@@ -236,7 +236,7 @@ def test_a_result_can_be_kept_by_pickle(tmp_path: Path) -> None:
 TEXTS = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=8)
 NUMBERS = st.integers(-(2**63), 2**63 - 1) | st.floats() | st.booleans() | st.none()
 LIKE_NUMBERS = st.sampled_from(
-    "1e-4 nan NaN inf -inf 1_0e1 1. .5 0x10 true null ~ % ${x} a=b".split()
+    "1e-4 nan NaN inf -inf 1_0e1 1. .5 0x10 true null ~ % : a: ${x} a=b".split()
 )
 
 

@@ -34,7 +34,7 @@ on a CPU in fp32 with the library's own attention. `make test-architectures` wri
 A model that is loaded is probed the same way, whatever its family: its logits against its own forward, padded rows, rows
 laid end to end, and a continuation after rows have left the batch, in three passes of 28 tokens and one of a single
 token. The answer is remembered for its configuration, the versions of transformers and torch, its attention and its
-dtype, in `~/.cache/unteach/capabilities/`. It says right within 1e-4 in fp32, and 2e-2 in half precision.
+dtype, in `~/.cache/unteach/capabilities/` where all holds. It says right within 1e-4 in fp32, and 2e-2 in half precision.
 
 | | |
 |---|---|

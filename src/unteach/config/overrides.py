@@ -294,6 +294,9 @@ def _is_plain(text: str) -> bool:
 def _is_text(text: str) -> bool:
     """Whether YAML takes this for text; its value is not built, for a number may have too many
     digits."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:  # a colon by itself
+        return False
     text_tag = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
     return node is not None and node.tag == text_tag

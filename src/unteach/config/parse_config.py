@@ -5,6 +5,7 @@ none stops it.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from unteach import registry
@@ -216,17 +217,27 @@ def _parse_wandb(reader: Reader, value: dict[str, Any]) -> Wandb | None:
     return wandb
 
 
+@dataclass(frozen=True)
+class _Component:
+    """What a configuration says of a dataset or a collator."""
+
+    handler: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
 def _parse_component(
     reader: Reader, kind: type[Component], value: object, path: str
 ) -> Component | None:
     """Parse a handler of one kind and its arguments."""
-    component: Component | None = reader.record(kind, value, path)
-    if component is None:
+    told: _Component | None = reader.record(_Component, value, path)
+    if told is None:
         return None
     try:
+        component = kind.find(told.handler, told.args)
         reader.arguments(component.cls, component.args, f"{path}.args")
     except UserError as error:
         reader.wrong(f"{path}.handler", str(error))
+        return None
     return component
 
 

@@ -1,7 +1,7 @@
 """The configuration as dataclasses: what a run is told, section by section."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from unteach import registry
 from unteach.config.dual_optim import DualOptim
@@ -105,16 +105,18 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class ComponentConfig:
-    """A registered class and its arguments."""
+    """A class, the name that it is registered under where the run is composed, and its
+    arguments."""
 
     KIND: ClassVar[registry.Registry]
     handler: str
-    args: dict[str, Any] = field(default_factory=dict)
+    args: dict[str, Any]
+    cls: type
 
-    @property
-    def cls(self) -> type:
-        """The class of that name. Raises UserError where there is none."""
-        return self.KIND.get(self.handler)
+    @classmethod
+    def find(cls, handler: str, args: dict[str, Any]) -> Self:
+        """Find the class of a name. Raises UserError where there is none."""
+        return cls(handler, args, cls.KIND.get(handler))
 
 
 @dataclass(frozen=True)

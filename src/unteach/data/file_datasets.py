@@ -106,7 +106,7 @@ class FileDatasets:
         has_turns = layout.handler == "ChatDataset" or has_history
         arguments = layout.build_arguments(mapped)
         arguments.update(self._collect_settings(layout.handler, has_turns))
-        return DatasetConfig(layout.handler, {**arguments, "hf_args": hf_args})
+        return DatasetConfig.find(layout.handler, {**arguments, "hf_args": hf_args})
 
     def _map_columns(
         self,
@@ -250,12 +250,12 @@ class FileDatasets:
             settings = self._collect_settings("PretrainingDataset")
             if manifest:
                 settings.setdefault("max_length", manifest["max_length"])
-            return DatasetConfig("PretrainingDataset", {**settings, "hf_args": hf_args})
+            return DatasetConfig.find("PretrainingDataset", {**settings, "hf_args": hf_args})
         if manifest:
             made_with = dict(manifest["template"])
             made_with.pop("chat_template", None)
             self._made_with = TemplateArgs(**made_with)
-        return DatasetConfig("TokenizedDataset", {"hf_args": hf_args})
+        return DatasetConfig.find("TokenizedDataset", {"hf_args": hf_args})
 
     def choose_template(
         self,

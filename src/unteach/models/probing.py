@@ -3,14 +3,14 @@
 Two rows of four tokens go through the model as the library runs it, each as it is alone. The same
 tokens, padded and then end to end, go through its layers as a pass of ours would: three passes of
 28 tokens in all, and one of a single token that goes on from the cache of the second. The answer is
-remembered for the configuration and whatever else it depends on, in this process and in the user's
-cache; it does not depend on the weights.
+remembered for the configuration and whatever else it depends on, in this process and, where all
+holds, in the user's cache; it does not depend on the weights.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -31,7 +31,7 @@ LENGTH = 4
 """Tokens of a row of the probe."""
 SHORT = 2
 """Tokens of the part of a row that is padded."""
-VERSION = 2
+VERSION = 3
 """Of the probe: what an older one found is not believed."""
 TOLERANCE = 1e-4
 """How far a state may be from what it should be, in units of its length, in fp32."""
@@ -61,12 +61,17 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
         return
     if known is None and not weight.is_meta:
         known = _run_probe(causal, tokenizer)
-        # What failed once, for whatever reason, may go well in another process.
-        if known is not None and known != ALL_SLOW:
+        # What does not hold is asked again in every process: its cause may have been the moment.
+        if known is not None and _is_able(known):
             _write(key, known)
     if known is not None:
         _REMEMBERED[key] = known
         set_capabilities(model, known)
+
+
+def _is_able(capabilities: Capabilities) -> bool:
+    """Say whether nothing has to be done the slow way but, perhaps, the head's."""
+    return replace(capabilities, head="known") == Capabilities()
 
 
 def _recall(key: str) -> Capabilities | None:

@@ -5,7 +5,7 @@ import dataclasses
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import Any, cast
 
 from unteach import console, logs, registry
 from unteach.config import schema
@@ -25,9 +25,6 @@ from unteach.training import checkpoint, forecast
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.turns import find_turns
 from unteach.wording import format_count
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 Line = tuple[str, str]
 """What a line is about, and its text."""
@@ -167,7 +164,7 @@ def describe_wrapper(wrapper: Surgery | Perturbation) -> str:
     kind = registry.surgery if isinstance(wrapper, Surgery) else registry.perturbation
     entry = next(entry for entry in kind.entries() if entry.target is type(wrapper))
     values = []
-    for field in dataclasses.fields(cast("DataclassInstance", wrapper)):
+    for field in dataclasses.fields(cast(Any, wrapper)):
         if field.init:
             values.append(f"{field.name} {getattr(wrapper, field.name)}")
     fields = f" ({', '.join(values)})" if values else ""
