@@ -228,8 +228,7 @@ def test_a_probe_that_fails_takes_nothing_for_granted(
         failing.setattr(probing, "_compare", lambda *_: 1 / 0)
         assert get_capabilities(loaded().model) == probing.ALL_SLOW
         assert_rows_are_as_alone(loaded().model, True)
-    # It is asked again by the next process, for what failed may have been the moment.
-    monkeypatch.setattr(probing, "_REMEMBERED", {})
+    # It is asked again when it is loaded again, for what failed may have been the moment.
     assert get_capabilities(loaded().model) == Capabilities()
 
 

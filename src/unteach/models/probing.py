@@ -61,7 +61,11 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
         return
     if known is None and not weight.is_meta:
         known = _run_probe(causal, tokenizer)
-        # What does not hold is asked again in every process: its cause may have been the moment.
+        if known == ALL_SLOW:
+            # Where the model failed, the cause may have been the moment: nothing is remembered.
+            set_capabilities(model, known)
+            return
+        # What else does not hold is asked again in every process.
         if known is not None and _is_able(known):
             _write(key, known)
     if known is not None:
