@@ -173,9 +173,9 @@ from unteach.methods.edit.base import Edit
 from unteach.registry import method
 
 
-@method("QuietHead")
+@method("DimmedHead")
 @dataclass
-class QuietHead(Edit):
+class DimmedHead(Edit):
     """Shrinks the head against the gradient of the forget rows."""
 
     strength: float = 1.0
@@ -197,11 +197,11 @@ def test_a_plugin_adds_an_edit(
     kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN)
-    extra = [f"plugins=[{tmp_path / 'mine.py'}]", "trainer=QuietHead"]
+    extra = [f"plugins=[{tmp_path / 'mine.py'}]", "trainer=DimmedHead"]
     extra += ["trainer.method_args.strength=3", "trainer.land={budget: 0.001}"]
     train(*words(kit, tmp_path / "run", *extra), config_name="unlearn")
     said = capsys.readouterr().out
-    assert "edited by QuietHead: 1 weights; length" in said and "landed at a = " in said
+    assert "edited by DimmedHead: 1 weights; length" in said and "landed at a = " in said
     before = load_file(kit / "reference" / "model.safetensors")
     changed = [
         n for n, w in read_weights(tmp_path / "run").items() if not torch.equal(w, before[n])
