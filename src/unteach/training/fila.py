@@ -12,7 +12,7 @@ from unteach.data.collators import Collator
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.methods.edit import fila
-from unteach.methods.edit.base import EditContext
+from unteach.methods.edit.row_gradients import RowGradients
 from unteach.models.adapters import TRAINED
 from unteach.models.loading import LoadedModel
 from unteach.models.lora import find_lora_pairs
@@ -20,7 +20,12 @@ from unteach.models.placement import place_model
 from unteach.training.prepare import PreparedRun
 
 if TYPE_CHECKING:
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import (
+        PreTrainedModel,
+        TrainerControl,
+        TrainerState,
+        TrainingArguments,
+    )
 
 logger = logging.getLogger(__name__)
 
@@ -102,34 +107,24 @@ def begin_by_fila(
         )
     if prepared.start is None:
         loaded.model = place_model(loaded.model, dist)
-        context = EditContext(
-            loaded=loaded,
-            streams=prepared.streams,
-            collator=collator,
-            batch_size=1,
-            seed=config.seed,
-            report=logger.info,
-            load_weights=lambda path: {},
-            measure_kl=lambda: 0.0,
-        )
         logger.info(note)
-        fill_adapter(context)
+        fill_adapter(RowGradients(loaded, prepared.streams, collator, batch_size=1))
     return [HoldHalves(fila.FrozenHalves(find_lora_pairs(loaded.model)))]
 
 
-def fill_adapter(context: EditContext) -> None:
+def fill_adapter(rows: RowGradients) -> None:
     """Fill every pair of a fresh adapter, whose B is 0, from the Fisher information of the weights
     under it over data.forget and data.retain."""
-    modules = find_modules(context.loaded)
+    modules = find_modules(rows.loaded)
     weights = {name: module.get_base_layer().weight for name, module in modules.items()}
-    with _only_base_weights(context):
+    with _only_base_weights(rows.model):
         # On the CPU meanwhile: one sum of squares is held beside the gradients.
         forget = {}
-        for name, fisher in fila.compute_fisher(context, "forget", weights).items():
+        for name, fisher in fila.compute_fisher(rows, "forget", weights).items():
             forget[name] = fisher.cpu()
-        retain = fila.compute_fisher(context, "retain", weights)
+        retain = fila.compute_fisher(rows, "retain", weights)
     rank = _get_rank(modules)
-    for pair in find_lora_pairs(context.model):
+    for pair in find_lora_pairs(rows.model):
         weight = weights[pair.layer]
         scaling = modules[pair.layer].scaling[TRAINED]
         a, b = fila.factorize(
@@ -139,9 +134,8 @@ def fill_adapter(context: EditContext) -> None:
 
 
 @contextlib.contextmanager
-def _only_base_weights(context: EditContext) -> Iterator[None]:
+def _only_base_weights(model: "PreTrainedModel") -> Iterator[None]:
     """Have nothing of the adapter require a gradient meanwhile, and dropout off."""
-    model = context.model
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     was_training = model.training
     model.eval()

@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.errors import UserError
 from unteach.lazy import F, torch
-from unteach.methods.edit.base import EditContext, Weights
+from unteach.methods.edit.row_gradients import (
+    RowGradients,
+    Weights,
+    build_zeros,
+    divide_by_tokens,
+)
 from unteach.methods.edit.spectral import find_directions
 from unteach.models.lora import LoraPair
 
@@ -24,30 +29,19 @@ EPSILON = 1e-5
 KEY = "model.peft_args.init_lora_weights=fila"
 
 
-def compute_fisher(context: EditContext, stream_name: str, weights: Weights) -> "dict[str, Tensor]":
+def compute_fisher(rows: RowGradients, stream_name: str, weights: Weights) -> "dict[str, Tensor]":
     """Compute the Fisher information of each entry over the rows of a stream, in fp32.
 
     F = (sum_b n_b g_b^2) / (sum_b n_b), b a single row, g_b the gradient of its CE, n_b its answer
     tokens.
     """
-    totals = {
-        name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in weights.items()
-    }
+    totals = build_zeros(weights)
     num_tokens = 0
-    for gradients, num_in_row in context.iterate_gradients(stream_name, weights, batch_size=1):
+    for gradients, num_in_row in rows.iterate_gradients(stream_name, weights, batch_size=1):
         num_tokens += num_in_row
         for name, gradient in gradients.items():
             totals[name] += num_in_row * gradient.square()
-    if not num_tokens:
-        raise UserError(f"data.{stream_name}: no row has a token to learn")
-    for name, total in totals.items():
-        total /= num_tokens
-        if not torch.isfinite(total).all():
-            raise UserError(
-                f"{KEY}: the gradient of {name} over data.{stream_name} is not finite; compute in "
-                "another dtype (model.model_args.dtype)"
-            )
-    return totals
+    return divide_by_tokens(totals, num_tokens, stream_name)
 
 
 def factorize(
