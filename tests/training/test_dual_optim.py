@@ -2,28 +2,36 @@
 own."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from tests.doors import train
 from tests.recovery.conftest import corpus  # noqa: F401
 from tests.training.test_two_gradients import words
 from unteach import run_dir
+from unteach.config import compose
 from unteach.config.dual_optim import DualOptim
+from unteach.config.schema import TrainConfig, TrainerConfig
+from unteach.data.streams import Stream
 from unteach.errors import UserError
 from unteach.methods.base import Side
+from unteach.training.build_args import build_training_args
+from unteach.training.build_trainer import refuse_launch
 from unteach.training.dual_adamw import DualAdamW
 
 
-def test_it_is_two_adamw_stepped_in_turn() -> None:
+@pytest.mark.parametrize("fused", [None, True])
+def test_it_is_two_adamw_stepped_in_turn(fused: bool | None) -> None:
     """Also where it goes on from its own state, as a checkpoint has it."""
     draws = torch.Generator().manual_seed(0)
     ours = torch.nn.Parameter(torch.randn(4, 3, generator=draws))
     theirs = torch.nn.Parameter(ours.detach().clone())
-    settings: dict[str, Any] = {"weight_decay": 0.1, "eps": 1e-6}
+    settings: dict[str, Any] = {"weight_decay": 0.1, "eps": 1e-6, "fused": fused}
     dual = DualAdamW([ours], 0.25, lr=0.1, **settings)
     plain = {
         "forget": torch.optim.AdamW([theirs], lr=0.025, **settings),
@@ -39,7 +47,7 @@ def test_it_is_two_adamw_stepped_in_turn() -> None:
         plain[side].step()
         assert torch.equal(ours, theirs)
         if number == 5:
-            state = dual.state_dict()
+            state = pickle.loads(pickle.dumps(dual.state_dict()))
             dual = DualAdamW([ours], 0.25, lr=0.1, **settings)
             dual.load_state_dict(state)
 
@@ -78,7 +86,11 @@ def test_a_line_of_several_steps_averages_each_term_over_its_own(
     ("extra", "message"),
     [
         (("trainer=GradAscent",), "has no retain term here"),
-        (("trainer=PDU", "trainer.method_args.retain_loss_eps=0.1"), "weighs the two sides"),
+        (
+            ("trainer=PDU", "trainer.method_args.retain_loss_eps=0.1"),
+            "changes what it does after each step",
+        ),
+        (("trainer=IdkSFT", "trainer.args.ddp_static_graph=true"), "steps that are all alike"),
         (("trainer.surgery=pcgrad",), "need both in a step"),
         (("trainer.args.optim=sgd",), "trainer.args.optim=sgd is another"),
         (("launch=fsdp2",), "shards one set of moments"),
@@ -98,3 +110,34 @@ def test_what_it_cannot_stand_round_is_refused(
 def test_fields_out_of_range_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="must be"):
         DualOptim(**fields)
+
+
+@pytest.mark.parametrize("mode", ["fsdp2", "zero2", "zero3"])
+def test_it_is_refused_however_the_processes_were_launched(mode: str) -> None:
+    """By another tool, of which the configuration says nothing."""
+    trainer = TrainerConfig("NPO", method=None, args={}, dual_optim=DualOptim())
+    args = transformers.TrainingArguments(use_cpu=True)
+    with pytest.raises(UserError, match=f"trainer.dual_optim: launch={mode}: it shards one set"):
+        refuse_launch(trainer, args, mode)
+    for unsharded in ("one", "ddp"):
+        refuse_launch(trainer, args, unsharded)
+
+
+@pytest.mark.parametrize("trainer", ["NPO", "IdkSFT"])
+def test_an_epoch_of_warm_up_is_the_epoch_of_the_run(trainer: str, tmp_path: Path) -> None:
+    """Also where the forget side trains on other answers than data.forget, the anchor, holds."""
+    told = [
+        "experiment=unlearn/tofu/default",
+        f"trainer={trainer}",
+        "trainer.dual_optim={forget_steps: 1, retain_steps: 5}",
+        "trainer.args.warmup_epochs=1",
+        "trainer.args.per_device_train_batch_size=4",
+        "trainer.args.gradient_accumulation_steps=1",
+        "task_name=t",
+    ]
+    config = compose.compose("unlearn", told)
+    assert isinstance(config, TrainConfig)
+    (name,) = config.trainer.method.forget_streams()
+    anchor = Stream(name, [[{"input_ids": [0]}] * 8])
+    args = build_training_args(config, "float32", anchor, tmp_path)
+    assert args.warmup_steps == 2 * (1 + 5)

@@ -222,8 +222,8 @@ def test_check_says_what_it_takes(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["launch=fsdp2"], "no process of launch=fsdp2 holds all weights"),
-        (["launch=zero2"], "no process of launch=zero2 holds all weights"),
+        (["launch=fsdp2"], "launch=fsdp2: no process holds all weights"),
+        (["launch=zero2"], "launch=zero2: no process holds all weights"),
         (["trainer=GradAscent"], "trainer.handler=GradAscent .* trains on forget"),
         (["model.peft_args.lora_dropout=0.1"], "lora_dropout: init_lora_weights=fila makes a plain"),
         (["model.peft_args.use_dora=true"], "use_dora: init_lora_weights=fila makes a plain"),

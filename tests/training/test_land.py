@@ -138,8 +138,8 @@ def test_a_run_that_was_stopped_lands_where_it_would_have(kit: Path, tmp_path: P
     [
         ("trainer.land.budget=0", "budget must be above 0"),
         ("trainer.land.steps=3", "no such key"),
-        ("launch=fsdp2", "trainer.land: no process of launch=fsdp2 holds all weights"),
-        ("launch=zero2", "trainer.land: no process of launch=zero2"),
+        ("launch=fsdp2", "trainer.land: launch=fsdp2: no process holds all weights"),
+        ("launch=zero2", "trainer.land: launch=zero2: no process"),
         ("trainer.args.do_train=false", "trainer.land: nothing is trained"),
         ("trainer=RepSelectAdaptive", "lands by a search of its own"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unteach.config import compose
+from unteach.data.streams import Stream
 from unteach.distributed import extension_builds
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.errors import UserError
@@ -55,7 +56,8 @@ def arguments(tmp_path: Path, *words: str) -> Any:
         "train",
         ("experiment=finetune/tofu/default", "task_name=t", f"paths.output_dir={tmp_path}", *words),
     )
-    return build_training_args(config, "float32", 8, tmp_path)
+    anchor = Stream("train", [[{"input_ids": [0]}] * 8])
+    return build_training_args(config, "float32", anchor, tmp_path)
 
 
 def test_what_the_launch_says_must_be_what_the_run_says(

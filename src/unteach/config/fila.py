@@ -1,5 +1,6 @@
 """Whether an adapter can begin by FILA, by what the configuration says (methods/edit/fila.py)."""
 
+from unteach.config.launch_faults import find_launch_fault
 from unteach.config.reader import Reader
 from unteach.config.schema import ModelConfig, TrainerConfig, begins_by_fila
 
@@ -39,12 +40,9 @@ def check_fila(
     key = "model.peft_args.init_lora_weights"
     if model.model_args.get("quantization_config"):
         reader.wrong(key, "FILA factorises whole weights, and these are quantised")
-    if launch is not None and launch != "ddp":
-        reader.wrong(
-            key,
-            f"no process of launch={launch} holds all weights, which FILA factorises, and half of "
-            "each matrix stays as it is; take launch=ddp or one process",
-        )
+    fault = find_launch_fault(key, launch)
+    if fault:
+        reader.wrong(key, fault)
     streams = trainer.method.streams() if trainer.method else ()
     if not {"forget", "retain"} <= set(streams):
         reader.wrong(

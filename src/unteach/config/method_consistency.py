@@ -4,6 +4,7 @@ perturbations, what watches a training, the launch."""
 from collections.abc import Iterable
 from typing import Any
 
+from unteach.config.launch_faults import SCALED, find_launch_fault
 from unteach.config.reader import Reader
 from unteach.config.schema import TheirTrainer, TrainerConfig
 
@@ -63,12 +64,9 @@ def check_landing(reader: Reader, trainer: TrainerConfig, launch: str | None) ->
     """A landing needs weights that changed, of a language model, all in one process."""
     if trainer.land is None:
         return
-    if launch is not None and launch != "ddp":
-        reader.wrong(
-            "trainer.land",
-            f"no process of launch={launch} holds all weights, between which a landing moves; take "
-            "launch=ddp or one process",
-        )
+    fault = find_launch_fault("trainer.land", launch)
+    if fault:
+        reader.wrong("trainer.land", fault)
     if trainer.args.get("do_train") is False:
         reader.wrong("trainer.land", "nothing is trained (trainer.args.do_train=false)")
     if getattr(trainer.method, "ROWS", None) in ("classes", "numbers"):
@@ -94,7 +92,11 @@ def check_wrappers(reader: Reader, trainer: TrainerConfig, tree: dict[str, Any])
         wrapper = getattr(trainer, name)
         if wrapper is None:
             continue
-        fault = _find_method_fault(trainer, name) or _find_gradient_fault(trainer.args, tree)
+        fault = (
+            _find_method_fault(trainer, name)
+            or find_launch_fault(f"trainer.{name}", tree.get("launch"))
+            or _find_gradient_fault(trainer, tree)
+        )
         if fault:
             reader.wrong(f"trainer.{name}", fault)
 
@@ -103,12 +105,16 @@ def check_dual_optim(reader: Reader, trainer: TrainerConfig, tree: dict[str, Any
     """Steps that take turns need a method of two sides, each of which makes a step by itself."""
     if trainer.dual_optim is None or trainer.method is None:
         return
-    fault = _find_method_fault(trainer, "dual_optim") or _find_turns_fault(trainer, tree)
+    fault = (
+        _find_method_fault(trainer, "dual_optim")
+        or _find_turns_fault(trainer)
+        or find_launch_fault("trainer.dual_optim", tree.get("launch"))
+    )
     if fault:
         reader.wrong("trainer.dual_optim", fault)
 
 
-def _find_turns_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
+def _find_turns_fault(trainer: TrainerConfig) -> str:
     """Say why no step can be of one side alone, or have moments of its own."""
     method, handler = trainer.method, f"trainer.handler={trainer.handler}"
     if trainer.surgery is not None or trainer.perturb is not None:
@@ -116,8 +122,13 @@ def _find_turns_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
             "a step is of one side, and trainer.surgery and trainer.perturb need both in a step; "
             "leave one out"
         )
-    if method.has_prepass() or method.learns_from_steps():
+    if method.has_prepass():
         return f"{handler} weighs the two sides of a step against each other; leave this out"
+    if method.learns_from_steps():
+        return (
+            f"{handler} changes what it does after each step of both sides, and here a step is of "
+            "one; leave this out"
+        )
     if method.layers() and set(method.layers()) != set(method.streams()):
         return (
             f"{handler} ends the passes of one side at a layer and runs the other's to the head, "
@@ -126,12 +137,8 @@ def _find_turns_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
     optimizer = str(trainer.args.get("optim", "adamw_torch"))
     if optimizer not in ("adamw_torch", "adamw_torch_fused"):
         return f"is AdamW with two sets of moments; trainer.args.optim={optimizer} is another"
-    launch = str(tree.get("launch"))
-    if launch.startswith(("zero", "fsdp")):
-        return (
-            f"launch={launch} shards one set of moments a parameter, and here are two; take "
-            "launch=ddp or one process"
-        )
+    if trainer.args.get("ddp_static_graph"):
+        return "trainer.args.ddp_static_graph is for steps that are all alike; leave it out"
     return ""
 
 
@@ -156,20 +163,12 @@ def _find_method_fault(trainer: TrainerConfig, section: str) -> str:
     return ""
 
 
-def _find_gradient_fault(args: dict[str, Any], tree: dict[str, Any]) -> str:
+def _find_gradient_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
     """Say why no gradient can be taken before the optimiser has it."""
-    launch = str(tree.get("launch"))
-    if launch.startswith("zero"):
-        return (
-            f"launch={launch}: DeepSpeed owns the gradients and adds those of both sides up before "
-            "any rule sees them; launch=fsdp2 shards the model too"
-        )
+    args = trainer.args
     model_args = (tree.get("model") or {}).get("model_args") or {}
     if args.get("fp16") or str(model_args.get("dtype")) in ("float16", "fp16", "half"):
-        return (
-            "in float16 gradients are scaled until the optimiser's step, and the rule would see "
-            "the scale; take model.model_args.dtype=bfloat16"
-        )
+        return SCALED
     optimizer = str(args.get("optim"))
     if "lomo" in optimizer or "layerwise" in optimizer:
         return f"trainer.args.optim={optimizer} steps within the backward pass; take another"

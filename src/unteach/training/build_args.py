@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach.config import schema, training_args
+from unteach.data.streams import Stream
 from unteach.distributed import launch_environment
 from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
@@ -39,14 +40,14 @@ def read_join_options(config: schema.TrainConfig) -> JoinOptions:
 
 
 def build_training_args(
-    config: schema.TrainConfig, compute: str, anchor_rows: int, run_folder: Path
+    config: schema.TrainConfig, compute: str, anchor: Stream, run_folder: Path
 ) -> "transformers.TrainingArguments":
     """Build the TrainingArguments of a run.
 
     Args:
         config: a run's.
         compute: the dtype that it computes in.
-        anchor_rows: rows of the stream whose length is an epoch.
+        anchor: the stream whose length is an epoch.
         run_folder: the run's.
     """
     args = _collect_args(config, compute)
@@ -75,11 +76,9 @@ def build_training_args(
 
     warmup_epochs = config.trainer.args.get("warmup_epochs")
     if warmup_epochs is not None:
-        steps_per_epoch = math.ceil(anchor_rows / count_rows_per_step(built))
+        steps_per_epoch = math.ceil(len(anchor) / count_rows_per_step(built))
         if turns := find_turns(config.trainer):
-            steps_per_epoch = turns.count_steps(
-                steps_per_epoch, turns.find_side(config.data.anchor)
-            )
+            steps_per_epoch = turns.count_steps(steps_per_epoch, turns.find_side(anchor.name))
         built.warmup_steps = int(warmup_epochs * steps_per_epoch)
     return built
 

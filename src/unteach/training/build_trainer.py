@@ -8,8 +8,10 @@ from pathlib import Path
 import transformers
 
 from unteach.config import schema
+from unteach.config.launch_faults import SCALED, find_launch_fault
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
+from unteach.errors import UserError
 from unteach.methods.base import Method
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE, build_reference, build_tables, list_draws
@@ -47,6 +49,7 @@ def build_trainer(
         anchor: the stream whose length is an epoch.
         kwargs: what else a `Resumable` takes: callbacks, validation, evaluator.
     """
+    refuse_launch(config.trainer, args, dist.mode)
     method = config.trainer.method
     rule = method.decoding() if isinstance(method, Method) else None
     collator = build_collator(config, loaded)
@@ -88,6 +91,26 @@ def build_trainer(
         turns=turns,
         **common,
     )
+
+
+def refuse_launch(
+    trainer: schema.TrainerConfig, args: transformers.TrainingArguments, mode: str
+) -> None:
+    """Raise UserError where what stands round a method cannot be launched as this process is."""
+    sections = {
+        "trainer.surgery": trainer.surgery,
+        "trainer.perturb": trainer.perturb,
+        "trainer.dual_optim": trainer.dual_optim,
+        "trainer.land": trainer.land,
+    }
+    for key, section in sections.items():
+        if section is None:
+            continue
+        fault = find_launch_fault(key, mode)
+        if not fault and args.fp16 and key in ("trainer.surgery", "trainer.perturb"):
+            fault = SCALED
+        if fault:
+            raise UserError(f"{key}: {fault}")
 
 
 def build_checkpoint_policy(config: schema.TrainConfig) -> CheckpointPolicy:

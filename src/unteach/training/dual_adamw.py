@@ -48,7 +48,8 @@ class DualAdamW(torch.optim.AdamW):
         rates = [group["lr"] for group in self.param_groups]
         states = {parameter: self.state[parameter] for parameter in self._iterate_stepped()}
         for parameter, both in states.items():
-            self.state[parameter] = _select_side(both, self.side)
+            device = parameter.device if self.defaults.get("fused") else torch.device("cpu")
+            self.state[parameter] = _select_side(both, self.side, device)
         try:
             if self.side == "forget":
                 for group in self.param_groups:
@@ -60,6 +61,13 @@ class DualAdamW(torch.optim.AdamW):
             for parameter, both in states.items():
                 both.update(_name_by_side(self.state[parameter], self.side))
                 self.state[parameter] = both
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the state with counts of steps as plain numbers: torch would round a tensor of the
+        state to the dtype of its parameter when it is loaded."""
+        state = super().state_dict()
+        state["state"] = {number: _count_plainly(both) for number, both in state["state"].items()}
+        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Adam's own looks for the one count of steps that it keeps.
@@ -84,25 +92,35 @@ def build_dual_adamw(plain: torch.optim.Optimizer, forget_lr_ratio: float) -> Du
         lr=plain.defaults["lr"],
         betas=plain.defaults["betas"],
         eps=plain.defaults["eps"],
+        fused=plain.defaults.get("fused"),
     )
 
 
-def _select_side(both: dict[str, Any], side: Side) -> "dict[str, Tensor]":
-    """Select one side's state, by the names that torch's AdamW has for it."""
+def _select_side(both: dict[str, Any], side: Side, device: torch.device) -> "dict[str, Tensor]":
+    """Select one side's state, by the names that torch's AdamW has for it.
+
+    Args:
+        device: where it wants the count of steps.
+    """
     selected: dict[str, Tensor] = {}
     for name, value in both.items():
         own_side, _, own_name = name.partition("_")
-        if own_side != side:
-            continue
-        # As a plain number it is loaded as it was: torch rounds every other tensor of the state to
-        # the dtype of its parameter.
-        selected[own_name] = torch.tensor(value) if own_name == STEP else value
+        if own_side == side:
+            selected[own_name] = value
+    if STEP in selected:
+        selected[STEP] = torch.as_tensor(selected[STEP], dtype=torch.float32, device=device)
     return selected
 
 
-def _name_by_side(state: "dict[str, Tensor]", side: Side) -> dict[str, Any]:
+def _name_by_side(state: "dict[str, Tensor]", side: Side) -> "dict[str, Tensor]":
     """Give the state of one side the names that it has beside the other's."""
-    named: dict[str, Any] = {}
-    for name, value in state.items():
-        named[f"{side}_{name}"] = float(value) if name == STEP else value
-    return named
+    return {f"{side}_{name}": value for name, value in state.items()}
+
+
+def _count_plainly(both: dict[str, Any]) -> dict[str, Any]:
+    """Give a state with its counts of steps as plain numbers."""
+    plain = dict(both)
+    for name, value in both.items():
+        if name.endswith(f"_{STEP}"):
+            plain[name] = float(value)
+    return plain

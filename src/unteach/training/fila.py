@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 
 from unteach.config import schema
+from unteach.config.launch_faults import find_launch_fault
 from unteach.data.collators import Collator
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
@@ -100,11 +101,9 @@ def begin_by_fila(
     note = setup_fila(config, loaded)
     if note is None:
         return []
-    if dist.mode not in ("one", "ddp"):
-        raise UserError(
-            f"{fila.KEY}: no process of {dist.mode} holds all weights, which FILA factorises; take "
-            "launch=ddp or one process"
-        )
+    fault = find_launch_fault("model.peft_args.init_lora_weights", dist.mode)
+    if fault:
+        raise UserError(f"{fila.KEY}: {fault}")
     if prepared.start is None:
         loaded.model = place_model(loaded.model, dist)
         logger.info(note)

@@ -13,7 +13,6 @@ from unteach import atomic, console, run_dir
 from unteach.config import schema
 from unteach.config.watching import Land
 from unteach.distributed.process_context import DistContext
-from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.landing import LARGEST, MOST_EVALUATIONS, Landing, find_landing
 from unteach.models.loading import LoadedModel
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
 TEXTS = "landing"
 """The file of a run's reference folder with the texts, and what the model before said of them."""
-SHARDED = (
-    "no process of {mode} holds all weights, between which a landing moves; take launch=ddp or one "
-    "process, or leave trainer.land out"
-)
 
 
 class Lander(transformers.TrainerCallback):
@@ -57,8 +52,6 @@ class Lander(transformers.TrainerCallback):
         seed: int,
         dist: DistContext,
     ):
-        if dist.is_sharded or dist.mode.startswith("zero"):
-            raise UserError(f"trainer.land: {SHARDED.format(mode=dist.mode)}")
         self.land_config = land
         self.loaded = loaded
         self.weights = weights

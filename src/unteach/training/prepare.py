@@ -61,7 +61,7 @@ def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> Prepare
         notes += notes_of_rows
 
     anchor = choose_anchor(config, streams)
-    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
+    args = build_training_args(config, loaded.compute, streams[anchor], folder)
     start, notes_of_checkpoints = checkpoint.find_start(folder, config.resume)
     notes += notes_of_checkpoints
     if start:

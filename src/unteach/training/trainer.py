@@ -29,7 +29,7 @@ from unteach.training.gradient_vectors import GradientVectors
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
 from unteach.training.step import count_step_units, micro_batch_loss, prepass_step, setup_method
-from unteach.training.two_gradients import StepInputs, TwoGradients, refuse_launch
+from unteach.training.two_gradients import StepInputs, TwoGradients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,7 +116,6 @@ class Trainer(Resumable):
         setup_method(model, method, args.seed, streams, template)
         self.two_gradients: TwoGradients | None = None
         if surgery is not None or perturbation is not None:
-            refuse_launch(args, kwargs["dist"].mode)
             assert isinstance(method, TwoSided), "the configuration is refused otherwise"
             self.two_gradients = TwoGradients(
                 method, model, reference, surgery, perturbation, args.seed

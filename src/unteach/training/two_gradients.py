@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.data.batches import Batch
-from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.base import Side, TwoSided
 from unteach.methods.wrap.perturb import LAT, Perturbation, Surroundings, WeightPerturbation
@@ -25,7 +24,7 @@ from unteach.training.step import micro_batch_loss, select_side
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-    from transformers import PreTrainedModel, TrainingArguments
+    from transformers import PreTrainedModel
 
 Record = Callable[[Batch, "Tensor", "dict[str, Tensor]"], None]
 """Takes the rows, the loss and the terms of one micro-batch of one side."""
@@ -202,18 +201,3 @@ class _UndisturbedReference:
     def compute(self, batch: Batch) -> dict[str, Any]:
         with self.attack.suspend():
             return self.reference.compute(batch)
-
-
-def refuse_launch(args: "TrainingArguments", mode: str) -> None:
-    """Raise UserError where a run with surgery or a perturbation cannot be launched as it is."""
-    if mode.startswith("zero"):
-        raise UserError(
-            f"trainer.surgery and trainer.perturb: under {mode} DeepSpeed owns the gradients and "
-            "adds those of both sides up before any rule sees them; launch=fsdp2 shards the model "
-            "and takes them"
-        )
-    if args.fp16:
-        raise UserError(
-            "trainer.surgery and trainer.perturb: in float16 gradients are scaled until the "
-            "optimiser's step, and rules of two gradients would see the scale; take bfloat16"
-        )

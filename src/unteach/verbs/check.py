@@ -30,7 +30,7 @@ from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
 from unteach.seeds import permutation
-from unteach.training import forecast, header, latent_attack, suites, tracking, two_gradients
+from unteach.training import forecast, header, latent_attack, suites, tracking
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import (
     build_head,
@@ -38,6 +38,7 @@ from unteach.training.build_model import (
     read_training_texts,
 )
 from unteach.training.build_streams import build_rows, build_streams, choose_anchor
+from unteach.training.build_trainer import refuse_launch
 from unteach.training.edit_model import setup_edit
 from unteach.training.fila import setup_fila
 from unteach.training.step import setup_method
@@ -176,7 +177,7 @@ def check_training(
     )
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
-    args = build_training_args(config, loaded.compute, len(streams[anchor]), folder)
+    args = build_training_args(config, loaded.compute, streams[anchor], folder)
     notes += _set_up_method(config, loaded, streams, args)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")
@@ -232,10 +233,9 @@ def _set_up_method(
     elif not isinstance(method, schema.TheirTrainer):
         setup_method(loaded.model, method, config.seed, streams, loaded.template)
         notes += filter(None, [setup_fila(config, loaded)])
-    if config.trainer.surgery is not None or config.trainer.perturb is not None:
-        two_gradients.refuse_launch(args, launch_environment.parallel_mode())
-        if isinstance(config.trainer.perturb, LAT):
-            latent_attack.find_module(loaded.model, config.trainer.perturb.module)
+    refuse_launch(config.trainer, args, launch_environment.parallel_mode())
+    if isinstance(config.trainer.perturb, LAT):
+        latent_attack.find_module(loaded.model, config.trainer.perturb.module)
     return notes
 
 
