@@ -238,18 +238,18 @@ def spell_method(method: "str | Method") -> list[str]:
         return [f"trainer={spell_value(method)}"]
     if isinstance(method, type):
         raise UserError(f"method: give an instance, {method.__name__}(), or the name as text")
-    for entry in registry.method.entries():
-        if entry.target is type(method):
-            words = [f"trainer={entry.name}"]
-            for field in dataclasses.fields(cast(Any, method)):
-                if field.init:
-                    value = getattr(method, field.name)
-                    words.append(_spell_setting(f"trainer.method_args.{field.name}", value))
-            return words
-    raise UserError(
-        f"method: {type(method).__name__} is registered under no name; take a name or an instance "
-        "of one of `unteach list methods`, or register it with @method"
-    )
+    entry = registry.method.find_entry_of(type(method))
+    if entry is None:
+        raise UserError(
+            f"method: {type(method).__name__} is registered under no name; take a name or an "
+            "instance of one of `unteach list methods`, or register it with @method"
+        )
+    words = [f"trainer={entry.name}"]
+    for field in dataclasses.fields(cast(Any, method)):
+        if field.init:
+            value = getattr(method, field.name)
+            words.append(_spell_setting(f"trainer.method_args.{field.name}", value))
+    return words
 
 
 def spell_settings(settings: Mapping[str, object]) -> list[str]:

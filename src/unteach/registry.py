@@ -135,6 +135,11 @@ class Registry:
             raise UserError("\n  ".join([describe_unknown(self.kind, name, known), *broken]))
         return entry
 
+    def find_entry_of(self, cls: type) -> Entry | None:
+        """Find the entry of a class; None where it is registered under no name."""
+        entries = (entry for entry in self.entries() if entry.target is cls)
+        return next(entries, None)
+
     def _look_up(self, name: str) -> Entry | None:
         return self._overrides.get(name) or self._entries.get(self._aliases.get(name, name))
 

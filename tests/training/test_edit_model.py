@@ -120,6 +120,10 @@ def test_a_task_vector_reads_another_model(kit: Path, tmp_path: Path) -> None:
         (["trainer.guard.action=stop"], "trainer.guard: watches a training"),
         (["trainer.samples.every=1"], "trainer.samples: watches a training"),
         (["launch=ddp", "nproc=2"], "launch: trainer.handler=RepSelect edits .* in one process"),
+        (
+            ["model.model_args.quantization_config={load_in_4bit: true}"],
+            "model_args.quantization_config: trainer.handler=RepSelect edits weights",
+        ),
         (["trainer.method_args.n_pcs=0"], "n_pcs must be at least 1"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -175,6 +175,21 @@ def test_it_goes_on_from_a_checkpoint_to_the_same_bytes(
     assert (folder / run_dir.FINAL / "adapter_model.safetensors").read_bytes() == expected
 
 
+def test_it_lands_where_it_would_have_where_the_run_goes_on(kit: Path, tmp_path: Path) -> None:
+    """Where the run goes on nothing is filled again, and the landing starts from the same place."""
+    extra = [FILA, *DECAY, "trainer.land={budget: 0.001, texts: 8, tokens: 16}"]
+    extra += ["trainer.args.save_strategy=steps", "trainer.args.save_steps=2"]
+    extra += ["trainer.args.keep_checkpoints=true", "trainer.args.save_total_limit=9"]
+    folder = tmp_path / "run"
+    final = run(kit, folder, *extra)
+    landed = (final / "adapter_model.safetensors").read_bytes()
+    for name in (run_dir.DONE, run_dir.LANDING):
+        (folder / name).unlink()
+    run_dir.move_aside(final)
+    run(kit, folder, *extra)
+    assert (folder / run_dir.FINAL / "adapter_model.safetensors").read_bytes() == landed
+
+
 def test_the_reference_is_the_untouched_model(kit: Path, tmp_path: Path) -> None:
     """KL of the first step is 0, and NPO's loss that of a policy at its reference."""
     extra = [FILA, "trainer.method_args.retain_loss_type=KL", "trainer.args.logging_steps=1"]

@@ -190,6 +190,14 @@ def test_rows_through_a_layer_are_as_many_as_without_surgery(
         (["trainer.perturb=SAM", "model.model_args.dtype=float16"], "in float16 gradients"),
         (["trainer.surgery=blur", "launch=zero2"], "launch=zero2: DeepSpeed owns the gradients"),
         (["trainer.perturb=SAM", "trainer.args.ddp_static_graph=true"], "ddp_static_graph"),
+        (
+            [
+                "trainer.perturb=LAT",
+                "trainer.args.gradient_checkpointing=true",
+                "trainer.args.gradient_checkpointing_kwargs={use_reentrant: true}",
+            ],
+            "use_reentrant=true gives gradients in weights alone",
+        ),
         (["trainer.surgery=gru", "trainer.args.optim=lomo"], "optim=lomo steps within"),
     ],
     ids=str,
@@ -213,7 +221,9 @@ def test_a_method_that_teaches_has_no_two_sides(kit: Path, tmp_path: Path) -> No
     ("module", "message"),
     [
         (r"model\.layers\.9\.mlp", r"matches no layer .*layers.0 to layers.3 for short"),
-        (r"model\.layers\.\d\.mlp", "means 4 modules inside"),
+        (r"model\.layers\.\d\.mlp", "means 4 modules of this model"),
+        ("embedding", "a layer or inside a layer"),
+        ("last", "a layer or inside a layer"),
         ("(", "is no regular expression"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from unteach.config.launch_faults import SCALED, find_launch_fault
 from unteach.config.reader import Reader
-from unteach.config.schema import TheirTrainer, TrainerConfig
+from unteach.config.schema import ModelConfig, TheirTrainer, TrainerConfig
 
 EDIT_ARGS = ("per_device_train_batch_size", "use_cpu", "do_eval", "seed")
 """What a one-shot edit reads of trainer.args."""
@@ -15,6 +15,7 @@ EDIT_ARGS = ("per_device_train_batch_size", "use_cpu", "do_eval", "seed")
 def check_edit(
     reader: Reader,
     trainer: TrainerConfig,
+    model: ModelConfig | None,
     held_out: bool,
     launch: str | None,
 ) -> None:
@@ -35,6 +36,13 @@ def check_edit(
                 f"watches a training, and trainer.handler={trainer.handler} edits the model once, "
                 "without steps; leave it out (eval measures before and after)",
             )
+    edits_weights = not getattr(trainer.method, "ON_ADAPTERS", False)
+    if edits_weights and model is not None and model.model_args.get("quantization_config"):
+        reader.wrong(
+            "model.model_args.quantization_config",
+            f"trainer.handler={trainer.handler} edits weights, and in quantised ones a small "
+            "change is rounded away; leave it out",
+        )
     if launch:
         reader.wrong(
             "launch",
@@ -169,6 +177,14 @@ def _find_gradient_fault(trainer: TrainerConfig, tree: dict[str, Any]) -> str:
     model_args = (tree.get("model") or {}).get("model_args") or {}
     if args.get("fp16") or str(model_args.get("dtype")) in ("float16", "fp16", "half"):
         return SCALED
+    checkpointing = args.get("gradient_checkpointing_kwargs") or {}
+    if checkpointing.get("use_reentrant") and getattr(
+        trainer.perturb, "DIFFERENTIATES_ACTIVATIONS", False
+    ):
+        return (
+            "trainer.args.gradient_checkpointing_kwargs.use_reentrant=true gives gradients in "
+            "weights alone; leave it out"
+        )
     optimizer = str(args.get("optim"))
     if "lomo" in optimizer or "layerwise" in optimizer:
         return f"trainer.args.optim={optimizer} steps within the backward pass; take another"

@@ -141,9 +141,9 @@ def write_decoding(folder: Path, rule: "Decoding", num_layers: int | None) -> No
 
 def find_name(rule: "Decoding") -> str:
     """Find the name that a rule's class is registered under."""
-    for entry in registry.decoding.entries():
-        if entry.target is type(rule):
-            return entry.name
+    entry = registry.decoding.find_entry_of(type(rule))
+    if entry is not None:
+        return entry.name
     raise UserError(
         f"{type(rule).__name__} is no registered decoding; put @decoding before its class "
         "(unteach.registry)"

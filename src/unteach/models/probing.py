@@ -74,8 +74,9 @@ def probe(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> Non
 
 
 def _is_able(capabilities: Capabilities) -> bool:
-    """Say whether nothing has to be done the slow way but, perhaps, the head's."""
-    return replace(capabilities, head="known") == Capabilities()
+    """Say whether nothing is refused, and nothing done the slow way but, perhaps, the head."""
+    has_head = capabilities.head != "none"
+    return has_head and replace(capabilities, head="known") == Capabilities()
 
 
 def _recall(key: str) -> Capabilities | None:

@@ -33,12 +33,14 @@ def describe_trained_model(config: schema.TrainConfig) -> tuple[schema.ModelConf
         path and str(path),
         "a method trains one; start from the base/ inside it, which has forgotten nothing",
     )
-    if not isinstance(method, Method) or method.decoding() is None:
+    if not isinstance(method, Method):
         return model, None
-    _refuse_for_decoding(config)
     default = method.default_peft_args()
     if model.peft_args is None and default is not None:
         model = replace(model, peft_args=default)
+    if method.decoding() is None:
+        return model, None
+    _refuse_for_decoding(config)
     return model, method.kept_layers()
 
 

@@ -17,7 +17,7 @@ from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.edit.base import Edit, EditContext, Numbers
 from unteach.models import loading
-from unteach.models.hub import PATH
+from unteach.models.hub import PATH, SOURCE
 from unteach.models.layers import unwrap_model
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import place_model
@@ -160,6 +160,10 @@ def _load_weights(
     """Load the whole weights of another model by name, in fp32, on the CPU; an adapter's put into
     its base."""
     args: dict[str, Any] = {PATH: run_dir.find_model_folder(path), "dtype": "float32"}
+    # What opens the run's own model opens this one, but for where in its repository it is.
+    for name in set(SOURCE) - {"revision", "subfolder"}:
+        if name in model.model_args:
+            args[name] = model.model_args[name]
     other = replace(
         model,
         model_args=args,

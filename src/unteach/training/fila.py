@@ -90,9 +90,9 @@ def _get_rank(modules: dict[str, Any]) -> int:
 
 def begin_by_fila(
     config: schema.TrainConfig, prepared: PreparedRun, collator: Collator, dist: DistContext
-) -> list[HoldHalves]:
+) -> HoldHalves | None:
     """Fill the adapter, unless a checkpoint has it, and freeze its second half; give the callback
-    that keeps it so, or none where the run begins in another way.
+    that keeps it so, or None where the run begins in another way.
 
     Call it before anything wraps the model. Every process makes all passes, and
     DistributedDataParallel then gives them the main one's values.
@@ -100,7 +100,7 @@ def begin_by_fila(
     loaded = prepared.loaded
     note = setup_fila(config, loaded)
     if note is None:
-        return []
+        return None
     fault = find_launch_fault("model.peft_args.init_lora_weights", dist.mode)
     if fault:
         raise UserError(f"{fila.KEY}: {fault}")
@@ -108,7 +108,7 @@ def begin_by_fila(
         loaded.model = place_model(loaded.model, dist)
         logger.info(note)
         fill_adapter(RowGradients(loaded, prepared.streams, collator, batch_size=1))
-    return [HoldHalves(fila.FrozenHalves(find_lora_pairs(loaded.model)))]
+    return HoldHalves(fila.FrozenHalves(find_lora_pairs(loaded.model)))
 
 
 def fill_adapter(rows: RowGradients) -> None:

@@ -14,7 +14,7 @@ from unteach.data.streams import Stream
 from unteach.lazy import transformers
 from unteach.methods.base import Method
 from unteach.methods.edit.base import Edit
-from unteach.methods.wrap.perturb import Perturbation
+from unteach.methods.wrap.perturb import LAT, Perturbation
 from unteach.methods.wrap.surgery import Surgery
 from unteach.models.hub import PATH
 from unteach.models.layer_names import count_layers, list_own_names
@@ -28,6 +28,8 @@ from unteach.wording import format_count
 
 Line = tuple[str, str]
 """What a line is about, and its text."""
+MAX_NAMES = 3
+"""How many of the weights that are edited are named."""
 
 
 def print_lines(lines: list[Line]) -> None:
@@ -71,6 +73,9 @@ def describe_training(
         wrapper = getattr(config.trainer, section)
         if wrapper is not None:
             lines.append((section, describe_wrapper(wrapper)))
+        if isinstance(wrapper, LAT):
+            (module,) = list_own_names(unwrap_model(loaded.model), [wrapper.module])
+            lines.append(("module", module))
     for name, stream in streams.items():
         role = " (sets the epoch)" if name == anchor else ""
         lines.append(("stream", f"{name}: {describe_stream(stream)}{role}"))
@@ -109,8 +114,12 @@ def describe_edit_run(
         lines.append(("stream", f"{name}: {describe_stream(stream)}"))
     weights = edit.find_weights(loaded.model)
     num_parameters = sum(weight.numel() for weight in weights.values())
+    names = ", ".join(list(weights)[:MAX_NAMES])
+    if len(weights) > MAX_NAMES:
+        names += f" and {len(weights) - MAX_NAMES:,} more"
     tensors = format_count(len(weights), "tensor")
-    lines.append(("edit", f"{tensors} of {num_parameters:,} parameters, once, without steps"))
+    size = f"{tensors} of {num_parameters:,} parameters"
+    lines.append(("edit", f"{size}, once, without steps: {names}"))
     if config.trainer.land:
         lines.append(("landing", forecast.describe_landing(config.trainer.land)))
     return lines
@@ -162,7 +171,8 @@ def describe_wrapper(wrapper: Surgery | Perturbation) -> str:
     """Describe what stands round the method: the first sentence of its documentation, its fields
     and what it costs."""
     kind = registry.surgery if isinstance(wrapper, Surgery) else registry.perturbation
-    entry = next(entry for entry in kind.entries() if entry.target is type(wrapper))
+    entry = kind.find_entry_of(type(wrapper))
+    assert entry is not None, "it was built by its name"
     values = []
     for field in dataclasses.fields(cast(Any, wrapper)):
         if field.init:

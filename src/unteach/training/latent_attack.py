@@ -9,7 +9,7 @@ from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.wrap.perturb import LAT
-from unteach.models.layer_names import find_modules
+from unteach.models.layer_names import EMBEDDING, LAST, find_modules
 from unteach.models.layers import unwrap_model
 from unteach.training.step import normalized_sum
 
@@ -26,14 +26,14 @@ def find_module(model: "PreTrainedModel", pattern: str) -> "Module":
         UserError: where it means none, or several.
     """
     addresses = find_modules(unwrap_model(model), pattern)
-    found = [(address.layer, address.inner) for address in addresses if address.layer is not None]
-    if len(found) != 1:
+    is_in_layer = all(address.name not in (EMBEDDING, LAST) for address in addresses)
+    layer = addresses[0].layer
+    if len(addresses) != 1 or not is_in_layer or layer is None:
         raise UserError(
-            f"trainer.perturb.module={pattern!r} means {len(found)} modules inside this model; it "
-            "must mean one, such as layers.7.mlp"
+            f"trainer.perturb.module={pattern!r} means {len(addresses)} modules of this model; it "
+            "must mean one, a layer or inside a layer, such as layers.7.mlp"
         )
-    ((layer, inner),) = found
-    return layer.layers[layer.index].get_submodule(inner)
+    return layer.layers[layer.index].get_submodule(addresses[0].inner)
 
 
 class LatentAttack:

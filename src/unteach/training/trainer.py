@@ -24,7 +24,7 @@ from unteach.methods.wrap.perturb import Perturbation
 from unteach.methods.wrap.surgery import Surgery
 from unteach.models.reference import LogprobTable, Reference
 from unteach.training.diverged_rows import MicroBatchRecord, find_diverged_rows
-from unteach.training.dual_adamw import build_dual_adamw
+from unteach.training.dual_adamw import DualAdamW, build_dual_adamw
 from unteach.training.gradient_vectors import GradientVectors
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.resumable import Resumable
@@ -109,6 +109,7 @@ class Trainer(Resumable):
         self.dual_optim = dual_optim
         self.turns = turns
         self._side: Side | None = None
+        self._dual_adamw: DualAdamW | None = None
         self._step_shares: dict[str, Tensor] = {}
         self._step_records: list[MicroBatchRecord] = []
         self._step_batches: list[Batch] = []
@@ -160,17 +161,17 @@ class Trainer(Resumable):
         optimizer: torch.optim.Optimizer = super().create_optimizer(*args)
         if self.dual_optim is not None:
             optimizer = build_dual_adamw(optimizer, self.dual_optim.forget_lr_ratio)
+            self._dual_adamw = optimizer
             self.optimizer = optimizer
         return optimizer
 
     def _choose_side(self, batch: Batch) -> None:
         """Have the next step be of the side that its rows are of, where sides take turns."""
-        if self.turns is None:
+        if self.turns is None or self._dual_adamw is None:
             return
-        sides: tuple[Side, Side] = ("forget", "retain")
-        self._side = sides[self.turns.find_side(next(iter(batch["rows"])))]
-        optimizer: Any = self.optimizer
-        getattr(optimizer, "optimizer", optimizer).side = self._side
+        stream = next(iter(batch["rows"]))
+        self._side = "forget" if stream in self.turns.streams else "retain"
+        self._dual_adamw.side = self._side
 
     def get_batch_samples(
         self, epoch_iterator: Iterator[Batch], num_batches: int, device: "torch.device"
@@ -337,7 +338,7 @@ class Trainer(Resumable):
 
     def save_tensors(self, folder: Path) -> None:
         surgery = self.two_gradients.surgery if self.two_gradients else None
-        if surgery is not None:
+        if surgery is not None and surgery.has_memory():
             vectors = self._find_vectors(self.model_wrapped)
             vectors.save(surgery.state(), folder / SURGERY_MEMORY, self.dist.is_main)
 
@@ -351,7 +352,7 @@ class Trainer(Resumable):
         self._steps_since_log = dict(zip(state["terms"], counts, strict=True))
         self.method.load_state(state["method"])
         surgery = self.two_gradients.surgery if self.two_gradients else None
-        if surgery is not None and surgery.MEMORIES and self._resumed_from is not None:
+        if surgery is not None and surgery.has_memory() and self._resumed_from is not None:
             vectors = self._find_vectors(self.model_wrapped)
             surgery.load_state(vectors.load(self._resumed_from / SURGERY_MEMORY))
 

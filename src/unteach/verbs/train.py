@@ -124,8 +124,14 @@ def _train(
             args=prepared.args,
             evaluator=evaluator,
             validation=held_out,
-            callbacks=[*watching, *begin_by_fila(config, prepared, collator, dist)],
+            callbacks=watching,
         )
+        # Both before anything wraps the model, and the landing's start before FILA fills its
+        # adapter, which changes no output: where the run goes on, it is not filled again.
+        lander = build_lander(config, loaded, folder, dist)
+        halves = begin_by_fila(config, prepared, collator, dist)
+        for callback in filter(None, [lander, halves]):
+            trainer.add_callback(callback)
         if dist.is_main and does_train:
             num_held_out = held_out.num_rows if held_out else 0
             header.print_header(
@@ -138,9 +144,6 @@ def _train(
                 num_held_out,
                 prepared.start,
             )
-        lander = build_lander(config, loaded, folder, dist)
-        if lander:
-            trainer.add_callback(lander)
         with process_context.stop_at_interrupt(TRAINING):
             _fit(trainer, prepared.start, watching, does_train)
             if lander:

@@ -184,15 +184,14 @@ class LUNAR(Edit):
         modules = self.find_modules(context.model)
         # All are solved for before any is changed: a layer's inputs are those of the untouched
         # model.
-        solved = {}
+        changes: dict[str, Tensor] = {}
+        numbers: Numbers = {}
         for layer_name, module in modules.items():
             shift = self.build_shift(context, layer_name, module)
-            solved[layer_name] = shift, shift.solve(self.ridge_lambda)
-        numbers: Numbers = {}
-        for layer_name, (shift, solution) in solved.items():
-            change = torch.outer(shift.target, solution)  # [d, inputs]
-            weight: Any = modules[layer_name].weight
-            prefix = f"{layer_name}: " if len(solved) > 1 else ""
+            change = torch.outer(shift.target, shift.solve(self.ridge_lambda))  # [d, inputs]
+            changes[layer_name] = change.float()
+            weight: Any = module.weight
+            prefix = f"{layer_name}: " if len(modules) > 1 else ""
             numbers[f"{prefix}shift"] = float(shift.target.norm())
             numbers[f"{prefix}loss_before"] = float(shift.loss(torch.zeros_like(change)))
             numbers[f"{prefix}loss_after"] = float(shift.loss(change))
@@ -204,8 +203,10 @@ class LUNAR(Edit):
                     f"({float(change.norm()):.3g}): the questions say too little of it to leave "
                     "the rest alone; take a larger ridge_lambda, a smaller coeff or more rows"
                 )
-            with torch.no_grad():
-                weight.copy_(weight.float() + change.float())
+        with torch.no_grad():
+            for layer_name, change in changes.items():
+                weight = modules[layer_name].weight
+                weight.copy_(weight.float() + change)
         return numbers
 
 

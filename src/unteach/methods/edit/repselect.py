@@ -9,7 +9,7 @@ from unteach.errors import UserError
 from unteach.lazy import torch
 from unteach.methods.edit.adversary import Adversary
 from unteach.methods.edit.base import Edit, EditContext, Numbers, Weights
-from unteach.methods.edit.spectral import Kind, Side, collapse, find_directions
+from unteach.methods.edit.spectral import CollapseSide, Kind, collapse, find_directions
 from unteach.models.layers import is_partitioned
 from unteach.models.loading import LoadedModel
 from unteach.registry import method
@@ -43,7 +43,7 @@ class SelectiveEdit(Edit):
             "1/k_i^2 (quadratic) or 0 (hard) on each side"
         },
     )
-    collapse_on: Side = field(
+    collapse_on: CollapseSide = field(
         default="both",
         metadata={"help": "on the side of the activations, of the gradients, or on both"},
     )

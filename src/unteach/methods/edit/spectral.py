@@ -8,7 +8,7 @@ from unteach.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-Side = Literal["act", "grad", "both"]
+CollapseSide = Literal["act", "grad", "both"]
 Kind = Literal["soft", "quadratic", "hard"]
 POWERS: dict[str, int] = {"soft": 1, "quadratic": 2}
 
@@ -49,7 +49,7 @@ def find_directions(matrix: "Tensor", count: int) -> Directions:
     return Directions(values, inputs, outputs)
 
 
-def collapse(matrix: "Tensor", directions: Directions, side: Side, kind: Kind) -> "Tensor":
+def collapse(matrix: "Tensor", directions: Directions, side: CollapseSide, kind: Kind) -> "Tensor":
     """Weaken directions of a matrix [m, n] -> [m, n] in fp32.
 
     With k_i = S_i / S_q, each of them gets the factor 1/k_i (soft), 1/k_i^2 (quadratic) or 0 (hard)

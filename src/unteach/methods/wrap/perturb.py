@@ -26,7 +26,14 @@ UNINFORMATIVE = -5.0
 
 class Perturbation:
     """What is perturbed while the forget gradient is computed. Subclasses are dataclasses; their
-    fields stand beside `name` in `trainer.perturb`."""
+    fields stand beside `name` in `trainer.perturb`.
+
+    Attributes:
+        DIFFERENTIATES_ACTIVATIONS: whether it takes gradients in activations alone, which torch's
+            reentrant checkpointing cannot give.
+    """
+
+    DIFFERENTIATES_ACTIVATIONS: ClassVar[bool] = False
 
     def find_fault(self, method: Method) -> str:
         """Say why it cannot be put round a method; empty: it can."""
@@ -146,6 +153,8 @@ class LAT(Perturbation):
     -log(1 - p) over the tokens of the rows' other answers, 0 where log p < -5; `both` the mean of
     the two.
     """
+
+    DIFFERENTIATES_ACTIVATIONS: ClassVar[bool] = True
 
     module: str = field(
         default=f"{DEFAULT_LAYER}.{MLP}",

@@ -48,7 +48,8 @@ class Surgery:
     `name` in `trainer.surgery`.
 
     Attributes:
-        MEMORIES: how many copies of the gradient it keeps from one step to the next.
+        MEMORIES: how many copies of the gradient it keeps from one step to the next, for the
+            estimate of memory.
     """
 
     MEMORIES: ClassVar[int] = 0
@@ -67,6 +68,10 @@ class Surgery:
             dots: inner products of whole tensors, whatever the sharding.
         """
         raise NotImplementedError
+
+    def has_memory(self) -> bool:
+        """Say whether it remembers something from step to step."""
+        return type(self).state is not Surgery.state
 
     def state(self) -> dict[str, Gradients]:
         """Give what it remembers, by name, each like the gradient; it goes into checkpoints."""
