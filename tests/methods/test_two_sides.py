@@ -70,7 +70,8 @@ def test_the_two_sides_add_up_to_the_loss(name: str) -> None:
     assert total == pytest.approx(loss.item(), rel=1e-5)
     assert joined.keys() == shares.keys()
     for term, share in shares.items():
-        assert float(joined[term]) == pytest.approx(float(share), rel=1e-5)
+        # A divergence near 0 is a difference of numbers near 1: no better than fp32's rounding.
+        assert float(joined[term]) == pytest.approx(float(share), rel=1e-5, abs=1e-7)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter, expected in zip(trained, whole, strict=True):
         assert torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-6)

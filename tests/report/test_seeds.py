@@ -95,6 +95,30 @@ def test_another_learning_rate_is_another_family(runs: list[RunResult]) -> None:
     assert sorted(len(one.runs) for one in families.group_families(runs)) == [1, 2, 3, 3, 3, 3, 3]
 
 
+def test_where_runs_landed_stands_beside_what_was_measured(
+    study: Path, runs: list[RunResult]
+) -> None:
+    landed = [run for run in runs if run.name.startswith("arc_kl") and "author" in run.name]
+    for run, kl in zip(landed, (0.018, 0.019, 0.02), strict=True):
+        write(run.folder / "landing.json", {"a": 0.5, "kl": kl, "budget": 0.02})
+    found = collect([(run.name, run.kind, run.folder) for run in landed], "ARC")
+    table = make_table(found)
+    assert [column.label for column in table.columns][-2:] == ["KL from before", "landed at"]
+    assert [cell.text for cell in table.rows[0].cells][-2:] == ["0.0180", "0.500"]
+    (family,) = families.group_families(found)
+    assert family.mean("landing_kl") == pytest.approx(0.019)
+    beside = collect([(run.name, run.kind, run.folder) for run in runs[:1]], "ARC")
+    assert beside[0].value("landing_kl") is None
+
+
+def test_a_run_that_names_another_of_its_seed_is_of_the_same_family(runs: list[RunResult]) -> None:
+    for run in runs:
+        config = yaml.safe_load((run.folder / "config.yaml").read_text())
+        config["trainer"]["method_args"]["finetuned"] = f"saves/s/taught_seed{config['seed']}"
+        (run.folder / "config.yaml").write_text(yaml.safe_dump(config))
+    assert {len(family.runs) for family in families.group_families(runs)} == {len(SEEDS)}
+
+
 def retain_configs(runs: list[RunResult]) -> list[Path]:
     return [
         run.folder / "config.yaml" for run in runs if run.kind == "retain" and "book" in run.name

@@ -118,6 +118,33 @@ def test_one_run_unlearns_after_another() -> None:
     )
 
 
+def test_a_value_may_be_another_runs_folder() -> None:
+    key = "trainer.method_args.finetuned"
+    forget = [
+        {"trainer": "TaskVector", key: {"run": "taught"}},
+        {"name": "taught", "experiment": "finetune/authors/default"},
+    ]
+    named = {run.name: run for run in expand({**DEMO, "forget": forget})}
+    assert list(named).index("taught") < list(named).index("TaskVector")
+    assert named["TaskVector"].after == ("full", "retain", "taught")
+    assert f"{key}=saves/demo/taught" in named["TaskVector"].overrides
+
+
+def test_a_varied_method_names_its_runs() -> None:
+    vary = {"trainer": ["NPO", "GradDiff"], "trainer.args.learning_rate": [1e-4, 1e-3]}
+    names = [
+        run.name for run in expand({**DEMO, "forget": [{"vary": vary}]}) if run.kind == "forget"
+    ]
+    assert names == [
+        "NPO_learning_rate0.0001",
+        "NPO_learning_rate0.001",
+        "GradDiff_learning_rate0.0001",
+        "GradDiff_learning_rate0.001",
+    ]
+    named = expand({**DEMO, "forget": [{"name": "mine", "vary": vary}]})
+    assert "mine_trainerNPO_learning_rate0.0001" in {run.name for run in named}
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "cycle": (
         {
@@ -129,6 +156,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         "NPO from GradDiff from NPO",
     ),
     "itself": ({"forget": [{"trainer": "NPO", "from": "NPO"}]}, "start from each other"),
+    "names itself": (
+        {"forget": [{"trainer": "TaskVector", "a": {"run": "TaskVector"}}]},
+        "start from each other",
+    ),
+    "names no run": (
+        {"forget": [{"trainer": "TaskVector", "a": {"run": "TaskVectr"}}]},
+        "a=TaskVectr: ",
+    ),
     "no such run": (
         {"forget": [{"trainer": "NPO", "from": "GradDif"}, {"trainer": "GradDiff"}]},
         "did you mean GradDiff?",

@@ -8,6 +8,8 @@ from unteach.config.files import FILE_KEYS, Files
 from unteach.config.reader import Reader
 from unteach.config.schema import (
     BESIDE,
+    LANDING,
+    NO_LANDING,
     REFUSAL,
     STREAMS,
     DataConfig,
@@ -87,6 +89,8 @@ def check_streams(
                 f"{has}. {mend}",
             )
     reader.known({*STREAMS, *wanted}, data.streams, "data")
+    if LANDING in data.streams and not trainer.does_land:
+        reader.wrong(f"data.{LANDING}", NO_LANDING)
 
 
 def _explain_stream(stream: str, files: Files | None) -> str:

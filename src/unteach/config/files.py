@@ -35,6 +35,9 @@ class Files:
     trained on"""
     refusal_file: Source | None = None
     """prompts that the model refuses to answer (LUNAR); a column of them is enough"""
+    landing_file: Source | None = None
+    """prompts outside all other rows; trainer.land measures on the answers that the model writes to
+    them; null: on what it writes by itself"""
     validation_fraction: float = 0.0
     """the share of train_file's rows that is held out, as a function of the seed"""
     max_rows: int | dict[str, int] | None = None

@@ -27,7 +27,14 @@ MODEL_KEY = f"model.model_args.{PATH}"
 TOKENIZER_KEY = f"model.tokenizer_args.{PATH}"
 REFUSAL = "refusal"
 """The stream of prompts that the model refuses to answer."""
-STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate", REFUSAL)
+LANDING = "landing"
+"""The stream of prompts whose answers, as the model writes them, a landing measures on."""
+NO_LANDING = (
+    "is what a landing is measured on, and this run does not land; set trainer.land.budget, or "
+    "leave it out"
+)
+PROMPT_STREAMS = (REFUSAL, LANDING)
+STREAMS = ("train", "validation", "holdout", "forget", "retain", "alternate", *PROMPT_STREAMS)
 
 
 def has_held_out_rows(data: object) -> bool:
@@ -219,6 +226,11 @@ class TrainerConfig:
     """methods.wrap.surgery.Surgery: combines the forget and the retain gradient"""
     perturb: Any = None
     """methods.wrap.perturb.Perturbation: of the forget side"""
+
+    @property
+    def does_land(self) -> bool:
+        """Whether the run lands on a budget: by `land`, or by its method's own search."""
+        return self.land is not None or getattr(self.method, "LANDS_ITSELF", False)
 
 
 @dataclass(frozen=True)

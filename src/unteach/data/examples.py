@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Final, TypedDict, cast
 
-from unteach.data.truncation import TokenIds
+from unteach.data.truncation import IGNORED, TokenIds
 
 if TYPE_CHECKING:
     from unteach.data.template import Encoded
@@ -50,6 +50,15 @@ def build_example(encoded: "Encoded", row_index: int) -> Example:
         "labels": encoded.labels,
         "index": row_index,
     }
+
+
+def read_prompt(example: Example) -> list[int]:
+    """Read the tokens before the first one that is learned: all, where none is."""
+    ids, labels = list(example["input_ids"]), list(example["labels"])
+    length = 0
+    while length < len(ids) and labels[length] == IGNORED:
+        length += 1
+    return ids[:length]
 
 
 def join_alternatives(examples: list[Example]) -> Example:

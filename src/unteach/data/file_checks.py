@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unteach.config.files import Files
-from unteach.config.schema import REFUSAL, DatasetConfig
+from unteach.config.schema import LANDING, NO_LANDING, PROMPT_STREAMS, DatasetConfig
 from unteach.config.suites import MEASURED_KINDS
 from unteach.data.stream_overlap import (
     are_comparable,
@@ -67,7 +67,7 @@ class FileStreams:
 def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
     """Refuse a key of `data` that the run would ignore."""
     files = streams.files
-    for stream in (*SOURCE_STREAMS, REFUSAL):
+    for stream in (*SOURCE_STREAMS, *PROMPT_STREAMS):
         is_read = stream in streams.parts
         if stream == "train":
             is_read |= streams.reads_train_file
@@ -94,6 +94,8 @@ def refuse_unused(streams: FileStreams, used_settings: set[str]) -> None:
 
 def _explain_unread_file(streams: FileStreams, stream: str) -> str:
     """Say that a stream's file is not read, and what would read it."""
+    if stream == LANDING:
+        return f"data.{stream}_file: {NO_LANDING}"
     reason = ""
     if stream == "retain":
         # The suite rows asks for what is retained only beside rows to forget.

@@ -8,7 +8,7 @@ from typing import Any
 from unteach import registry
 from unteach.config import schema
 from unteach.config.files import Files, Source
-from unteach.config.schema import REFUSAL, DatasetConfig, TemplateArgs
+from unteach.config.schema import PROMPT_STREAMS, DatasetConfig, TemplateArgs
 from unteach.data.column_layouts import (
     LAYOUTS,
     ColumnLayout,
@@ -127,7 +127,7 @@ class FileDatasets:
             if stream == "holdout" and role in TRAINING_ROLES and role not in roles:
                 continue
             # So do prompts, which are not answered; other streams may have them in another column.
-            if stream == REFUSAL and (role not in roles or column not in table.columns):
+            if stream in PROMPT_STREAMS and (role not in roles or column not in table.columns):
                 continue
             if role == "alternate" and self._names_other_rows(stream, table):
                 continue
@@ -152,7 +152,7 @@ class FileDatasets:
         """List the ways in which the rows of a stream may be written for this method."""
         if stream == "holdout" and self.kind == "signed":
             return LAYOUTS["answers"]
-        if stream == REFUSAL:
+        if stream in PROMPT_STREAMS:
             return LAYOUTS["prompts"]
         if self._needs_alternates(stream):
             is_named = "alternate" in self.files.columns

@@ -70,6 +70,7 @@ class StreamFinder:
     def __init__(self, config: schema.RunConfig, files: Files):
         method = config.trainer.method if isinstance(config, schema.TrainConfig) else None
         kind = getattr(method, "ROWS", "answers")
+        self.lands = isinstance(config, schema.TrainConfig) and config.trainer.does_land
         self.files = files
         self.seed = config.seed
         self.method = method
@@ -110,6 +111,8 @@ class StreamFinder:
         streams = self.streams
         self._add_trained()
         self._add_validation()
+        if self.lands and self.files.landing_file is not None:
+            streams.trained[schema.LANDING] = self._build(schema.LANDING)
         if streams.measures_rows:
             self._add_measured()
         refuse_unused(streams, self.datasets.used_settings)

@@ -165,10 +165,16 @@ def _identify(run: RunResult, config: ConfigTree) -> str:
 
 def _identify_training(config: ConfigTree) -> str:
     """Give what training runs share that differ in their seed alone."""
-    trained = {key: config.get(key) for key in ("trainer", "template", "compat")}
+    trainer = dict(config["trainer"])
+    arguments = dict(trainer.get("method_args") or {})
+    for name, value in arguments.items():
+        if isinstance(value, str):  # it may be the folder of another run of the same seed
+            arguments[name] = _remove_seed(value, config)
+    trainer["method_args"] = arguments
+    trained = [trainer, config.get("template"), config.get("compat")]
     model_settings = _list_model_settings(config)
     own_files = _list_own_files(config)
-    return fingerprints.hash_value([trained, *model_settings, own_files])
+    return fingerprints.hash_value([*trained, *model_settings, own_files])
 
 
 def _list_model_settings(config: ConfigTree) -> list[Any]:

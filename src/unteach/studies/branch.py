@@ -4,8 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unteach.config.overrides import spell_value
-from unteach.errors import UserError, describe_unknown
+from unteach.errors import UserError
 from unteach.studies import own_data, search_space
+from unteach.studies.forget_entries import (
+    ForgetEntry,
+    list_entries,
+    list_parents,
+    name_entries,
+    refuse_bad_parent,
+)
 from unteach.studies.plan import PlannedRun
 from unteach.studies.run_overrides import (
     ENTRY_KEYS,
@@ -14,7 +21,7 @@ from unteach.studies.run_overrides import (
     continue_from,
     spell_overrides,
 )
-from unteach.studies.search_space import Point, expand_entry
+from unteach.studies.search_space import Point
 from unteach.studies.shared_overrides import (
     drop_start_overrides,
     drop_suite_overrides,
@@ -25,15 +32,6 @@ CONFIG_NAMES = {"forget": "unlearn", "eval": "eval"}
 """The primary configuration of a kind of run; of the others it is `train`."""
 SPLIT_KEYS = ("forget_split", "forget_set")
 """Keys that say what is forgotten; the base and the full model do not depend on them."""
-
-
-@dataclass(frozen=True)
-class ForgetEntry:
-    """One forget run: its name, its settings, and what its own grid adds to its name."""
-
-    name: str
-    settings: Settings
-    label: str
 
 
 @dataclass
@@ -176,7 +174,7 @@ class Branch:
 
         # Entries of the same rows share their evaluations.
         row_sets = []
-        for entry in self._list_forget_entries():
+        for entry in list_entries(self.study):
             rows = select_rows(entry.settings)
             if rows and rows not in row_sets and self.is_measured(rows):
                 row_sets.append(rows)
@@ -242,15 +240,6 @@ class Branch:
         is_of_own_rows = key in (*own_data.FORGET_ROWS, own_data.MARKS)
         return is_split_key(key) or (self.has_own_rows and is_of_own_rows)
 
-    def _list_forget_entries(self) -> list[ForgetEntry]:
-        """List every forget run, with each entry's grid and search expanded."""
-        entries = []
-        for index, settings in enumerate(self.study.get("forget") or []):
-            for expanded, label in expand_entry(settings, f"forget[{index}]"):
-                name = str(expanded.get("name") or expanded.get("trainer")) + label
-                entries.append(ForgetEntry(name, expanded, label))
-        return entries
-
     def _plan_forget_runs(
         self, full: PlannedRun, find_retain: Callable[[Settings], PlannedRun | None]
     ) -> list[PlannedRun]:
@@ -260,27 +249,20 @@ class Branch:
             full: what they start from where they do not say.
             find_retain: finds, by the settings of a forget run, the run whose log judges it.
         """
-        entries: dict[str, ForgetEntry] = {}
-        for entry in self._list_forget_entries():
-            if entry.name in entries:
-                raise UserError(
-                    f"study {self.study['name']}: two different runs are called {entry.name}; give "
-                    "one a `name`"
-                )
-            entries[entry.name] = entry
+        entries = name_entries(self.study)
         planned: dict[str, PlannedRun] = {}
 
         def plan_entry(name: str, waiting: tuple[str, ...]) -> PlannedRun:
-            """Plan a run after its start; `waiting` are those that start from it, outermost
-            first."""
+            """Plan a run after those that it starts from or names; `waiting` are those that wait
+            for it, outermost first."""
             if name in planned:
                 return planned[name]
-            start = full
-            start_name = entries[name].settings.get("from")
-            if start_name is not None:
-                _refuse_bad_start(name, start_name, entries, waiting)
-                start = plan_entry(start_name, (*waiting, name))
-            planned[name] = self._build_forget_run(entries[name], start, find_retain)
+            parents = {}
+            for key, parent in list_parents(entries[name]).items():
+                refuse_bad_parent(name, key, parent, entries, waiting)
+                parents[key] = plan_entry(parent, (*waiting, name))
+            start = parents.pop("from", full)
+            planned[name] = self._build_forget_run(entries[name], start, parents, find_retain)
             return planned[name]
 
         return [plan_entry(name, ()) for name in entries]
@@ -289,9 +271,10 @@ class Branch:
         self,
         entry: ForgetEntry,
         start: PlannedRun,
+        named: dict[str, PlannedRun],
         find_retain: Callable[[Settings], PlannedRun | None],
     ) -> PlannedRun:
-        settings = entry.settings
+        settings = {**entry.settings, **{key: run.folder for key, run in named.items()}}
         if not self.has_own_rows and not settings.get("experiment"):
             settings = {"experiment": f"unlearn/{self.benchmark}/default", **settings}
         return self._build_run(
@@ -301,6 +284,7 @@ class Branch:
             start=start,
             label=entry.label + self.full_label,
             retain=find_retain(entry.settings),
+            named=tuple(named.values()),
         )
 
     def _build_run(
@@ -311,6 +295,7 @@ class Branch:
         start: PlannedRun | None = None,
         label: str = "",
         retain: PlannedRun | None = None,
+        named: tuple[PlannedRun, ...] = (),
         is_evaluated: bool = True,
     ) -> PlannedRun:
         """Build one run.
@@ -322,6 +307,7 @@ class Branch:
             start: the run whose weights it starts from.
             label: what the grids of its entry add to its name.
             retain: the run by whose log it is judged.
+            named: other runs whose folders its settings name.
             is_evaluated: whether it runs the study's suites.
         """
         name = self._name_run(kind, settings, label, point_values)
@@ -353,7 +339,7 @@ class Branch:
         overrides += extra
         if retain is not None:
             overrides.append(f"retain_logs_path={spell_value(retain.folder)}")
-        parents = tuple(run.name for run in (start, retain) if run is not None)
+        parents = tuple(run.name for run in (start, retain, *named) if run is not None)
         config_name = CONFIG_NAMES.get(kind, "train")
         return PlannedRun(name, kind, config_name, tuple(overrides), parents)
 
@@ -381,20 +367,3 @@ def is_split_key(key: str) -> bool:
 def _list_searched(settings: Settings) -> list[str]:
     """List the keys that a random search of an entry draws."""
     return list((settings.get("search") or {}).get("over") or {})
-
-
-def _refuse_bad_start(
-    name: str,
-    start_name: str,
-    entries: dict[str, ForgetEntry],
-    waiting: tuple[str, ...],
-) -> None:
-    """Refuse a forget run that starts from no forget run, or from one that starts from it."""
-    if start_name not in entries:
-        raise UserError(
-            f"forget run {name}: from={start_name}: "
-            f"{describe_unknown('forget run', str(start_name), entries)}"
-        )
-    if start_name in (*waiting, name):
-        circle = " from ".join([*waiting, name, str(start_name)])
-        raise UserError(f"these forget runs start from each other, so none could start: {circle}")

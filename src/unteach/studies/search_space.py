@@ -68,13 +68,14 @@ class Point:
     label: str
 
 
-def expand_grid(vary: object, where: str = "vary") -> list[Point]:
+def expand_grid(vary: object, where: str = "vary", unlabelled: str = "") -> list[Point]:
     """List every combination of values, the last key varying fastest.
 
     Args:
         vary: a mapping of keys to lists of values, or single values; only a key of several values
             is part of the label.
         where: its place in the study file, for messages.
+        unlabelled: a key that is no part of the label, for the run's name has its value anyway.
     """
     if not isinstance(vary, dict):
         raise UserError(
@@ -90,7 +91,7 @@ def expand_grid(vary: object, where: str = "vary") -> list[Point]:
         point = dict(zip(lists, combination, strict=True))
         label = ""
         for key, value in point.items():
-            if len(lists[key]) > 1:
+            if len(lists[key]) > 1 and key != unlabelled:
                 label += format_label(key, value)
         points.append(Point(point, label))
     return points
@@ -174,12 +175,15 @@ def _parse_numbers(range_settings: dict[str, Any]) -> dict[str, Any]:
     return parsed
 
 
-def expand_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, Any], str]]:
+def expand_entry(
+    settings: dict[str, Any], where: str, unlabelled: str = ""
+) -> list[tuple[dict[str, Any], str]]:
     """Expand an entry of a study file by its `vary` and `search`.
 
     Args:
         settings: the entry.
         where: its place in the study file, for messages.
+        unlabelled: a varied key that is no part of the label.
 
     Returns:
         For each point, the entry with the point's values, and the point's label.
@@ -187,7 +191,7 @@ def expand_entry(settings: dict[str, Any], where: str) -> list[tuple[dict[str, A
     own = dict(settings)
     vary = own.pop("vary", None)
     search = own.pop("search", None)
-    points = expand_grid(vary or {}, f"{where}.vary")
+    points = expand_grid(vary or {}, f"{where}.vary", unlabelled)
     # Without a search there is one point that draws nothing.
     drawn_points = [Point({}, "")]
     if search is not None:

@@ -36,7 +36,9 @@ def build_streams(
     """
     method = config.trainer.method
     # A plugin's Trainer does not say which streams it trains on: all of them but the held-out.
-    names = method.streams() or [name for name in config.data.streams if name != HOLDOUT]
+    names = method.streams()
+    if not names:
+        names = [name for name in config.data.streams if name not in (HOLDOUT, schema.LANDING)]
     streams: dict[str, Stream] = {}
     first_name_by_source: dict[str, str] = {}
     datasets_by_source: dict[str, list[Any]] = {}

@@ -6,13 +6,13 @@ head where that changes.
 
 import contextlib
 import copy
-import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unteach import fingerprints
 from unteach.atomic import atomic_write
 from unteach.data.template import Template
 from unteach.engines.base import Ids
@@ -56,16 +56,17 @@ class OwnText:
     continuation: Ids
 
 
-def sample_texts(loaded: LoadedModel, num_texts: int, num_tokens: int, seed: int) -> list[OwnText]:
-    """Let the model write texts, at temperature 1 and without any cut of its distribution.
+def sample_texts(
+    loaded: LoadedModel, prompts: Sequence[Ids], num_tokens: int, seed: int
+) -> list[OwnText]:
+    """Let the model write a text after each prompt, at temperature 1 and without any cut of its
+    distribution.
 
-    A chat model answers OPENINGS in turn; any other writes from its first token on. A text ends
-    where the model ends it, with the token by which it does, or after `num_tokens`.
+    A text ends where the model ends it, with the token by which it does, or after `num_tokens`.
 
     Returns:
         The same texts for the same weights and seed.
     """
-    prompts = list(itertools.islice(_iterate_prompts(loaded.template), num_texts))
     dist = NeverPreempted(0, 1, None, None)
     stops = loaded.template.stops
     engine = HFEngine(loaded.model, loaded.tokenizer, None, dist, stops=stops)
@@ -81,19 +82,22 @@ def sample_texts(loaded: LoadedModel, num_texts: int, num_tokens: int, seed: int
     return texts
 
 
-def _iterate_prompts(template: Template) -> Iterator[Ids]:
+def list_openings(template: Template) -> list[Ids]:
+    """List what a model is given to write after where nobody names prompts: OPENINGS where it
+    chats, else the first token of any text."""
     if template.kind == "chat":
-        return itertools.cycle([template.encode_prompt(opening) for opening in OPENINGS])
+        return [template.encode_prompt(opening) for opening in OPENINGS]
     first = template.tokenizer.bos_token_id
     if first is None:
         first = template.tokenizer.eos_token_id
-    return itertools.repeat((first,))
+    return [(first,)]
 
 
 class DriftMeter:
     """Measures KL(before || now), the mean over the tokens of some texts, in nats.
 
-    Build it before anything wraps the model, `remember` what the model says before it changes.
+    Build it before anything wraps the model, `prepare` it or `remember` what the model
+    says before it changes.
     Passes are in the weights' own dtype, so in fp32 where they are fp32; logits and KL in fp32.
 
     Args:
@@ -116,6 +120,32 @@ class DriftMeter:
         self._hidden: list[Tensor] = []
         """of the model before, at what predicts a token, one tensor a batch: [N, d]"""
 
+    def prepare(self, prompts: Sequence[Ids], num_tokens: int, seed: int, cache_dir: Path) -> None:
+        """Let the model write its texts, and remember what it says of them; both are kept in
+        `cache_dir`, so that runs from one folder or hub model share them."""
+        path = None
+        if self.loaded.path is not None:  # of others no file says which weights they are
+            key = self._identify_texts(prompts, num_tokens, seed, cache_dir)
+            path = cache_dir / "own_texts" / f"{key}.safetensors"
+            if path.exists():
+                self.load(path)
+                return
+        self.texts = sample_texts(self.loaded, prompts, num_tokens, seed)
+        self.remember()
+        if path is not None:
+            self.save(path)
+
+    def _identify_texts(
+        self, prompts: Sequence[Ids], num_tokens: int, seed: int, cache_dir: Path
+    ) -> str:
+        """Return what tells the texts, and what the model says of them, from all others."""
+        loaded = self.loaded
+        parameter = next(loaded.model.parameters())
+        weights = loaded.identity(cache_dir / fingerprints.MEMORY_FILE)
+        precision = [str(parameter.dtype), loaded.compute, parameter.device.type]
+        settings = [list(prompts), loaded.template.stops, num_tokens, seed]
+        return fingerprints.hash_value([weights, precision, settings])
+
     def remember(self) -> None:
         """Keep what the model says of the texts now: that is what it is compared with."""
         self._hidden = []
@@ -130,7 +160,7 @@ class DriftMeter:
             tensors[f"continuation.{index}"] = torch.tensor(text.continuation)
         for index, hidden in enumerate(self._hidden):
             tensors[f"hidden.{index}"] = hidden.contiguous()
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(exist_ok=True, parents=True)
         with atomic_write(path) as temporary:
             safetensors_torch.save_file(tensors, temporary)
 

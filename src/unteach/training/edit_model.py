@@ -21,8 +21,9 @@ from unteach.models.hub import PATH, SOURCE
 from unteach.models.layers import unwrap_model
 from unteach.models.loading import LoadedModel
 from unteach.models.placement import place_model
-from unteach.training.drift import DriftMeter, sample_texts
-from unteach.training.land import Lander
+from unteach.training.drift import DriftMeter
+from unteach.training.land import build_lander
+from unteach.training.landing_prompts import list_prompts
 from unteach.training.prepare import PreparedRun
 
 if TYPE_CHECKING:
@@ -102,11 +103,10 @@ def edit_model(
     meter = None
     if edit.MEASURES_KL:
         meter = DriftMeter(loaded, weights.values())
-        meter.texts = sample_texts(loaded, Land.texts, Land.tokens, config.seed)
-        meter.remember()
-    lander = None
-    if config.trainer.land:
-        lander = Lander(config.trainer.land, loaded, weights, folder, config.seed, dist)
+        prompts = list_prompts(config, loaded, Land.texts)
+        meter.prepare(prompts, Land.tokens, config.seed, Path(config.paths.cache_dir))
+    lander = build_lander(config, loaded, weights, folder, dist)
+    if lander:
         lander.prepare()
 
     def measure_kl() -> float:

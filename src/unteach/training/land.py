@@ -3,7 +3,7 @@ moves by no more than it may."""
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,16 +13,18 @@ from unteach import atomic, console, run_dir
 from unteach.config import schema
 from unteach.config.watching import Land
 from unteach.distributed.process_context import DistContext
+from unteach.engines.base import Ids
 from unteach.lazy import torch
 from unteach.methods.landing import LARGEST, MOST_EVALUATIONS, Landing, find_landing
 from unteach.models.loading import LoadedModel
 from unteach.models.weight_path import WeightPath
 from unteach.training.build_reference import REFERENCE
-from unteach.training.drift import DriftMeter, sample_texts
+from unteach.training.drift import DriftMeter
+from unteach.training.landing_prompts import list_prompts
 
 if TYPE_CHECKING:
     from torch.nn import Parameter
-    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers import PreTrainedModel, TrainerControl, TrainerState, TrainingArguments
 
 TEXTS = "landing"
 """The file of a run's reference folder with the texts, and what the model before said of them."""
@@ -39,8 +41,10 @@ class Lander(transformers.TrainerCallback):
         land: the budget, and on how much text it is measured.
         loaded: the model.
         weights: the parameters that will change, by name.
+        prompts: after which the model writes its texts.
         run_folder: the run's.
         seed: of the texts.
+        cache_dir: where runs from the same model share the texts.
     """
 
     def __init__(
@@ -48,8 +52,10 @@ class Lander(transformers.TrainerCallback):
         land: Land,
         loaded: LoadedModel,
         weights: "Mapping[str, Parameter]",
+        prompts: Sequence[Ids],
         run_folder: Path,
         seed: int,
+        cache_dir: Path,
         dist: DistContext,
     ):
         self.land_config = land
@@ -57,6 +63,8 @@ class Lander(transformers.TrainerCallback):
         self.weights = weights
         self.run_folder = run_folder
         self.seed = seed
+        self.prompts = prompts
+        self.cache_dir = cache_dir
         self.dist = dist
         self.meter = DriftMeter(loaded, weights.values())
         self.path = WeightPath(weights) if dist.is_main else None
@@ -80,8 +88,7 @@ class Lander(transformers.TrainerCallback):
     def prepare(self) -> None:
         """Let the model write its texts, and keep what it says of them."""
         land = self.land_config
-        self.meter.texts = sample_texts(self.loaded, land.texts, land.tokens, self.seed)
-        self.meter.remember()
+        self.meter.prepare(self.prompts, land.tokens, self.seed, self.cache_dir)
         self.meter.save(self.texts_path)
 
     def land(self) -> Landing | None:
@@ -136,16 +143,21 @@ def describe_landing(landing: Landing) -> list[str]:
 
 
 def build_lander(
-    config: schema.TrainConfig, loaded: LoadedModel, run_folder: Path, dist: DistContext
+    config: schema.TrainConfig,
+    loaded: LoadedModel,
+    weights: "Mapping[str, Parameter]",
+    run_folder: Path,
+    dist: DistContext,
 ) -> Lander | None:
-    """Build what lands a training run; None where it does not land.
-
-    Call it once the parameters that do not train are frozen, and before anything trains.
-    """
-    if config.trainer.land is None:
+    """Build what lands a run that changes some weights; None where it does not land."""
+    land = config.trainer.land
+    if land is None:
         return None
-    trained = {}
-    for name, parameter in loaded.model.named_parameters():
-        if parameter.requires_grad:
-            trained[name] = parameter
-    return Lander(config.trainer.land, loaded, trained, run_folder, config.seed, dist)
+    prompts = list_prompts(config, loaded, land.texts)
+    cache_dir = Path(config.paths.cache_dir)
+    return Lander(land, loaded, weights, prompts, run_folder, config.seed, cache_dir, dist)
+
+
+def list_trained(model: "PreTrainedModel") -> "dict[str, Parameter]":
+    """List the parameters that train, by name, once those that do not are frozen."""
+    return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}

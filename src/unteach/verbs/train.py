@@ -32,7 +32,7 @@ from unteach.training.components import build_collator
 from unteach.training.edit_model import edit_model, setup_edit
 from unteach.training.evaluate_final import evaluate_final_model
 from unteach.training.fila import begin_by_fila
-from unteach.training.land import build_lander
+from unteach.training.land import build_lander, list_trained
 from unteach.training.prepare import PreparedRun, prepare_run
 from unteach.training.resumable import Resumable
 from unteach.training.watching import build_watchers
@@ -128,7 +128,7 @@ def _train(
         )
         # Both before anything wraps the model, and the landing's start before FILA fills its
         # adapter, which changes no output: where the run goes on, it is not filled again.
-        lander = build_lander(config, loaded, folder, dist)
+        lander = build_lander(config, loaded, list_trained(loaded.model), folder, dist)
         halves = begin_by_fila(config, prepared, collator, dist)
         for callback in filter(None, [lander, halves]):
             trainer.add_callback(callback)

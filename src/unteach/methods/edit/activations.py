@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from unteach.data.batches import Batch, iterate_batches, move_to_device
-from unteach.data.examples import Example
+from unteach.data.examples import Example, read_prompt
 from unteach.data.streams import Stream
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 
 class Prompts(list[Example]):
     """Examples of prompts, as a dataset of a stream; the last token of each is its label."""
-
-
-def read_prompt(example: Example) -> list[int]:
-    """Read the tokens before the first one that is learned: all, where none is."""
-    ids, labels = list(example["input_ids"]), list(example["labels"])
-    length = 0
-    while length < len(ids) and labels[length] == IGNORED:
-        length += 1
-    return ids[:length]
 
 
 def refuse_no_prompts(stream: Stream) -> None:
