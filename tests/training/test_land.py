@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoTokenizer
 
 from tests.doors import train
 from unteach import run_dir
 from unteach.config.compose import compose
+from unteach.data.user_files import resolve_files
 from unteach.errors import UserError
 from unteach.models.weight_path import WeightPath
 from unteach.training.drift import DriftMeter
@@ -69,6 +71,57 @@ def test_a_run_lands_on_its_budget(
     for name, weight in landed.items():
         expected = before[name] + landing["a"] * (far[name] - before[name])
         torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["file", "dataset"])
+def test_a_landing_is_measured_on_answers_to_prompts(kit: Path, tmp_path: Path, form: str) -> None:
+    """Of a file of prompts in a run of one's own files, of a dataset beside a benchmark's."""
+    prompts = [f"Question: Where is house {number}?\nAnswer:" for number in range(5)]
+    own = tmp_path / "prompts.jsonl"
+    own.write_text("\n".join(json.dumps({"prompt": prompt}) for prompt in prompts))
+    extra = ["trainer=GradAscent", "trainer.args.learning_rate=1e-3"]
+    if form == "dataset":
+        args = f"{{prompt_key: prompt, hf_args: {{path: {tmp_path}, name: prompts, split: train}}}}"
+        extra.append(f"data.landing={{own: {{handler: PromptDataset, args: {args}}}}}")
+        given = words(kit, tmp_path / "run", *extra)
+    else:
+        rows = [{"question": "Who?", "answer": "Nobody."}] * 8
+        gone = tmp_path / "gone.jsonl"
+        gone.write_text("\n".join(map(json.dumps, rows)))
+        given = [
+            word
+            for word in words(kit, tmp_path / "run", *extra)
+            if not word.startswith(("experiment", "tofu_path"))
+        ]
+        given += [f"forget={gone}", f"data.landing_file={own}", "template=raw"]
+    train(*given, config_name="unlearn")
+    kept = load_file(tmp_path / "run" / "reference" / "landing.safetensors")
+    tokenizer = AutoTokenizer.from_pretrained(kit / "reference")
+    asked = {tokenizer.decode(kept[f"prompt.{index}"]) for index in range(16)}
+    assert len(asked) == len(prompts) and f"prompt.{16}" not in kept
+    assert all(any(f"house {number}?" in text for text in asked) for number in range(5))
+    assert read_landing(tmp_path / "run")["kl"] <= 0.02
+
+
+def test_prompts_without_a_landing_are_refused(kit: Path, tmp_path: Path) -> None:
+    given = words(kit, tmp_path / "run", "trainer=NPO", "data.landing=TOFU_QA_retain")
+    compose("unlearn", given)
+    with pytest.raises(UserError, match=r"data\.landing: is what a landing is measured on"):
+        compose("unlearn", [*given, "trainer.land=null"])
+
+
+def test_a_file_of_prompts_without_a_landing_is_refused(kit: Path, tmp_path: Path) -> None:
+    for name in ("gone", "prompts"):
+        (tmp_path / f"{name}.jsonl").write_text('{"question": "Who?", "answer": "Nobody."}\n')
+    given = [
+        "trainer=GradAscent",
+        f"model={kit / 'reference'}",
+        f"forget={tmp_path / 'gone.jsonl'}",
+        f"data.landing_file={tmp_path / 'prompts.jsonl'}",
+    ]
+    config: Any = compose("unlearn", given)
+    with pytest.raises(UserError, match=r"data\.landing_file: is what a landing is measured on"):
+        resolve_files(config)
 
 
 def test_an_adapter_lands_by_its_scale(kit: Path, tmp_path: Path) -> None:
