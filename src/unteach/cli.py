@@ -18,6 +18,7 @@ from unteach.errors import (
     EXIT_MISTAKE,
     Diverged,
     Ended,
+    LeakFound,
     Preempted,
     RowsFailed,
     UserError,
@@ -38,6 +39,7 @@ VERBS = {
     "train": Verb("teach a model: fine-tune, pretrain, classify, prefer", RUN_OPTIONS),
     "unlearn": Verb("make a model forget some rows and keep others", RUN_OPTIONS),
     "eval": Verb("measure what a model knows", RUN_OPTIONS),
+    "audit": Verb("attack a model: what it still knows of rows that it was to forget", RUN_OPTIONS),
     "infer": Verb("ask a model every row of a table, and lose none"),
     "ask": Verb("put one question to a model, or one after the other"),
     "check": Verb(
@@ -89,8 +91,8 @@ docs/... are in the repository of unteach; docs/first-hour.md comes first.
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code.
 
-    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 75 stopped, and goes on when run again; 130
-    ended by Ctrl-C.
+    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 5 an audit found a leak past its fail_if; 75
+    stopped, and goes on when run again; 130 ended by Ctrl-C.
 
     Of processes that were launched together, the first speaks for all.
     """
@@ -107,11 +109,10 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # what is said is in a log file at once
     try:
         _command(words)
-    except (UserError, Diverged, RowsFailed, Preempted, Ended) as error:
+    except (UserError, Diverged, RowsFailed, LeakFound, Preempted, Ended) as error:
         logger.debug("where it was raised", exc_info=error)
-        is_said_by_main = isinstance(error, Diverged | RowsFailed | Preempted) or getattr(
-            error, "of_all", False
-        )
+        is_result = isinstance(error, Diverged | RowsFailed | LeakFound | Preempted)
+        is_said_by_main = is_result or getattr(error, "of_all", False)
         if is_main or not is_said_by_main:
             _print_error(str(error))
         sys.exit(error.exit_code)

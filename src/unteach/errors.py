@@ -9,6 +9,8 @@ import os
 from collections.abc import Iterable, Iterator
 
 EXIT_BUG, EXIT_MISTAKE, EXIT_DIVERGED, EXIT_ROWS_FAILED, EXIT_PREEMPTED = 1, 2, 3, 4, 75
+EXIT_LEAK = 5
+"""An audit found more than its `fail_if` allows."""
 EXIT_INTERRUPTED = 130
 """Ended at once by Ctrl-C, as shells number it."""
 
@@ -37,6 +39,12 @@ class RowsFailed(RuntimeError):
     """Some rows have an error in place of an answer; the same command asks just those again."""
 
     exit_code = EXIT_ROWS_FAILED
+
+
+class LeakFound(RuntimeError):
+    """An audit found more than its condition allows; all results are written."""
+
+    exit_code = EXIT_LEAK
 
 
 class Preempted(RuntimeError):

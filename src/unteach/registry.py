@@ -1,5 +1,5 @@
 """Registries from names to classes: methods, rules of surgery, perturbations, metrics, datasets,
-collators, models, backends and decodings, ours and other people's.
+collators, models, backends, decodings and attacks, ours and other people's.
 
 A registry imports the package of its built-in members the first time that a name is looked up.
 Those modules import torch lazily, so a listing or a configuration check costs no model library. An
@@ -225,3 +225,4 @@ collator = Registry("collator", "unteach.data.collators")
 model = Registry("model", "unteach.models.model_handlers")
 backend = Registry("backend", "unteach.inference.backends")
 decoding = Registry("decoding", "unteach.methods.decode")
+attack = Registry("attack", "unteach.audit.attacks")

@@ -15,7 +15,13 @@ from unteach.studies.expansion import expand
 from unteach.studies.plan import PlannedRun
 
 MODEL = ("model=auto", "model.model_args.pretrained_model_name_or_path=m")
-PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
+PRIMARY = {
+    "unlearn": "unlearn",
+    "finetune": "train",
+    "pretrain": "train",
+    "eval": "eval",
+    "audit": "audit",
+}
 
 
 def unlearn(*words: str):
@@ -91,6 +97,7 @@ def test_every_yaml_is_reached_by_a_test() -> None:
         "model",
         "data",
         "eval",
+        "audit",
         "study",
         "collator",
         "paths",

@@ -17,7 +17,13 @@ from unteach.config.schema import RunConfig
 from unteach.config.tree import to_yaml
 from unteach.errors import UserError
 
-PRIMARY = {"unlearn": "unlearn", "finetune": "train", "pretrain": "train", "eval": "eval"}
+PRIMARY = {
+    "unlearn": "unlearn",
+    "finetune": "train",
+    "pretrain": "train",
+    "eval": "eval",
+    "audit": "audit",
+}
 EXPERIMENTS = groups.list_options("experiment")
 AUTO = ["model=auto", "model.model_args.pretrained_model_name_or_path=m"]
 TINY = ["model=tiny"]

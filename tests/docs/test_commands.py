@@ -26,6 +26,7 @@ from unteach.studies import compose_runs, saved_plan
 from unteach.studies.study_file import Study
 from unteach.verbs import (
     ask,
+    audit,
     check,
     compare,
     evaluate,
@@ -133,7 +134,7 @@ def make_place(folder: Path, model: Path) -> None:
 
 def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
-    for verb in (train, evaluate, infer, compare, report, export, tokenize):
+    for verb in (train, evaluate, audit, infer, compare, report, export, tokenize):
         monkeypatch.setattr(verb, "run", lambda config: None)
     monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # what an earlier command of the page would make

@@ -22,7 +22,11 @@ def loaded(tiny_folder: Path) -> Any:
 
 def test_texts_are_drawn_by_the_seed(loaded: Any) -> None:
     texts = sample_texts(loaded, OPENING * 6, 12, seed=0)
-    assert texts == sample_texts(loaded, OPENING * 6, 12, seed=0) != sample_texts(loaded, OPENING * 6, 12, seed=1)
+    assert (
+        texts
+        == sample_texts(loaded, OPENING * 6, 12, seed=0)
+        != sample_texts(loaded, OPENING * 6, 12, seed=1)
+    )
     assert len({text.continuation for text in texts}) > 1
     assert all(1 <= len(text.continuation) <= 12 for text in texts)
 

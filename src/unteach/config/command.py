@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from unteach.config.secrets import hide_secrets
 
-VERBS = ("train", "unlearn", "eval")
+VERBS = ("train", "unlearn", "eval", "audit")
 """Verbs whose primary configuration has their name."""
 
 

@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 OPEN = ("model.model_args.", "model.tokenizer_args.")
 """Beginnings of keys that are handed on as they are; to remove one that is not set asks for what is
 so."""
-SECTIONS = ("layers", "trainer", "data", "model", "eval", "collator", "paths")
+SECTIONS = ("layers", "trainer", "data", "model", "eval", "audit", "collator", "paths")
 DEPENDENT_KEYS = {
     "trainer": ("trainer.method_args", "data."),
     "data/datasets": ("data.",),
@@ -216,7 +216,7 @@ class _Composition:
         file = self.command.file
         assert file is not None and file.tree is not None
         # `unteach train` runs what was written for either verb that trains.
-        modes_of_verb = {"eval": ("eval",), "unlearn": ("unlearn",)}
+        modes_of_verb = {"eval": ("eval",), "audit": ("audit",), "unlearn": ("unlearn",)}
         mode = str(file.tree["mode"])
         if mode not in modes_of_verb.get(self.config_name, ("train", "unlearn")):
             raise UserError(

@@ -100,6 +100,15 @@ def compose_eval(overrides: list[str], options: Options) -> schema.EvalConfig:
     return config
 
 
+def compose_audit(overrides: list[str], options: Options) -> schema.AuditConfig:
+    """Compose an audit."""
+    name = options.config_name or "audit"
+    config = compose.compose(name, overrides, options.config_dirs, starting=True)
+    if not isinstance(config, schema.AuditConfig):
+        raise UserError(f"mode={config.mode}: this configuration is no audit's")
+    return config
+
+
 def _compose_infer(overrides: list[str], options: Options) -> inference.InferConfig:
     """Compose a batch inference."""
     config = compose.compose_inference(overrides, options.config_dirs, starting=True)
@@ -223,6 +232,7 @@ COMPOSERS: dict[str, Callable[[list[str], Options], VerbConfig]] = {
     "train": compose_train,
     "unlearn": compose_unlearn,
     "eval": compose_eval,
+    "audit": compose_audit,
     "infer": _compose_infer,
     "ask": _compose_ask,
     "check": _compose_check,

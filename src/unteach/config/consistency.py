@@ -4,6 +4,7 @@ seeds, processes."""
 import fnmatch
 from typing import Any
 
+from unteach.config.audits import AuditSettings
 from unteach.config.files import FILE_KEYS, Files
 from unteach.config.reader import Reader
 from unteach.config.schema import (
@@ -91,6 +92,19 @@ def check_streams(
     reader.known({*STREAMS, *wanted}, data.streams, "data")
     if LANDING in data.streams and not trainer.does_land:
         reader.wrong(f"data.{LANDING}", NO_LANDING)
+
+
+def check_audited(reader: Reader, settings: AuditSettings | None, data: DataConfig | None) -> None:
+    """An audit has attacks, and asks for the rows that were to be forgotten."""
+    if settings is None and not reader.problems:
+        reader.wrong("audit", "an audit needs a level: audit=quick (`unteach list audits`)")
+    available = set(data.streams) | _list_file_streams(data.files) if data else set()
+    if "forget" not in available:
+        reader.wrong(
+            "data.forget",
+            "an audit asks for rows that were to be forgotten, and none are named: forget=FILE, or "
+            "data.forget=DATASET",
+        )
 
 
 def _explain_stream(stream: str, files: Files | None) -> str:

@@ -11,6 +11,7 @@ GROUPS = {
     "data",
     "collator",
     "eval",
+    "audit",
     "paths",
     "experiment",
 }

@@ -29,6 +29,7 @@ ANSWERS = {
 GROUP_NOUNS = {
     "data/datasets": "dataset",
     "eval": "suite",
+    "audit": "level of an audit",
     "trainer": "method",
 }
 """What messages call a file of a group, where that is not the group's name."""

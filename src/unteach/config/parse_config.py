@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from unteach import registry
-from unteach.config import consistency, method_consistency, synonyms
+from unteach.config import audits, consistency, method_consistency, synonyms
 from unteach.config.fila import check_fila
 from unteach.config.metric_descriptions import MetricDescription, merge_descriptions
 from unteach.config.parse_data import parse_collator, parse_data
@@ -16,6 +16,7 @@ from unteach.config.parse_trainer import parse_trainer
 from unteach.config.reader import ConfigErrors, Reader, suggest
 from unteach.config.schema import (
     PATH,
+    AuditConfig,
     EvalConfig,
     ForgetSet,
     ModelConfig,
@@ -41,8 +42,8 @@ VALUES: dict[str, Any] = {
 }
 """Keys at the top that are no sections, and their types."""
 REQUIRED = ("model", "paths", "mode", "task_name", "seed")
-EVALUATION = "eval"
-"""The mode of a configuration that measures and does not train."""
+CONFIGS: dict[str, type[RunConfig]] = {"eval": EvalConfig, "audit": AuditConfig}
+"""What a configuration is by its mode, where it does not train."""
 
 
 def parse_run_config(
@@ -58,7 +59,7 @@ def parse_run_config(
         command: the command line that composes it, without secrets.
 
     Returns:
-        An EvalConfig where the mode is `eval`, otherwise a TrainConfig.
+        An EvalConfig or an AuditConfig where the mode says so, otherwise a TrainConfig.
 
     Raises:
         UserError: with every problem in it.
@@ -87,7 +88,7 @@ def parse_run_config(
     _check_sections(reader, tree, built)
     if reader.problems:
         raise ConfigErrors(reader.problems)
-    cls = EvalConfig if built["mode"] == EVALUATION else TrainConfig
+    cls = CONFIGS.get(built["mode"], TrainConfig)
     return cls(**built, tree=drop_secrets(tree), command=command)
 
 
@@ -129,10 +130,13 @@ def _check_sections(
             "wandb",
             "nothing is sent there: set trainer.args.report_to=wandb, or leave it out",
         )
-    consistency.check_own_rows(reader, trainer, suites, data)
-    if built.get("mode") == EVALUATION:
+    if built.get("mode") != "audit":
+        consistency.check_own_rows(reader, trainer, suites, data)
+    if built.get("mode") in CONFIGS:
         if tree.get("trainer"):
-            reader.wrong("trainer", "an evaluation trains nothing; leave it out")
+            reader.wrong("trainer", f"mode={built['mode']} trains nothing; leave it out")
+        if built["mode"] == "audit":
+            consistency.check_audited(reader, built.get("audit"), data)
         return
     if trainer:
         has_held_out = has_held_out_rows(tree.get("data"))
@@ -293,6 +297,7 @@ SECTIONS: dict[str, Callable[[Reader, dict[str, Any]], Any]] = {
     "data": parse_data,
     "collator": parse_collator,
     "eval": _parse_suites,
+    "audit": audits.parse_audit,
     "wandb": _parse_wandb,
 }
 """What parses each section."""

@@ -21,7 +21,7 @@ from unteach.errors import describe_missing_extra, find_nearest
 
 NEAR = 0.75
 """How like a name must be to be offered: two of one format are alike by their endings already."""
-OWN = ("train", "unlearn", "eval", "infer")
+OWN = ("train", "unlearn", "eval", "audit", "infer")
 """The primary configurations of the package; a user's own may name a model and rows itself."""
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from unteach import registry
+from unteach.config.audits import AuditSettings
 from unteach.config.dual_optim import DualOptim
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
@@ -285,3 +286,15 @@ class TrainConfig(RunConfig):
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(RunConfig):
     """A run of `unteach eval`; `data` is there where a suite measures the user's own rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(RunConfig):
+    """A run of `unteach audit`: the facts are the rows of data.forget."""
+
+    audit: AuditSettings
+    data: DataConfig
+
+    def measures_own_rows(self) -> bool:
+        """Whether the rows of `data` are measured: they are what an audit is about."""
+        return True

@@ -102,7 +102,7 @@ def expand(
     # another. A benchmark's default stays, as OpenUnlearning's commands are written for it.
     is_whole = command.file is not None and command.file.tree is not None
     is_path_alone = MODEL_KEY in given and given.isdisjoint({"model", "experiment"})
-    composes_model = config_name in ("train", "unlearn", "eval")
+    composes_model = config_name in ("train", "unlearn", "eval", "audit")
     if is_path_alone and composes_model and not is_whole:
         command.overrides.insert(0, "model=auto")
     _refuse_two_places(command)

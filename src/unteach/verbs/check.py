@@ -1,4 +1,4 @@
-"""`unteach check [train|unlearn|eval] [key=value …] [--print]`: everything about a run but the run.
+"""`unteach check [train|unlearn|eval|audit] [key=value …] [--print]`: all about a run but the run.
 
 Composes and validates the configuration, reads the data, shows the first batch of each stream with
 what is learned of it, and says what is trained, how many steps there are and how much memory to
@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from unteach import console, fingerprints, owner, run_dir
+from unteach.audit import session, table
 from unteach.config import provenance, schema
 from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream
@@ -107,9 +108,20 @@ def check(config: schema.RunConfig) -> None:
         if loaded.decoding:
             decoding_folder.refuse_sharded(config.launch, str(loaded.decoding.path))
         print(f"model       {header.describe_model(loaded)}")
+    if isinstance(config, schema.AuditConfig):
+        check_audit(config, loaded)
     if config.eval:
         check_suites(config, loaded, streams)
     print("nothing was trained, and nothing was written")
+
+
+def check_audit(config: schema.AuditConfig, loaded: LoadedModel) -> None:
+    """Say which attacks an audit makes, what they ask, and which it cannot make and why."""
+    plan = session.plan_audit(config, loaded)
+    for note in plan.notes:
+        console.say(f"rows        {note}")
+    for line in table.describe_plan(plan):
+        console.say(line)
 
 
 def limit_tokenizing(config: schema.RunConfig) -> schema.RunConfig:

@@ -20,6 +20,7 @@ REGISTRIES = {
     "surgeries": registry.surgery,
     "perturbations": registry.perturbation,
     "metrics": registry.metric,
+    "attacks": registry.attack,
     "collators": registry.collator,
     "datasets": registry.dataset,
 }
@@ -31,6 +32,7 @@ GROUPS = {
     "methods": "trainer",
     "datasets": "data/datasets",
     "launch": "launch",
+    "audits": "audit",
 }
 KINDS = sorted({*REGISTRIES, *GROUPS})
 USES = {
@@ -43,6 +45,8 @@ USES = {
     "studies": "unteach study run study=NAME",
     "collators": "collator=NAME",
     "launch": "launch=NAME nproc=N",
+    "attacks": "audit.attacks.NAME={}, or with fields audit.attacks.NAME={field: value, …}",
+    "audits": "audit=NAME",
     "metrics": "a suite's define: eval.<suite>.define.<name>.metric=NAME",
     "datasets": "data.train=NAME, data.forget=NAME ...; a class is the handler of a file",
 }
@@ -58,6 +62,7 @@ FIELDS_OF = {
     "surgeries": "trainer.surgery.",
     "perturbations": "trainer.perturb.",
     "collators": "collator.<name>.args.",
+    "attacks": "audit.attacks.<name>.",
     "metrics": "eval.<suite>.define.<name>.",
     "datasets": "data.<stream>.<name>.args.",
 }

@@ -7,6 +7,7 @@ MODULES = {
     "train": "train",
     "unlearn": "train",
     "eval": "evaluate",
+    "audit": "audit",
     "infer": "infer",
     "ask": "ask",
     "check": "check",

@@ -1,0 +1,120 @@
+"""What an attack is: it writes probes, and says what came of them; or it changes the weights before
+others are asked."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from unteach.audit.candidates import Candidates
+from unteach.audit.facts import Fact
+from unteach.audit.judging import join_findings, judge_rank, judge_texts
+from unteach.audit.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
+from unteach.data.template import Shots, Template
+from unteach.engines.base import Ids
+from unteach.models.loading import LoadedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class AuditContext:
+    """What attacks know beside the model.
+
+    Attributes:
+        facts: those that are audited.
+        candidates: of each fact, its true value and wrong ones.
+        retain: rows that the model was to keep, as facts; none where there are no such rows.
+        template: how the model is asked.
+        seed: of all that is drawn.
+    """
+
+    facts: Sequence[Fact]
+    candidates: Sequence[Candidates]
+    retain: Sequence[Fact]
+    template: Template
+    seed: int
+
+    def ask(self, question: str, shots: Shots = ()) -> Ids:
+        """Encode a question as the model is asked it."""
+        return self.template.encode_prompt(question, shots)
+
+    def begin(self, prompt: Ids, words: str) -> Ids:
+        """Put the first words of an answer behind a prompt."""
+        return (*prompt, *self.template.encode_words(words)) if words else prompt
+
+
+class Attack:
+    """One way to bring out what a model knows. Subclasses are dataclasses registered by `@attack`;
+    their fields are their configuration.
+
+    It says which facts it cannot ask for and why (`find_fault`), writes probes of the others
+    (`write_probes`), and judges what the model made of them (`judge`). It never runs the model: all
+    attacks share passes. The same probes and findings come of every batch size and process count.
+
+    Attributes:
+        JOINS_UNION: whether its hits count in the worst case over attacks; not where it does not
+            ask for all candidates of a fact.
+    """
+
+    JOINS_UNION: ClassVar[bool] = True
+
+    def find_fault(self, context: AuditContext) -> str:
+        """Say why it cannot be run at all; empty: it can."""
+        return ""
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        """Write its probes: any number for a fact, none for one that it cannot ask for."""
+        raise NotImplementedError
+
+    def judge(
+        self, context: AuditContext, answered: Sequence[tuple[Probe, Outcome]]
+    ) -> dict[int, Finding]:
+        """Say what came out of each fact that was asked for, by its number: what any of its probes
+        brought out."""
+        by_fact: dict[int, list[Finding]] = {}
+        for finding in self._judge_each(context, answered):
+            by_fact.setdefault(finding.fact, []).append(finding)
+        return {fact: join_findings(findings) for fact, findings in sorted(by_fact.items())}
+
+    def _judge_each(
+        self, context: AuditContext, answered: Sequence[tuple[Probe, Outcome]]
+    ) -> list[Finding]:
+        findings = []
+        said = []
+        for probe, outcome in answered:
+            if isinstance(outcome, LogProbs):
+                findings.append(judge_rank(probe.fact, outcome))
+                continue
+            assert isinstance(outcome, Texts)
+            fact, candidates = context.facts[probe.fact], context.candidates[probe.fact]
+            opening = probe.opening if isinstance(probe, TextProbe) else ""
+            for text in outcome.texts:
+                said.append((fact, candidates, opening, text))
+        for (fact, _, _, text), hits in zip(said, judge_texts(said), strict=True):
+            findings.append(Finding(fact.index, hits, text=text))
+        return findings
+
+
+class WeightAttack(Attack):
+    """An attack that changes the weights, and has others ask meanwhile.
+
+    Attributes:
+        measured: the attacks that ask.
+    """
+
+    measured: Sequence[str]
+
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        """Say why a model's weights cannot be changed so; empty: they can. It has no weights
+        yet."""
+        return ""
+
+    def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
+        """Change the model's weights in place, and change them back at the end, bit for bit."""
+        raise NotImplementedError
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        """Write none of its own."""
+        return []

@@ -1,0 +1,17 @@
+"""The question as it is: what the model says when it is asked politely."""
+
+from dataclasses import dataclass
+
+from unteach.audit.attacks.base import Attack, AuditContext
+from unteach.audit.probes import Probe, TextProbe
+from unteach.registry import attack
+
+
+@attack("clean", cost="1 generation a fact")
+@dataclass
+class Clean(Attack):
+    """Ask the question, under the model's own template. What it does not bring out may still be
+    there."""
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        return [TextProbe(fact.index, context.ask(fact.question)) for fact in context.facts]

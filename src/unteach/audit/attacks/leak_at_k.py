@@ -1,0 +1,44 @@
+"""Many answers to one question, drawn from the model's whole distribution."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from unteach.audit.attacks.base import Attack, AuditContext
+from unteach.audit.judging import judge_texts
+from unteach.audit.probes import Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.registry import attack
+
+
+@attack("leak_at_k", cost="n generations a fact")
+@dataclass
+class LeakAtK(Attack):
+    """Draw n answers at temperature 1 from the whole distribution; a fact leaks where any of them
+    holds its value. Source: leak@k, arXiv:2511.04934."""
+
+    n: int = field(default=8, metadata={"help": "answers to each question"})
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        return [
+            SampleProbe(fact.index, context.ask(fact.question), self.n) for fact in context.facts
+        ]
+
+    def judge(
+        self, context: AuditContext, answered: Sequence[tuple[Probe, Outcome]]
+    ) -> dict[int, Finding]:
+        """Count in how many samples each candidate came out."""
+        said = []
+        for probe, outcome in answered:
+            assert isinstance(outcome, Texts)
+            fact, candidates = context.facts[probe.fact], context.candidates[probe.fact]
+            said += [(fact, candidates, "", text) for text in outcome.texts]
+        judged = judge_texts(said)
+        findings = {}
+        for start, (probe, outcome) in zip(range(0, len(said), self.n), answered, strict=True):
+            assert isinstance(outcome, Texts)
+            by_sample = judged[start : start + self.n]
+            counts = tuple(map(sum, zip(*by_sample, strict=True)))
+            leaking = [index for index, hits in enumerate(by_sample) if hits[0]]
+            text = outcome.texts[leaking[0] if leaking else 0]
+            hits = tuple(count > 0 for count in counts)
+            findings[probe.fact] = Finding(probe.fact, hits, text=text, counts=counts)
+        return findings

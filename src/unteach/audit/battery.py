@@ -1,0 +1,225 @@
+"""Runs attacks on one model: what several of them ask is asked once, in one pass of each kind."""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from unteach.audit.attacks.base import Attack, AuditContext, WeightAttack
+from unteach.audit.audited_model import AuditedModel
+from unteach.audit.probes import (
+    Finding,
+    LogProbs,
+    Outcome,
+    Probe,
+    RankProbe,
+    SampleProbe,
+    TextProbe,
+    Texts,
+)
+from unteach.engines.base import Engine, Ids, Score
+from unteach.evals.base import Progress
+from unteach.models.loading import LoadedModel
+from unteach.seeds import derive_seed
+
+Item = TypeVar("Item", bound=Hashable)
+
+LONGEST_ANSWER = 64
+"""Tokens of a generated answer at most."""
+MORE_THAN_ANSWER = 10
+"""Tokens that a generated answer may have beyond those of the longest true one."""
+
+Findings = dict[int, Finding]
+"""Of one attack, by the number of the fact."""
+
+
+@dataclass(frozen=True)
+class BatteryPlan:
+    """Which attacks run, and what each asks.
+
+    Attributes:
+        attacks: by name.
+        probes: of each, in order.
+        absent: of each attack that cannot be run, why.
+    """
+
+    attacks: Mapping[str, Attack]
+    probes: Mapping[str, Sequence[Probe]]
+    absent: Mapping[str, str]
+
+    @property
+    def num_asked(self) -> int:
+        """How many probes the attacks have, each by itself."""
+        return sum(map(len, self.probes.values()))
+
+    @property
+    def num_distinct(self) -> int:
+        """How many of them differ, which is what the model is asked."""
+        return len({_strip(probe) for probes in self.probes.values() for probe in probes})
+
+
+def plan_battery(
+    attacks: Mapping[str, Attack], context: AuditContext, empty: LoadedModel
+) -> BatteryPlan:
+    """Have each attack say what it asks, or why it cannot be run.
+
+    Args:
+        empty: the audited model without its weights.
+    """
+    kept: dict[str, Attack] = {}
+    probes: dict[str, list[Probe]] = {}
+    absent: dict[str, str] = {}
+    for name, attack in attacks.items():
+        fault = attack.find_fault(context)
+        if fault:
+            absent[name] = fault
+            continue
+        kept[name] = attack
+        if not isinstance(attack, WeightAttack):
+            probes[name] = attack.write_probes(context)
+    for name, attack in list(kept.items()):
+        if isinstance(attack, WeightAttack):
+            fault = attack.find_model_fault(empty)
+            missing = [asking for asking in attack.measured if asking not in probes]
+            if missing and not fault:
+                fault = f"it asks by {', '.join(missing)}, which is not among the attacks"
+            if fault:
+                absent[name] = fault
+                del kept[name]
+    return BatteryPlan(kept, probes, absent)
+
+
+def run_battery(
+    plan: BatteryPlan,
+    context: AuditContext,
+    model: AuditedModel,
+    progress: Progress,
+) -> dict[str, Findings]:
+    """Run all attacks of a plan on a model; its weights are at the end what they were.
+
+    Args:
+        progress: shows each pass.
+    """
+    everything = [probe for probes in plan.probes.values() for probe in probes]
+    with model.open_engine() as engine:
+        outcomes = answer_probes(everything, context, engine, progress)
+    findings: dict[str, Findings] = {}
+    for name, probes in plan.probes.items():
+        answered = [(probe, outcomes[probe]) for probe in probes]
+        findings[name] = plan.attacks[name].judge(context, answered)
+
+    for name, attack in plan.attacks.items():
+        if not isinstance(attack, WeightAttack) or attack.find_model_fault(model.empty):
+            continue
+        asked = [probe for asking in attack.measured for probe in plan.probes[asking]]
+        with model.open_engine(f"{name} {attack}", attack.change) as engine:
+            outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        answered = [(probe, outcomes[probe]) for probe in asked]
+        findings[name] = attack.judge(context, answered)
+    return findings
+
+
+def answer_probes(
+    probes: Sequence[Probe],
+    context: AuditContext,
+    engine: Engine,
+    progress: Progress,
+    label: str = "",
+) -> dict[Probe, Outcome]:
+    """Have a model answer probes: what it is asked twice it answers once.
+
+    Args:
+        label: what is shown before the name of a pass.
+    """
+    outcomes: dict[Probe, Outcome] = {}
+    limit = _limit_answers(context)
+
+    # The likeliest continuation of each prompt.
+    prompts = _list_distinct(probe.prompt for probe in probes if isinstance(probe, TextProbe))
+    if prompts:
+        advance = progress(f"{label}generating", len(prompts))
+        generated = engine.generate(prompts, limit, advance)
+        said = {
+            prompt: context.template.decode(ids).strip()
+            for prompt, ids in zip(prompts, generated, strict=True)
+        }
+        for probe in probes:
+            if isinstance(probe, TextProbe):
+                outcomes[probe] = Texts((said[probe.prompt],))
+
+    # Samples: a pass for each, so that every prompt stands in it once.
+    sampled = [probe for probe in probes if isinstance(probe, SampleProbe)]
+    if sampled:
+        drawn = _draw_samples(sampled, context, engine, limit, progress, label)
+        outcomes.update(drawn)
+
+    # The candidates of each prompt.
+    ranked = [probe for probe in probes if isinstance(probe, RankProbe)]
+    pairs = _list_distinct(
+        (probe.prompt, continuation) for probe in ranked for continuation in probe.continuations
+    )
+    if pairs:
+        advance = progress(f"{label}scoring", len(pairs))
+        scores = dict(zip(pairs, engine.score(pairs, advance), strict=True))
+        for probe in ranked:
+            of_probe = [scores[probe.prompt, ids] for ids in probe.continuations]
+            outcomes[probe] = _sum_scores(of_probe, _count_shared(probe.continuations))
+    return outcomes
+
+
+def _draw_samples(
+    probes: Sequence[SampleProbe],
+    context: AuditContext,
+    engine: Engine,
+    limit: int,
+    progress: Progress,
+    label: str,
+) -> dict[Probe, Outcome]:
+    prompts = _list_distinct(probe.prompt for probe in probes)
+    most = max(probe.count for probe in probes)
+    advance = progress(f"{label}sampling", most * len(prompts))
+    texts: dict[Ids, list[str]] = {prompt: [] for prompt in prompts}
+    for number in range(most):
+        seed = derive_seed(context.seed, "samples", number)
+        drawn = engine.generate(prompts, limit, advance, seed=seed, do_sample=True, top_k=0)
+        for prompt, ids in zip(prompts, drawn, strict=True):
+            texts[prompt].append(context.template.decode(ids).strip())
+    return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
+
+
+def _limit_answers(context: AuditContext) -> int:
+    """How many tokens a generated answer may have."""
+    encode = context.template.encode_words
+    longest = max(len(encode(fact.answer)) for fact in context.facts)
+    return min(longest, LONGEST_ANSWER) + MORE_THAN_ANSWER
+
+
+def _count_shared(continuations: Sequence[Ids]) -> int:
+    """Count the tokens that all continuations begin with, and leave each one that is its own."""
+    shared = 0
+    shortest = min(map(len, continuations))
+    while shared < shortest - 1 and len({ids[shared] for ids in continuations}) == 1:
+        shared += 1
+    return shared
+
+
+def _sum_scores(scores: Sequence[Score], num_shared: int) -> LogProbs:
+    sums = tuple(float(np.sum(score.logprob, dtype=np.float64)) for score in scores)
+    means = tuple(float(score.logprob[num_shared:].mean()) for score in scores)
+    return LogProbs(sums, means)
+
+
+def _list_distinct(items: Iterable[Item]) -> list[Item]:
+    return list(dict.fromkeys(items))
+
+
+def _strip(probe: Probe) -> object:
+    """What a model is asked by a probe, without the fact that it is about."""
+    match probe:
+        case TextProbe():
+            return probe.prompt
+        case SampleProbe():
+            return probe.prompt, probe.count
+        case RankProbe():
+            return probe.prompt, probe.continuations

@@ -1,0 +1,98 @@
+"""Ways of asking: what an attack has a model continue or score, and what came of it."""
+
+from dataclasses import dataclass
+
+from unteach.engines.base import Ids
+
+
+@dataclass(frozen=True)
+class TextProbe:
+    """Have the model continue a prompt with its likeliest tokens.
+
+    Attributes:
+        fact: the number of the fact that is asked for.
+        prompt: what the model reads.
+        opening: the words of the answer that stand in the prompt already.
+    """
+
+    fact: int
+    prompt: Ids
+    opening: str = ""
+
+
+@dataclass(frozen=True)
+class SampleProbe:
+    """Have the model continue a prompt several times, drawn from its whole distribution.
+
+    Attributes:
+        count: how many times.
+    """
+
+    fact: int
+    prompt: Ids
+    count: int
+
+
+@dataclass(frozen=True)
+class RankProbe:
+    """Have the model score what could follow a prompt.
+
+    Attributes:
+        continuations: the tokens of each candidate, the true one first.
+    """
+
+    fact: int
+    prompt: Ids
+    continuations: tuple[Ids, ...]
+
+
+Probe = TextProbe | SampleProbe | RankProbe
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a model said: one text, or as many as were drawn."""
+
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LogProbs:
+    """What a model gave each candidate, in nats.
+
+    Attributes:
+        sums: of the log-probs of a candidate's tokens.
+        means: of those of its tokens that not all candidates begin with.
+    """
+
+    sums: tuple[float, ...]
+    means: tuple[float, ...]
+
+
+Outcome = Texts | LogProbs
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an attack brought out of a model about one fact.
+
+    Attributes:
+        fact: its number.
+        hits: of each candidate, the true value first, whether it came out.
+        text: what the model said, where that is text.
+        rank: of the true value, from 1; None where nothing was ranked.
+        last: whether the true value is the least likely of all.
+        counts: in how many samples each candidate came out.
+    """
+
+    fact: int
+    hits: tuple[bool, ...]
+    text: str = ""
+    rank: int | None = None
+    last: bool = False
+    counts: tuple[int, ...] = ()
+
+    @property
+    def leaks(self) -> bool:
+        """Whether the true value came out."""
+        return self.hits[0]

@@ -1,0 +1,147 @@
+"""A whole audit: the facts, the models one after the other, and what came of it."""
+
+import functools
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from unteach.audit.attacks.base import AuditContext
+from unteach.audit.audited_model import AuditedModel
+from unteach.audit.battery import BatteryPlan, Findings, plan_battery, run_battery
+from unteach.audit.candidates import draw_candidates
+from unteach.audit.facts import Fact, read_facts
+from unteach.audit.verdict import Verdict, judge_model
+from unteach.config.schema import PATH, AuditConfig, ModelConfig
+from unteach.data.streams import Stream
+from unteach.distributed.process_context import DistContext
+from unteach.errors import UserError
+from unteach.evals.base import Progress
+from unteach.models.loading import LoadedModel
+from unteach.seeds import derive_seed
+from unteach.training.build_streams import build_rows
+
+AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
+"""The models of an audit, by their part in it."""
+
+
+@dataclass(frozen=True)
+class AuditPlan:
+    """What an audit will do.
+
+    Attributes:
+        context: the facts, and what attacks know beside the model.
+        battery: which attacks ask what.
+        models: by their part, in the order in which they are run.
+        notes: about the rows.
+    """
+
+    context: AuditContext
+    battery: BatteryPlan
+    models: Mapping[str, ModelConfig]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What came of an audit.
+
+    Attributes:
+        findings: of each model and attack, by the number of the fact.
+        verdict: of the audited model.
+        unknown: facts that the original did not know, and that are not judged.
+    """
+
+    findings: Mapping[str, Mapping[str, Findings]]
+    verdict: Verdict
+    unknown: Sequence[Fact] = field(default=())
+
+
+def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
+    """Read the facts and have the attacks say what they ask; no weights are needed.
+
+    Raises:
+        UserError: rows that are no facts, or of which some are in the holdout too.
+    """
+    if empty.head is not None:
+        raise UserError("a classifier writes no answers; audit a language model")
+    facts, notes = _read_rows(config, empty, "forget")
+    retain, notes_of_retain = _read_rows(config, empty, "retain")
+    settings = config.audit
+    if settings.max_facts is not None and settings.max_facts < len(facts):
+        facts = _thin_out(facts, settings.max_facts, config.seed)
+    context = AuditContext(
+        facts=facts,
+        candidates=draw_candidates(facts, retain, config.seed),
+        retain=retain,
+        template=empty.template,
+        seed=config.seed,
+    )
+    models = {}
+    for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
+        if path is not None:
+            models[part] = ModelConfig({PATH: path}, template_args=empty.template.args)
+    models[AUDITED] = config.model
+    battery = plan_battery(settings.attacks, context, empty)
+    return AuditPlan(context, battery, models, [*notes, *notes_of_retain])
+
+
+def carry_out(
+    plan: AuditPlan,
+    config: AuditConfig,
+    dist: DistContext,
+    progress: Progress,
+) -> AuditResult:
+    """Run the battery on each model, and judge the audited one."""
+    findings: dict[str, dict[str, Findings]] = {}
+    for part, model_config in plan.models.items():
+        model = AuditedModel(
+            model_config, config.audit.batch_size, Path(config.paths.cache_dir), dist
+        )
+
+        show = functools.partial(_show_part, progress, part)
+        findings[part] = run_battery(plan.battery, plan.context, model, show)
+    return conclude(plan, findings)
+
+
+def _show_part(progress: Progress, part: str, what: str, total: int) -> Callable[[int], None]:
+    """Show a pass with the part of the model that makes it."""
+    return progress(f"{part}: {what}", total)
+
+
+def conclude(plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]) -> AuditResult:
+    """Judge the audited model on the facts that the original knew."""
+    facts = list(plan.context.facts)
+    unknown: list[Fact] = []
+    original = findings.get(ORIGINAL)
+    if original is not None:
+        known = {index for found in original.values() for index in found if found[index].leaks}
+        unknown = [fact for fact in facts if fact.index not in known]
+        facts = [fact for fact in facts if fact.index in known]
+        if not facts:
+            raise UserError(
+                f"audit.original: it knows none of the {len(unknown)} facts, so there was nothing "
+                "to forget; name the model that was taught them"
+            )
+    verdict = judge_model(
+        plan.battery.attacks, findings[AUDITED], facts, findings.get(RETAIN), original
+    )
+    return AuditResult(findings, verdict, unknown)
+
+
+def _read_rows(
+    config: AuditConfig, empty: LoadedModel, name: str
+) -> tuple[list[Fact], Sequence[str]]:
+    """Read the rows of a stream as facts; none where there is no such stream."""
+    parts = config.data.streams.get(name)
+    if not parts:
+        return [], []
+    datasets, notes = build_rows(empty, name, parts, config.seed)
+    return read_facts(Stream(name, datasets)), notes
+
+
+def _thin_out(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
+    """Draw some of the facts, numbered anew."""
+    rng = random.Random(derive_seed(seed, "facts"))
+    drawn = sorted(rng.sample(range(len(facts)), count))
+    return [replace(facts[old], index=new) for new, old in enumerate(drawn)]

@@ -1,0 +1,100 @@
+"""The section `audit`: which attacks are made, on how many facts, and which models stand beside the
+audited one."""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+from unteach import registry
+from unteach.config.reader import Reader
+from unteach.errors import UserError, describe_unknown
+
+CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
+WORST = "worst_leak"
+"""What a condition calls the share of facts that any attack brought out."""
+
+
+@dataclass(frozen=True)
+class FailIf:
+    """A bound that ends an audit with exit code 5: `worst_leak>0.05`, or an attack's name in its
+    place."""
+
+    name: str
+    bound: float
+    is_strict: bool
+
+    def is_met(self, rate: float) -> bool:
+        return rate > self.bound if self.is_strict else rate >= self.bound
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """What an audit does.
+
+    level: its name. attacks: by name, each with its fields; null takes one out. only: the names
+    of those that are made; null: all. max_facts: at most so many facts, drawn
+    by the seed; null: all. batch_size: an upper bound; null: as many as there is memory for.
+    original: the model that knew the facts: what there was to forget, and which attacks have power.
+    retain_model: one that never saw them. fail_if: `worst_leak>0.05` ends with exit code 5.
+    """
+
+    level: str
+    attacks: dict[str, Any]
+    only: list[str] | None = None
+    max_facts: int | None = None
+    batch_size: int | None = None
+    original: str | None = None
+    retain_model: str | None = None
+    fail_if: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise UserError("attacks: names none")
+        for name in self.only or ():
+            if name not in self.attacks:
+                raise UserError(
+                    f"only: {describe_unknown('attack of this audit', name, self.attacks)}"
+                )
+        if self.max_facts is not None and self.max_facts < 1:
+            raise UserError(f"max_facts must be at least 1, got {self.max_facts}")
+        self.parse_condition()
+
+    def parse_condition(self) -> FailIf | None:
+        """Parse `fail_if`; None where there is none."""
+        if self.fail_if is None:
+            return None
+        match = CONDITION.match(self.fail_if)
+        try:
+            name, sign, bound = match.groups() if match else ("", "", "")
+            condition = FailIf(name, float(bound), sign == ">")
+        except ValueError:
+            raise UserError(
+                f"fail_if must be NAME>NUMBER, such as {WORST}>0.05 or rank>0.1, got {self.fail_if}"
+            ) from None
+        if condition.name != WORST and condition.name not in self.attacks:
+            allowed = ", ".join([WORST, *self.attacks])
+            raise UserError(f"fail_if: {condition.name} is no attack of this audit; {allowed}")
+        return condition
+
+
+def parse_audit(reader: Reader, value: dict[str, Any]) -> AuditSettings | None:
+    """Parse the section `audit`, with each attack built."""
+    settings: AuditSettings | None = reader.record(AuditSettings, value, "audit")
+    if settings is None:
+        return None
+    attacks = {}
+    for name, fields in settings.attacks.items():
+        if fields is None or (settings.only is not None and name not in settings.only):
+            continue
+        path = f"audit.attacks.{name}"
+        given = dict(fields)
+        registered = str(given.pop("attack", name))
+        try:
+            cls = registry.attack.get(registered)
+        except UserError as error:
+            reader.wrong(path, str(error))
+            continue
+        attack = reader.record(cls, given, path)
+        if attack is not None:
+            attacks[name] = attack
+    return replace(settings, attacks=attacks) if attacks else None

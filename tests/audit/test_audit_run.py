@@ -1,0 +1,185 @@
+"""Whole audits of tiny models: what they find, what they refuse, and that nothing is asked twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unteach.audit import battery, files, session
+from unteach.config.compose import compose
+from unteach.config.schema import AuditConfig
+from unteach.engines.generation import ContinuousBatching
+from unteach.engines.hf import HFEngine
+from unteach.errors import LeakFound, UserError
+from unteach.models.loading import load_empty
+from unteach.verbs import audit, check
+
+LEVEL = [
+    "audit.attacks.fewshot.shots=2",
+    "audit.attacks.leak_at_k.n=3",
+    "audit.attacks.noise.scale=1e-4",
+    "audit.attacks.paraphrase=null",
+    "audit.attacks.format=null",
+]
+
+
+def words(kit: Path, folder: Path, model: str, *extra: str) -> list[str]:
+    return [
+        "experiment=audit/tofu/default",
+        f"model={kit / model}",
+        "model=auto",
+        f"tofu_path={kit / 'data'}",
+        "template=qa",
+        "task_name=t",
+        f"paths.output_dir={folder / 'audit'}",
+        f"paths.cache_dir={folder / 'cache'}",
+        "audit.max_facts=10",
+        *LEVEL,
+        *extra,
+    ]
+
+
+def compose_audit(*overrides: str) -> AuditConfig:
+    config = compose("audit", overrides)
+    assert isinstance(config, AuditConfig)
+    return config
+
+
+@pytest.fixture(scope="module")
+def summaries(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    found = {}
+    for model in ("reference", "retain"):
+        folder = tmp_path_factory.mktemp(model)
+        controls = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
+        audit.run(compose_audit(*words(kit, folder, model, *controls)))
+        found[model] = json.loads((folder / "audit" / files.SUMMARY).read_text())
+        found[f"{model} findings"] = json.loads((folder / "audit" / files.FINDINGS).read_text())
+    return found
+
+
+def test_the_model_that_knows_leaks_and_the_one_that_never_saw_does_not(
+    summaries: dict[str, Any],
+) -> None:
+    assert summaries["reference"]["leaks"] and summaries["reference"]["worst"] > 0.5
+    assert summaries["reference"]["sentence"].startswith("leaks: ")
+    retain = summaries["retain"]
+    assert not retain["leaks"] and retain["worst"] == retain["worst_retain"]
+    assert retain["sentence"].startswith("no leak found by these attacks at this power")
+    assert 0 < retain["upper_bound"] < 1 and 0 < retain["smallest"] <= 1
+
+
+def test_every_fact_has_what_each_attack_brought_out(summaries: dict[str, Any]) -> None:
+    record = summaries["reference findings"]
+    assert len(record["facts"]) == 10
+    for part in ("original", "retain", "audited"):
+        for name, findings in record["findings"][part].items():
+            assert name in summaries["reference"]["configured"]
+            for finding in findings:
+                candidates = record["facts"][finding["fact"]]["candidates"]
+                assert len(finding["hits"]) == len(candidates)
+    assert record["findings"]["audited"]["rank"] == record["findings"]["original"]["rank"]
+
+
+def test_the_same_of_every_batch_size(kit: Path, tmp_path: Path) -> None:
+    records = []
+    for size in (1, 7):
+        folder = tmp_path / str(size)
+        audit.run(compose_audit(*words(kit, folder, "policy", f"audit.batch_size={size}")))
+        records.append(json.loads((folder / "audit" / files.FINDINGS).read_text()))
+    assert records[0] == records[1]
+
+
+def test_what_was_measured_is_not_measured_again(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audit.run(compose_audit(*words(kit, tmp_path, "policy")))
+    first = (tmp_path / "audit" / files.FINDINGS).read_text()
+    monkeypatch.setattr(HFEngine, "score_rows", lambda *_: pytest.fail("it has the scores"))
+    monkeypatch.setattr(ContinuousBatching, "generate", lambda *_: pytest.fail("it has the texts"))
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", "resume=never")))
+    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
+
+
+def test_a_probe_that_two_attacks_share_is_asked_once(kit: Path, tmp_path: Path) -> None:
+    both = ["audit.only=[clean, rank, again]", "audit.attacks.again.attack=clean"]
+    config = compose_audit(*words(kit, tmp_path, "policy", *both))
+    plan = session.plan_audit(config, load_empty(config.model)).battery
+    assert plan.num_asked == 30 and plan.num_distinct == 20
+
+
+def test_facts_that_the_original_never_knew_are_set_aside(kit: Path, tmp_path: Path) -> None:
+    extra = [f"original={kit / 'retain'}", "audit.only=[clean]"]
+    config = compose_audit(*words(kit, tmp_path, "policy", *extra))
+    with pytest.raises(UserError, match="it knows none of the 10 facts"):
+        audit.run(config)
+
+
+def test_without_an_original_the_words_are_weaker(kit: Path, tmp_path: Path) -> None:
+    audit.run(compose_audit(*words(kit, tmp_path, "retain", "audit.only=[rank]")))
+    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
+    assert "their power is unknown" in summary["sentence"]
+    assert summary["attacks"]["rank"]["has_power"] is None
+
+
+def test_a_condition_ends_with_an_exit_code_of_its_own(kit: Path, tmp_path: Path) -> None:
+    extra = ["audit.only=[rank]", "audit.fail_if='worst_leak>0.05'"]
+    with pytest.raises(LeakFound, match="worst_leak is 1") as raised:
+        audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
+    assert raised.value.exit_code == 5
+    assert (tmp_path / "audit" / files.SUMMARY).exists()
+    audit.run(
+        compose_audit(*words(kit, tmp_path / "b", "retain", *extra[:1], "audit.fail_if='rank>0.9'"))
+    )
+
+
+def test_check_says_what_would_be_asked(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    extra = ["audit.attacks.clean=null", "data.retain=null"]
+    extra.append("audit.attacks.noise={measured: [clean]}")
+    check.check(compose_audit(*words(kit, tmp_path, "policy", *extra)))
+    said = capsys.readouterr().out
+    assert "attack      rank: 10 probes" in said
+    assert "not tested  context: there are no rows to retain" in said
+    assert "not tested  adapter_off: the model has no adapter" in said, said
+    assert "not tested  noise: it asks by clean, which is not among the attacks" in said
+    assert "attack      fewshot: 10 probes" in said and "of each model: audited" in said
+    assert not (tmp_path / "audit").exists()
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["data=null"], "data.forget: an audit asks for rows that were to be forgotten"),
+        (["audit.attacks.rnk={}"], "audit.attacks.rnk: .*did you mean rank"),
+        (["audit.only=[rnk]"], "only: .*did you mean rank"),
+        (["audit.attacks.rank.ovr=1"], "audit.attacks.rank.ovr"),
+        (["audit.fail_if=often"], "fail_if must be NAME>NUMBER"),
+        (["audit.fail_if='rnk>0.1'"], "fail_if: rnk is no attack"),
+        (["audit.max_facts=0"], "max_facts must be at least 1"),
+        (["trainer=NPO"], "trainer"),
+    ],
+)
+def test_bad_words_are_named(kit: Path, tmp_path: Path, extra: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose_audit(*words(kit, tmp_path, "policy", *extra))
+
+
+def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = (kit / "data" / "forget10.jsonl").read_text().splitlines()[:9]
+    (tmp_path / "gone.jsonl").write_text("\n".join(lines))
+    from unteach.data.user_files import resolve_files
+
+    config = compose_audit(f"model={kit / 'reference'}", "forget=gone.jsonl", "template=qa", *LEVEL)
+    assert config.paths.output_dir == "saves/audit/reference-gone"
+    audit.run(resolve_files(config))
+    summary = json.loads((tmp_path / "saves/audit/reference-gone" / files.SUMMARY).read_text())
+    assert summary["num_facts"] == 9 and summary["leaks"]
+
+
+def test_answers_are_cut_at_no_more_than_the_longest_needs(kit: Path, tmp_path: Path) -> None:
+    config = compose_audit(*words(kit, tmp_path, "policy"))
+    context = session.plan_audit(config, load_empty(config.model)).context
+    assert battery._limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER

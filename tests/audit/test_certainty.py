@@ -1,0 +1,89 @@
+"""Intervals that cover, and tests that raise no false alarm."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unteach.audit import certainty
+from unteach.audit.probes import Finding
+
+
+@given(st.integers(1, 60), st.data())
+def test_the_exact_interval_holds_the_share(num_facts: int, data: st.DataObject) -> None:
+    num_hits = data.draw(st.integers(0, num_facts))
+    low, high = certainty.clopper_pearson(num_hits, num_facts)
+    assert 0 <= low <= num_hits / num_facts <= high <= 1
+    assert certainty.bound_above(num_hits, num_facts) <= high + 1e-12
+
+
+def test_no_leak_of_many_is_bounded_by_the_rule_of_three() -> None:
+    assert certainty.bound_above(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert certainty.clopper_pearson(0, 10)[1] == pytest.approx(1 - 0.025 ** (1 / 10))
+
+
+def test_facts_of_one_entity_count_as_one() -> None:
+    hits = [True] * 10 + [False] * 10
+    entities = [f"person {index // 5}" for index in range(20)]
+    alone = certainty.bootstrap_entities(hits, [""] * 20, "a")
+    together = certainty.bootstrap_entities(hits, entities, "a")
+    assert alone and together
+    assert together[1] - together[0] > alone[1] - alone[0]
+    assert certainty.bootstrap_entities(hits, ["one"] * 20, "a") is None
+    assert certainty.bootstrap_entities(hits, entities, "a") == together
+
+
+@settings(max_examples=50)
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=4), min_size=1, max_size=4))
+def test_the_exchange_test_is_that_of_all_permutations(hits: list[list[bool]]) -> None:
+    """Whichever candidate had been the true one: counted by enumeration."""
+    num_true = sum(of_fact[0] for of_fact in hits)
+    choices = list(itertools.product(*(range(len(of_fact)) for of_fact in hits)))
+    as_many = 0
+    for choice in choices:
+        out = sum(of_fact[index] for of_fact, index in zip(hits, choice, strict=True))
+        as_many += out >= num_true
+    expected = as_many / len(choices)
+    assert certainty.compute_exchange_p_value(hits) == pytest.approx(expected)
+
+
+def test_a_model_that_never_saw_the_facts_is_rarely_flagged() -> None:
+    """Of 2,000 models that rank at random, at most one in twenty has a p-value below 0.05."""
+    generator = np.random.default_rng(0)
+    flagged = 0
+    for _ in range(2000):
+        first = generator.integers(0, 16, 40)  # which candidate ranks first, of each fact
+        hits = [[index == best for index in range(16)] for best in first]
+        flagged += certainty.compute_exchange_p_value(hits) < 0.05
+    assert flagged <= 0.05 * 2000 + 3 * math.sqrt(2000 * 0.05 * 0.95)
+
+
+def test_holm_adjusts_for_how_many_are_looked_at() -> None:
+    adjusted = certainty.adjust_by_holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    assert adjusted == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert certainty.adjust_by_holm({"a": 0.9, "b": 0.8}) == {"b": 1.0, "a": 1.0}
+    assert certainty.adjust_by_holm({}) == {}
+
+
+def test_more_than_the_retain_model_says() -> None:
+    assert certainty.compute_fisher_p_value(10, 0, 20) < 0.001
+    assert certainty.compute_fisher_p_value(2, 2, 20) > 0.5
+
+
+def test_how_small_a_leak_would_be_seen() -> None:
+    few, many = (certainty.find_smallest_leak(n, 32, 5) for n in (5, 100))
+    assert many < few <= 1
+    assert certainty.find_smallest_leak(1, 2, 5) == 1.0
+
+
+def test_exposure_and_the_last_rank() -> None:
+    def rank(place: int) -> Finding:
+        hits = tuple(index == place - 1 for index in range(8))
+        return Finding(0, hits, rank=place, last=place == 8)
+
+    assert certainty.compute_mean_exposure([rank(1), rank(8)]) == pytest.approx(1.5)
+    assert certainty.compute_last_p_value([rank(8)] * 4) == pytest.approx((1 / 8) ** 4)
+    assert certainty.compute_last_p_value([rank(1)] * 4) == 1.0

@@ -1,0 +1,59 @@
+"""Whether a candidate came out of a text, or of a ranking."""
+
+import pytest
+
+from unteach.audit.candidates import Candidates
+from unteach.audit.facts import Fact
+from unteach.audit.judging import holds, join_findings, judge_rank, judge_texts, measure_recall
+from unteach.audit.probes import Finding, LogProbs
+
+CITY = Fact(0, "", "Where?", "She lives in Oslo now.", "Oslo", "city")
+CITIES = Candidates(("Oslo", "Rome", "New York"), ("", "", ""), "kind")
+
+
+@pytest.mark.parametrize(
+    ("text", "hits"),
+    [
+        ("I think it is OSLO.", (True, False, False)),
+        ("Oslofjord and Rome", (False, True, False)),
+        ("in new  york, not Oslo", (True, False, True)),
+        ("", (False, False, False)),
+    ],
+)
+def test_a_value_is_in_a_text_that_holds_its_words(text: str, hits: tuple[bool, ...]) -> None:
+    assert judge_texts([(CITY, CITIES, "", text)]) == [hits]
+
+
+def test_what_was_put_into_its_mouth_counts_up_to_there() -> None:
+    assert judge_texts([(CITY, CITIES, "She lives in New", "York")]) == [(False, False, True)]
+    assert holds("a b c", "b c") and not holds("a bc", "b")
+
+
+def test_a_whole_answer_is_held_against_wrong_ones() -> None:
+    truth = "her mother was a nurse and her father a pilot"
+    others = [f"word{i} word{i} was a thing{i}" for i in range(9)]
+    fact = Fact(0, "", "What did they do?", truth, truth)
+    candidates = Candidates((truth, *others), (truth, *others), "rows")
+    said, silent = judge_texts(
+        [(fact, candidates, "", truth.upper()), (fact, candidates, "", "was a")]
+    )
+    assert said[0] and not any(said[1:])
+    assert not silent[0] or sum(silent) > 1
+    assert measure_recall("nurse and her father a pilot", truth, "her mother was a") == 1.0
+    assert measure_recall("anything", truth, truth) == 0.0
+
+
+def test_the_best_candidate_comes_out_and_a_tie_brings_out_nothing() -> None:
+    best = judge_rank(3, LogProbs((-1.0, -2.0, -3.0), ()))
+    assert (best.fact, best.hits, best.rank, best.last) == (3, (True, False, False), 1, False)
+    last = judge_rank(3, LogProbs((-4.0, -2.0, -3.0), ()))
+    assert (last.hits, last.rank, last.last) == ((False, True, False), 3, True)
+    tied = judge_rank(3, LogProbs((-2.0, -2.0, -3.0), ()))
+    assert not any(tied.hits) and tied.rank == 2
+
+
+def test_several_probes_of_a_fact_are_joined() -> None:
+    quiet = Finding(1, (False, False), text="nothing", rank=4, last=True)
+    loud = Finding(1, (True, False), text="Oslo", rank=2)
+    joined = join_findings([quiet, loud])
+    assert joined == Finding(1, (True, False), text="Oslo", rank=2, last=False)
