@@ -63,7 +63,8 @@ def quantize_weights(model: "PreTrainedModel", scheme: Scheme) -> "Iterator[PreT
     """Round the weights of a model's linear layers within the context.
 
     Which weights these are and where they are kept meanwhile: `change_linear_weights`. Rounded
-    values are held in the weights' own dtype.
+    values are held in the weights' own dtype. A store of what the model said as it was does not
+    hold of the rounded one.
 
     Raises:
         UserError: there is no such scheme, `nf4` or `fp4` is asked for without bitsandbytes, or the
