@@ -318,6 +318,7 @@ EXTRA_MODULES = {
     "report": ("matplotlib",),
     "vision": ("PIL", "httpx2"),
     "openai": ("httpx2",),
+    "quant": ("bitsandbytes",),
 }
 """What an extra brings, by the names under which it is imported."""
 

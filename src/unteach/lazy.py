@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import accelerate.commands.launch as accelerate_launch_command
     import accelerate.state as accelerate_state
     import accelerate.utils as accelerate_utils
+    import bitsandbytes.functional as bitsandbytes_functional
     import datasets as datasets
     import huggingface_hub.errors as huggingface_errors
     import hydra.core.override_parser.overrides_parser as hydra_parser
@@ -45,6 +46,7 @@ else:
     accelerate_launch_command = _LazyModule("accelerate.commands.launch")
     accelerate_state = _LazyModule("accelerate.state")
     accelerate_utils = _LazyModule("accelerate.utils")
+    bitsandbytes_functional = _LazyModule("bitsandbytes.functional")
     datasets = _LazyModule("datasets")
     huggingface_errors = _LazyModule("huggingface_hub.errors")
     hydra_errors = _LazyModule("hydra.errors")

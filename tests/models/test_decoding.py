@@ -355,7 +355,7 @@ def test_passes_that_are_of_one_model_are_refused(whp: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="mia_gradnorm"):
         engine.grad_norms([((1, 2), (3,))], 2.0)
     with pytest.raises(UserError, match="hidden states inside are asked of a model"):
-        engine._compute_outputs([((1, 2), (3,))], OutputSpec(fn=None, layer=r"model\.layers\.0"))
+        engine.compute_outputs([((1, 2), (3,))], OutputSpec(fn=None, layer=r"model\.layers\.0"))
     with pytest.raises(UserError, match="not saved alone"):
         loaded.model.save_pretrained(tmp_path / "base")
     ids = torch.tensor([[1, 2, 3]])

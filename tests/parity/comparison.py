@@ -14,7 +14,11 @@ Numbers = float | list[Any] | torch.Tensor
 
 @dataclass(frozen=True)
 class Compared:
-    """One value of unteach's beside that of the file; difference: relative, in L2 of vectors."""
+    """One value of unteach's beside that of the file.
+
+    Attributes:
+        difference: relative, in L2 of vectors; of an audit's values the greatest absolute one.
+    """
 
     name: str
     difference: float
@@ -55,8 +59,12 @@ class Reference:
     def rows(self, name: str, count: int | None = None) -> list[dict[str, Any]]:
         """The rows of a data set that the values are of, or the first `count` of them."""
         first, last = self.values["rows"]
+        return self.read(name)[first:last][:count]
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """All rows of a data set of the kit."""
         lines = (self.kit / "data" / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines[first:last]][:count]
+        return [json.loads(line) for line in lines]
 
 
 def find_difference(ours: Numbers, theirs: Numbers) -> float:

@@ -50,7 +50,32 @@ def test_all_that_is_offered_equals_the_reference_values(
     missing = [line for line in lines if line.startswith("not offered: ")]
     assert any("Reverse-KL" in line for line in missing)
     num_compared = len(lines) - len(missing) - 1
-    assert lines[-1].startswith(f"{num_compared} of {num_compared} values equal, worst relative")
+    assert lines[-1].startswith(f"{num_compared} of {num_compared} values equal, worst difference")
+
+
+def test_what_an_audit_measures_equals_the_reference_values(
+    shared: Path, kit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = values.main([str(shared / "parity" / "audit_values.json"), str(kit)])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, lines[-1]
+    for name in (
+        "uds: corrected published_prompt policy uds",
+        "uds: corrected kit_prompt policy s2",
+        "uds: published kit_prompt policy s1",
+        "uds: published published_prompt reference uds",
+        "logit_lens: answers policy",
+        "logit_lens: values retain",
+        "logit_lens: score policy",
+        "leak_at_k: n=200 c=3 k=64",
+        "quantise: policy rtn4 probabilities",
+        "quantise: reference rtn3 error",
+    ):
+        assert any(line.startswith(f"{name}: ") and line.endswith("equal") for line in lines), name
+    missing = [line for line in lines if line.startswith("not offered: ")]
+    assert any("n=8 c=3 k=16" in line for line in missing)
+    for block in ("kl_texts", "prompts", "relearn"):
+        assert any(f": {block}: the whole block" in line for line in missing), block
 
 
 def test_a_value_that_differs_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,9 +88,7 @@ def test_a_value_that_differs_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("surgery: vectors sum: ") and lines[0].endswith("DIFFERS")
     assert lines[-2].startswith("not offered: unheard_of: the whole block")
-    assert lines[-1] == (
-        "1 of 2 values equal, worst relative difference 4.7e-03 (surgery: vectors sum)"
-    )
+    assert lines[-1] == ("1 of 2 values equal, worst difference 4.7e-03 (surgery: vectors sum)")
 
 
 def test_two_paths_are_needed(capsys: pytest.CaptureFixture[str]) -> None:

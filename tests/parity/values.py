@@ -1,8 +1,8 @@
 """Compare unteach with a file of reference values: `python tests/parity/values.py FILE KIT`.
 
-FILE has the form of losses_2.json, KIT is the folder of models and rows that its values were
+FILE has the form of losses_2.json or audit_values.json, KIT is the folder of models and rows that its values were
 computed on. Prints a line a value, then what unteach does not offer, and last how many values are
-equal and the greatest relative difference. The exit code is 1 where a value differs, 2 where the
+equal and the greatest difference (relative, but absolute where a file says so). The exit code is 1 where a value differs, 2 where the
 two paths are not given.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from audit_values import compare_leak_at_k, compare_logit_lens, compare_quantise, compare_uds
 from comparison import Compared, NotOffered, Outcomes, Reference
 from decode_values import compare_decode
 from dual_optim_values import compare_dual_optim
@@ -29,6 +30,10 @@ BLOCKS: dict[str, Callable[[Reference, Any], Outcomes]] = {
     "dual_optim": compare_dual_optim,
     "decode": compare_decode,
     "edits": compare_edits,
+    "uds": compare_uds,
+    "logit_lens": compare_logit_lens,
+    "leak_at_k": compare_leak_at_k,
+    "quantise": compare_quantise,
 }
 """What compares each block of a file."""
 ABOUT = {"rows", "template", "versions", "other_answers", "batches", "compare"}
@@ -66,7 +71,7 @@ def print_outcomes(outcomes: dict[str, list[Compared | NotOffered]]) -> bool:
         return False
     block, worst = max(compared, key=lambda pair: pair[1].difference)
     print(
-        f"{num_equal} of {len(compared)} values equal, worst relative difference "
+        f"{num_equal} of {len(compared)} values equal, worst difference "
         f"{worst.difference:.1e} ({block}: {worst.name})"
     )
     return num_equal == len(compared)

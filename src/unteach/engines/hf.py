@@ -146,7 +146,7 @@ class HFEngine(BatchRunner):
 
     def _compute_plain(self, pairs: list[Pair]) -> list[np.ndarray]:
         """Make one pass over pairs in rows of their own; return each answer's statistics [n, 4]."""
-        outputs = self._compute_outputs(pairs, OutputSpec(fn=compute_token_statistics))
+        outputs = self.compute_outputs(pairs, OutputSpec(fn=compute_token_statistics))
         values = outputs.value.float().cpu().numpy()
         num_tokens = [len(answer) for _, answer in pairs]
         return _split_by_lengths(values, num_tokens)
@@ -246,7 +246,7 @@ class HFEngine(BatchRunner):
         gradient_norms.refuse_two_models(self.model)
 
         def compute_norm(pair: Pair, weights: "list[Parameter]") -> "Tensor":
-            outputs = self._compute_outputs([pair], OutputSpec())
+            outputs = self.compute_outputs([pair], OutputSpec())
             return gradient_norms.compute_mean_norm(-outputs.value.mean(), weights, p)
 
         def compute_norms(batch: Batch) -> list[float]:
@@ -333,8 +333,9 @@ class HFEngine(BatchRunner):
         spelled = json.dumps(arguments, sort_keys=True, default=str)
         return f"generate {spelled}"
 
-    def _compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
-        """Make one teacher-forced pass over (prompt, answer) pairs, for the answers' positions."""
+    def compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
+        """Make one teacher-forced pass over (prompt, answer) pairs, for what `spec` asks at the
+        answers' positions. The caller says whether gradients are needed."""
         token_rows = [[*prompt, *answer] for prompt, answer in pairs]
         tensors = self.pad_rows(token_rows, left=False)
         ids = tensors["input_ids"]  # [B, T]
