@@ -310,6 +310,7 @@ EXTRA_MODULES = {
     "report": ("matplotlib",),
     "vision": ("PIL", "httpx2"),
     "openai": ("httpx2",),
+    "evidence": ("securesystemslib", "cryptography", "in_toto_attestation"),
 }
 """What an extra brings, by the names under which it is imported."""
 

@@ -1,0 +1,1 @@
+"""Attacks on what a model still knows, their controls, and the evidence that they leave."""
