@@ -85,16 +85,16 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
-    text = json.dumps(_replace_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(replace_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n")
 
 
-def _replace_nan(value: object) -> object:
+def replace_nan(value: object) -> object:
     """Copy a value of plain types with None for every number that is not finite."""
     if isinstance(value, dict):
-        return {str(key): _replace_nan(item) for key, item in value.items()}
+        return {str(key): replace_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_replace_nan(item) for item in value]
+        return [replace_nan(item) for item in value]
     if isinstance(value, float) and (value != value or abs(value) == float("inf")):
         return None
     return value

@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     import accelerate.state as accelerate_state
     import accelerate.utils as accelerate_utils
     import bitsandbytes.functional as bitsandbytes_functional
+    import cryptography.hazmat.primitives.serialization as key_serialization
     import datasets as datasets
     import huggingface_hub.errors as huggingface_errors
     import hydra.core.override_parser.overrides_parser as hydra_parser
     import hydra.errors as hydra_errors
+    import in_toto_attestation.v1.resource_descriptor as in_toto_resource
+    import in_toto_attestation.v1.statement as in_toto_statement
     import numpy as np
     import peft as peft
     import pyarrow as pyarrow
     import scipy.stats as scipy_stats
+    import securesystemslib.dsse as dsse
+    import securesystemslib.exceptions as securesystemslib_exceptions
+    import securesystemslib.signer as securesystemslib_signer
     import sklearn.metrics as sklearn_metrics
     import tokenizers as tokenizers
     import torch as torch
@@ -48,14 +54,20 @@ else:
     accelerate_utils = _LazyModule("accelerate.utils")
     bitsandbytes_functional = _LazyModule("bitsandbytes.functional")
     datasets = _LazyModule("datasets")
+    dsse = _LazyModule("securesystemslib.dsse")
     huggingface_errors = _LazyModule("huggingface_hub.errors")
     hydra_errors = _LazyModule("hydra.errors")
     hydra_parser = _LazyModule("hydra.core.override_parser.overrides_parser")
+    in_toto_resource = _LazyModule("in_toto_attestation.v1.resource_descriptor")
+    in_toto_statement = _LazyModule("in_toto_attestation.v1.statement")
+    key_serialization = _LazyModule("cryptography.hazmat.primitives.serialization")
     np = _LazyModule("numpy")
     peft = _LazyModule("peft")
     pyarrow = _LazyModule("pyarrow")
     rouge_scorer = _LazyModule("rouge_score.rouge_scorer")
     scipy_stats = _LazyModule("scipy.stats")
+    securesystemslib_exceptions = _LazyModule("securesystemslib.exceptions")
+    securesystemslib_signer = _LazyModule("securesystemslib.signer")
     sklearn_metrics = _LazyModule("sklearn.metrics")
     tokenizers = _LazyModule("tokenizers")
     torch = _LazyModule("torch")

@@ -374,7 +374,7 @@ COMPONENTS = ROOT / "docs" / "components.md"
     [
         PAGES[0],
         COMPONENTS,
-        *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data", "python")),
+        *(ROOT / "docs" / f"{name}.md" for name in ("inference", "data", "python", "statement")),
     ],
     indirect=True,
     ids=lambda page: page.name,

@@ -104,6 +104,27 @@ def read_decoding(folder: Path) -> DecodingFolder:
         UserError: its file is damaged, names what is not there, or a rule that nothing registers.
     """
     path = folder / DECODING_FILE
+    file = read_decoding_file(folder)
+    try:
+        cls = registry.decoding.get(file.decoding)
+    except UserError as error:
+        raise UserError(
+            f"{path}: {error}\n  A plugin's decoding needs its file: plugins=[FILE]"
+        ) from None
+    reader = Reader()
+    rule = reader.record(cls, file.arguments, "arguments")
+    if rule is None:
+        raise UserError(f"{path}: {join_problems(reader.problems)}")
+    return DecodingFolder(folder, file, rule)
+
+
+def read_decoding_file(folder: Path) -> DecodingFile:
+    """Read which two models a folder is of, without the rule, which a plugin may hold.
+
+    Raises:
+        UserError: its file is damaged, or names what is not there.
+    """
+    path = folder / DECODING_FILE
     reader = Reader()
     content = json_files.read_mapping(path, "the decoding of a model")
     file: DecodingFile | None = reader.record(DecodingFile, content, "")
@@ -115,16 +136,7 @@ def read_decoding(folder: Path) -> DecodingFolder:
                 f"{path}: names the folder {name}, and there is none beside it; copy the folder "
                 "whole"
             )
-    try:
-        cls = registry.decoding.get(file.decoding)
-    except UserError as error:
-        raise UserError(
-            f"{path}: {error}\n  A plugin's decoding needs its file: plugins=[FILE]"
-        ) from None
-    rule = reader.record(cls, file.arguments, "arguments")
-    if rule is None:
-        raise UserError(f"{path}: {join_problems(reader.problems)}")
-    return DecodingFolder(folder, file, rule)
+    return file
 
 
 def write_decoding(folder: Path, rule: "Decoding", num_layers: int | None) -> None:
