@@ -1,6 +1,7 @@
 """Whole audits of tiny models: what they find, what they refuse, and that nothing is asked twice."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
 from unteach.models.loading import load_empty
 from unteach.verbs import audit, check
+from unteach.verbs.start import start
 
 LEVEL = [
     "audit.attacks.fewshot.shots=2",
@@ -183,3 +185,65 @@ def test_answers_are_cut_at_no_more_than_the_longest_needs(kit: Path, tmp_path: 
     config = compose_audit(*words(kit, tmp_path, "policy"))
     context = session.plan_audit(config, load_empty(config.model)).context
     assert battery._limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER
+
+
+def test_rounded_weights_are_put_back(kit: Path, tmp_path: Path) -> None:
+    """What is asked after them, and again by another audit, is asked of the model itself."""
+    only = ["audit.only=[rank, rtn4, rtn3]", "audit.attacks.rtn3={attack: quantize, scheme: rtn3}"]
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *only)))
+    findings = json.loads((tmp_path / "audit" / files.FINDINGS).read_text())["findings"]["audited"]
+    assert findings["rank"] != findings["rtn3"]
+    audit.run(compose_audit(*words(kit, tmp_path / "b", "policy", "audit.only=[rank]")))
+    again = json.loads((tmp_path / "b" / "audit" / files.FINDINGS).read_text())
+    assert again["findings"]["audited"]["rank"] == findings["rank"]
+
+
+def test_leak_at_k_grows_with_k(summaries: dict[str, Any]) -> None:
+    curve = summaries["reference"]["attacks"]["leak_at_k"]["leak_at_k"]
+    assert list(curve) == ["1", "2"]
+    assert 0.5 < curve["1"]["true"] <= curve["2"]["true"] <= 1
+    assert curve["2"]["wrong"] < 0.1
+
+
+def test_a_redacted_audit_holds_nothing_of_the_rows(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "key").write_bytes(b"k" * 32)
+    extra = ["audit.redact=true", f"audit.redaction_key={tmp_path / 'key'}"]
+    audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
+    written = capsys.readouterr().out
+    for file in (tmp_path / "audit").glob("*.json"):
+        written += file.read_text()
+    assert "hmac:" in written and '"redaction_key_id"' in written
+    for line in (kit / "data" / "forget10.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        for text in (row["question"], row["answer"]):
+            assert not any(text[i : i + 12] in written for i in range(len(text) - 12))
+
+
+def test_a_statement_is_of_the_model_that_was_audited(kit: Path, tmp_path: Path) -> None:
+    """Refused once a byte of the weights is another."""
+    model = tmp_path / "model"
+    shutil.copytree(kit / "policy", model)
+    given = words(kit, tmp_path, "policy", "audit.only=[rank]")
+    given.remove(f"model={kit / 'policy'}")
+    audit.run(compose_audit(f"model={model}", *given))
+    statement = str(tmp_path / "audit" / "statement.json")
+    start("audit", ["verify", statement, f"model={model}"])
+    weights = model / "model.safetensors"
+    changed = bytearray(weights.read_bytes())
+    changed[-1] ^= 1
+    weights.write_bytes(changed)
+    with pytest.raises(UserError, match=r"changed since: model\.safetensors"):
+        start("audit", ["verify", statement, f"model={model}"])
+    with pytest.raises(UserError, match="name one statement, got 0"):
+        start("audit", ["verify", f"model={model}"])
+
+
+def test_a_key_that_cannot_be_read_is_refused_before_anything_is_measured(
+    kit: Path, tmp_path: Path
+) -> None:
+    config = compose_audit(*words(kit, tmp_path, "policy", f"audit.sign_key={tmp_path / 'none'}"))
+    with pytest.raises(UserError, match="none"):
+        audit.run(config)
+    assert not (tmp_path / "cache").exists()

@@ -1,44 +1,77 @@
 """What an audit writes: every finding, and what they amount to."""
 
 from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from unteach import atomic
 from unteach.audit.battery import Findings
-from unteach.audit.session import AuditPlan, AuditResult
+from unteach.audit.evidence import Evidence
+from unteach.audit.leak_at_k import compute_leak_at_k
+from unteach.audit.redaction import Redactor
+from unteach.audit.session import AUDITED, AuditPlan, AuditResult
 from unteach.audit.verdict import AttackResult
 
 FINDINGS, SUMMARY = "AUDIT.json", "AUDIT_SUMMARY.json"
 
 
-def write_audit(folder: Path, plan: AuditPlan, result: AuditResult) -> None:
-    """Write the files of an audit, each whole or not at all; the summary last."""
-    atomic.write_json(folder / FINDINGS, build_record(plan, result))
-    atomic.write_json(folder / SUMMARY, build_summary(plan, result))
+TEXTS = ("question", "answer", "value", "entity", "paraphrases", "candidates", "text")
+"""What of a fact or a finding is redacted."""
 
 
-def build_record(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
+def write_audit(
+    folder: Path,
+    plan: AuditPlan,
+    result: AuditResult,
+    evidence: Evidence,
+    redactor: Redactor | None,
+) -> None:
+    """Write the files of an audit, each whole or not at all; the summary last.
+
+    Args:
+        evidence: writes the statement about the summary, where it can.
+        redactor: redacts what is of the rows; None: nothing is.
+    """
+    atomic.write_json(folder / FINDINGS, build_record(plan, result, redactor))
+    summary = build_summary(plan, result)
+    if redactor is not None:
+        summary["redaction_key_id"] = redactor.key_id
+    if not evidence.reason:
+        evidence.write(folder, summary)
+    atomic.write_json(folder / SUMMARY, summary)
+
+
+def build_record(
+    plan: AuditPlan, result: AuditResult, redactor: Redactor | None = None
+) -> dict[str, Any]:
     """Give every fact with what each attack brought out of each model."""
     unknown = {fact.index for fact in result.unknown}
     facts = []
     for fact, candidates in zip(plan.context.facts, plan.context.candidates, strict=True):
-        facts.append(
-            {
-                **asdict(fact),
-                "candidates": list(candidates.values),
-                "candidates_by": candidates.source,
-                "known_to_original": fact.index not in unknown,
-            }
-        )
-    findings = {}
+        entry = {
+            **asdict(fact),
+            "candidates": list(candidates.values),
+            "candidates_by": candidates.source,
+            "known_to_original": fact.index not in unknown,
+        }
+        facts.append(_redact(entry, redactor))
+    findings: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for part, by_attack in result.findings.items():
-        findings[part] = {name: _list_findings(found) for name, found in by_attack.items()}
+        findings[part] = {}
+        for name, found in by_attack.items():
+            entries = [_redact(asdict(finding), redactor) for _, finding in sorted(found.items())]
+            findings[part][name] = entries
     return {"facts": facts, "findings": findings}
 
 
-def _list_findings(findings: Findings) -> list[dict[str, Any]]:
-    return [asdict(finding) for _, finding in sorted(findings.items())]
+def _redact(entry: dict[str, Any], redactor: Redactor | None) -> dict[str, Any]:
+    """Redact the texts of a fact or a finding."""
+    if redactor is None:
+        return entry
+    redacted = {name: redactor.redact(value) for name, value in entry.items() if name in TEXTS}
+    return {**entry, **redacted}
 
 
 def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
@@ -46,7 +79,10 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     one."""
     verdict = result.verdict.to_json()
     for name, attack in result.verdict.attacks.items():
-        verdict["attacks"][name] = {**verdict["attacks"][name], "rate": attack.rate}
+        verdict["attacks"][name]["rate"] = attack.rate
+        curve = compute_leak_curve(result.findings[AUDITED].get(name, {}))
+        if curve:
+            verdict["attacks"][name]["leak_at_k"] = curve
     return {
         **verdict,
         "num_facts": len(plan.context.facts) - len(result.unknown),
@@ -55,6 +91,24 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "models": sorted(plan.models),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }
+
+
+def compute_leak_curve(findings: Findings) -> dict[str, dict[str, float]]:
+    """Compute leak@k for k = 1, 2, 4, … up to the samples of a fact: the mean over facts, of the
+    true values and of wrong ones. Empty for an attack that draws no samples."""
+    sampled = [finding for finding in findings.values() if finding.counts]
+    if not sampled:
+        return {}
+    num_samples = max(finding.num_samples for finding in sampled)
+    curve = {}
+    for k in takewhile(lambda k: k <= num_samples, (2**power for power in count())):
+        true, wrong = [], []
+        for finding in sampled:
+            leaks = [compute_leak_at_k(finding.num_samples, hits, k) for hits in finding.counts]
+            true.append(leaks[0])
+            wrong += leaks[1:]
+        curve[str(k)] = {"true": fmean(true), "wrong": fmean(wrong) if wrong else 0.0}
+    return curve
 
 
 def _describe(name: str, plan: AuditPlan) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Finding:
         text: what the model said, where that is text.
         rank: of the true value, from 1; None where nothing was ranked.
         last: whether the true value is the least likely of all.
-        counts: in how many samples each candidate came out.
+        counts: in how many samples each candidate came out, of `num_samples`.
     """
 
     fact: int
@@ -91,6 +91,7 @@ class Finding:
     rank: int | None = None
     last: bool = False
     counts: tuple[int, ...] = ()
+    num_samples: int = 0
 
     @property
     def leaks(self) -> bool:

@@ -36,6 +36,8 @@ class AuditSettings:
     by the seed; null: all. batch_size: an upper bound; null: as many as there is memory for.
     original: the model that knew the facts: what there was to forget, and which attacks have power.
     retain_model: one that never saw them. fail_if: `worst_leak>0.05` ends with exit code 5.
+    sign_key: of statement.json. redact: whether rows and answers stand in the files as keyed
+    hashes; redaction_key: the file of that key.
     """
 
     level: str
@@ -46,6 +48,9 @@ class AuditSettings:
     original: str | None = None
     retain_model: str | None = None
     fail_if: str | None = None
+    sign_key: str | None = None
+    redact: bool = False
+    redaction_key: str | None = None
 
     def __post_init__(self) -> None:
         if not self.attacks:

@@ -146,6 +146,28 @@ class WorldConfig:
 
 
 @dataclass(frozen=True)
+class VerifyConfig:
+    """What `unteach audit verify` is told. statement: the file. model: what it is compared with.
+    key: the signer's public key, a PEM file. base_path: of an adapter's base."""
+
+    statements: list[str] = field(metadata={POSITIONAL: True})
+    model: str
+    key: str | None = None
+    base_path: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.statements) != 1:
+            raise UserError(
+                f"name one statement, got {len(self.statements)}: unteach audit verify "
+                "statement.json model=FOLDER [key=public.pem]"
+            )
+
+    @property
+    def statement(self) -> str:
+        return self.statements[0]
+
+
+@dataclass(frozen=True)
 class StudyConfig:
     """What `unteach study` is told.
 

@@ -5,6 +5,8 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
 from unteach.errors import find_nearest
 
+VERIFY = "audit verify"
+"""The one verb of two words."""
 CONFIGS: dict[str, type] = {
     "report": verb_configs.ReportConfig,
     "compare": verb_configs.CompareConfig,
@@ -13,6 +15,7 @@ CONFIGS: dict[str, type] = {
     "export": verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
     "tokenize": TokenizeConfig,
+    VERIFY: verb_configs.VerifyConfig,
 }
 """What the words of each of these verbs are read as."""
 FOLDER_WORDS = ("out", "output", "output_dir", "output_file", "save_dir", "dir", "to")

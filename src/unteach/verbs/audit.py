@@ -1,4 +1,5 @@
-"""`unteach audit`: what a model still knows of rows that it was to forget."""
+"""`unteach audit`: what a model still knows of rows that it was to forget; `unteach audit verify
+STATEMENT model=MODEL [key=FILE]`: whether a statement is of this model."""
 
 import contextlib
 import logging
@@ -6,8 +7,12 @@ from pathlib import Path
 
 from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.audit import files, session, table
+from unteach.audit.evidence import Evidence
+from unteach.audit.redaction import Redactor, load_redaction_key
+from unteach.audit.statement import verify
 from unteach.config.schema import AuditConfig
 from unteach.config.tree import to_yaml
+from unteach.config.verb_configs import VerifyConfig
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
 from unteach.errors import LeakFound
@@ -18,13 +23,16 @@ from unteach.verbs.evaluate import EVALUATING
 logger = logging.getLogger(__name__)
 
 
-def run(config: AuditConfig) -> Path:
-    """Audit a model, and give the folder of the results. The same command again goes on where it
-    was stopped.
+def run(config: AuditConfig | VerifyConfig) -> Path:
+    """Audit a model, and give the folder of the results, or verify the statement of an audit, and
+    give its file. The same command again goes on where it was stopped.
 
     Raises:
         LeakFound: `audit.fail_if` is met; all files are written before.
+        UserError: the statement does not hold of the model.
     """
+    if isinstance(config, VerifyConfig):
+        return _verify(config)
     folder = Path(config.paths.output_dir)
     with contextlib.ExitStack() as held:
         # One process (group) at a time writes into a run's folder.
@@ -45,8 +53,24 @@ def run(config: AuditConfig) -> Path:
     return folder
 
 
+def _verify(config: VerifyConfig) -> Path:
+    path = Path(config.statement)
+    key = Path(config.key) if config.key else None
+    verification = verify(path, config.model, key, base_path=config.base_path)
+    verification.refuse_difference()
+    for line in verification.describe():
+        console.say(line)
+    console.say(str(verification.statement.predicate.get("sentence", "")))
+    return path
+
+
 def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.AuditResult:
     plan = session.plan_audit(config, loading.load_empty(config.model))
+    evidence = Evidence(config)
+    redactor = None
+    if config.audit.redact:
+        key_file = config.audit.redaction_key
+        redactor = Redactor(load_redaction_key(Path(key_file) if key_file else None))
     for note in (*config.data.notes, *plan.notes):
         logger.info(note)
     if dist.is_main:
@@ -55,10 +79,12 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
     with stopping, PassProgress(shown=dist.is_main) as progress:
         result = session.carry_out(plan, config, dist, progress)
     if dist.is_main:
-        files.write_audit(folder, plan, result)
+        files.write_audit(folder, plan, result, evidence, redactor)
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         table.print_audit(plan, result)
+        if evidence.reason:
+            console.say(f"no statement.json: {evidence.reason}")
         console.say(f"results: {folder}")
     return result
 

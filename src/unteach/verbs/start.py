@@ -22,13 +22,17 @@ def start(verb: str, overrides: Iterable[str], options: Options | None = None) -
         UserError: with every mistake found, before torch is imported.
     """
     options = options or Options()
+    words = list(overrides)
+    if [verb, *words[:1]] == verb_keys.VERIFY.split():
+        verb = verb_keys.VERIFY
+        words = words[1:]
     prepare_environment()
     if verb not in verb_keys.CONFIGS:
         # Late, as it costs Hydra, which the other verbs do without.
         from unteach.verbs.start_composed import start_composed
 
-        return start_composed(verb, list(overrides), options)
-    config: object = compose_flat(verb_keys.CONFIGS[verb], overrides, verb)
+        return start_composed(verb, words, options)
+    config: object = compose_flat(verb_keys.CONFIGS[verb], words, verb)
     if isinstance(config, ListConfig):
         config = replace(config, config_dirs=options.config_dirs)
     return carry_out(verb, config)

@@ -40,5 +40,7 @@ class LeakAtK(Attack):
             leaking = [index for index, hits in enumerate(by_sample) if hits[0]]
             text = outcome.texts[leaking[0] if leaking else 0]
             hits = tuple(count > 0 for count in counts)
-            findings[probe.fact] = Finding(probe.fact, hits, text=text, counts=counts)
+            findings[probe.fact] = Finding(
+                probe.fact, hits, text=text, counts=counts, num_samples=self.n
+            )
         return findings
