@@ -312,7 +312,11 @@ def test_every_list_there_is_said_to_be_is_there(page: Path) -> None:
     }
     assert words <= {
         *listing.KINDS,
-        *(name for kind in ("methods", "metrics") for name, _, _ in listing.list_entries(kind)),
+        *(
+            name
+            for kind in ("methods", "metrics", "attacks")
+            for name, _, _ in listing.list_entries(kind)
+        ),
     }
 
 
