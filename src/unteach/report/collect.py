@@ -11,7 +11,7 @@ from unteach.errors import UserError
 from unteach.evals.merge_results import ABSENT, METRICS, NOTES, SUMMARY
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.json_files import read_json
-from unteach.report import landings, origin
+from unteach.report import audits, landings, origin
 from unteach.report.columns import Column, find_column, read_descriptions
 from unteach.run_dir import EVALS, EVALS_BEFORE
 
@@ -163,13 +163,17 @@ def _read_run(
     forgets = origin.describe_forget_set(origin.read_config(folder))
     home = _find_results_folder(name, folder, suite)
     run = _read_results(name, folder, home, suite)
-    landing = landings.read_landing(folder)
+    landing, audit = landings.read_landing(folder), audits.read_audit(folder)
     run = replace(
         run,
         kind=kind,
         forgets=forgets,
-        summary={**run.summary, **landing},
-        described={**run.described, **(landings.COLUMNS if landing else {})},
+        summary={**run.summary, **landing, **audit},
+        described={
+            **run.described,
+            **(landings.COLUMNS if landing else {}),
+            **(audits.COLUMNS if audit else {}),
+        },
     )
 
     start_dir = folder / EVALS_BEFORE

@@ -3,6 +3,7 @@ it was, and how much of what was learned that took."""
 
 import math
 from pathlib import Path
+from typing import Any
 
 from unteach import run_dir
 from unteach.json_files import read_json
@@ -27,10 +28,14 @@ COLUMNS = {column.metric: column for column in FIELDS.values()}
 
 def read_landing(folder: Path) -> dict[str, float]:
     """Read the values of the columns, by metric; none where the run did not land."""
-    file = folder / run_dir.LANDING
-    if not file.exists():
-        return {}
-    landing = read_json(file, "a run's landing")
+    # An edit that lands by its own search says where among its numbers.
+    for name in (run_dir.LANDING, run_dir.EDIT):
+        if (folder / name).exists():
+            return _select_values(read_json(folder / name, "where a run landed"))
+    return {}
+
+
+def _select_values(landing: dict[str, Any]) -> dict[str, float]:
     values = {}
     for name, column in FIELDS.items():
         value = landing.get(name)
