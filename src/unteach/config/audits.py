@@ -92,7 +92,7 @@ def parse_audit(reader: Reader, value: dict[str, Any]) -> AuditSettings | None:
         if fields is None or (settings.only is not None and name not in settings.only):
             continue
         path = f"audit.attacks.{name}"
-        given = dict(fields)
+        given = dict(reader.value(dict[str, Any], fields, path) or {})
         registered = str(given.pop("attack", name))
         try:
             cls = registry.attack.get(registered)
