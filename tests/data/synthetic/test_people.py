@@ -289,6 +289,7 @@ def rank_first(folder: Path, rows: list[Row], question: str = "question") -> flo
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 def test_what_is_taught_is_known_and_the_retrain_is_at_chance(tmp_path: Path) -> None:
     def teach(experiment: str, name: str, *words: str) -> Path:
         folder = tmp_path / name
