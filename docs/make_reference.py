@@ -43,7 +43,7 @@ DATA = """\
 (`train`, `forget`, `retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each
 dataset has `handler` and `args`; `template`, or `tokenizer` and `template_args`, are handed over.
 `hf_args` are `datasets.load_dataset`'s; a `path` that is a folder holds `<name>` or
-`<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` is the built-in world.
+`<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people` are built-in worlds.
 """
 STUDY = {
     "name": "the study's folder, `saves/<name>`",

@@ -54,7 +54,7 @@ VERBS = {
     "history": Verb("what a run logged, as a table", ()),
     "demo": Verb("teach, unlearn and evaluate a tiny model, offline, in minutes"),
     "fetch": Verb("published retain logs, or the WMDP corpora"),
-    "world": Verb("an authors world of your own, as a dataset folder", ()),
+    "world": Verb("a world of authors or people of your own, as a dataset folder", ()),
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields"),
 }
 OPTIONS = {

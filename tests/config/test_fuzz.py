@@ -353,7 +353,7 @@ BROKEN = [
 
 
 def base(experiment: str) -> tuple[str, ...]:
-    own = TINY if "authors" in experiment else AUTO
+    own = TINY if "authors" in experiment or "people" in experiment else AUTO
     return (f"experiment={experiment}", "task_name=t", *own)
 
 

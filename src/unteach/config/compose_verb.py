@@ -142,7 +142,8 @@ def _compose_world(overrides: list[str], options: Options) -> verb_configs.World
     to = settings.pop("to", None)
     if not isinstance(to, str) or not to:
         raise UserError("unteach world needs a folder to write to: unteach world to=FOLDER")
-    return verb_configs.WorldConfig(to, settings)
+    kind = str(settings.pop("kind", "authors"))
+    return verb_configs.WorldConfig(to, settings, kind)
 
 
 def _compose_study(overrides: list[str], options: Options) -> verb_configs.StudyConfig:

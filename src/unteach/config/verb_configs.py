@@ -139,10 +139,14 @@ class ListConfig:
 
 @dataclass(frozen=True)
 class WorldConfig:
-    """What `unteach world` is told. to: the folder to write. settings: fields of the world."""
+    """What `unteach world` is told.
+
+    to: the folder to write. settings: fields of the world. kind: which world, of authors or people.
+    """
 
     to: str
     settings: dict[str, Any]
+    kind: str = "authors"
 
 
 @dataclass(frozen=True)

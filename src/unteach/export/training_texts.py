@@ -7,7 +7,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.data.io import sources, tokenized_paths
-from unteach.data.synthetic import authors
+from unteach.data.synthetic import worlds
 from unteach.errors import UserError
 
 MAX_BYTES = 64 * 2**20
@@ -45,7 +45,7 @@ def _find_sources(node: object) -> Iterator[dict[str, Any]]:
 def _is_at_hand(hf_args: dict[str, Any]) -> bool:
     """Say whether rows are on this machine, and few enough to be read in a moment."""
     path = str(hf_args.get("path", ""))
-    if authors.parse_world(path):
+    if worlds.parse_world(path):
         return True
     if not path or tokenized_paths.is_tokenized(path):
         return False

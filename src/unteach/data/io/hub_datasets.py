@@ -42,7 +42,7 @@ def load_hub_dataset(hf_args: dict[str, Any]) -> "datasets.Dataset":
             "  Without the network, point to local files: data=files data.train_file=FILE; or "
             "tofu_path, muse_path, "
             "wmdp_path=FOLDER of <config name>.jsonl or <config name>/<split>.jsonl, or "
-            "tofu_path=authors"
+            "tofu_path=authors or people"
         ) from None
     except (ValueError, datasets.exceptions.DatasetsError) as error:
         if match := UNKNOWN_SPLIT.search(str(error)):

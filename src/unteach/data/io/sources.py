@@ -1,4 +1,4 @@
-"""Rows by the arguments of `load_dataset`: the built-in world, local files, or what `datasets`
+"""Rows by the arguments of `load_dataset`: a built-in world, local files, or what `datasets`
 loads; whole, or the part of them that a forget set takes or leaves."""
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from unteach.data.io.hub_datasets import load_hub_dataset
 from unteach.data.io.tables import open_table
 from unteach.data.row_selection import RowSelection
 from unteach.data.rows import Row, Rows, locate_row
-from unteach.data.synthetic import authors
+from unteach.data.synthetic import worlds
 from unteach.errors import AbsentData, UserError
 
 
@@ -24,11 +24,11 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     Args:
         hf_args: the names of `datasets.load_dataset` (path, name, split, data_files, revision…).
             path: `authors` or `authors:SEED` is the built-in world, `authors-grown:SEED` one of
-            more questions; in a folder, <name> or <name>/<split> is a file of rows (.jsonl, .csv,
-            .parquet, .txt…), or path is such a file itself; everything else goes to
-            `datasets.load_dataset`. Beside these: `part` and `forget_set`, only the rows that this
-            forget set takes (`forget`) or leaves (`retain`); `choice`, a RowSelection; `rows`,
-            rows that are in memory already.
+            more questions, `people:SEED` the one to be audited on; in a folder, <name> or
+            <name>/<split> is a file of rows (.jsonl, .csv, .parquet, .txt…), or path is such a file
+            itself; everything else goes to `datasets.load_dataset`. Beside these: `part` and
+            `forget_set`, only the rows that this forget set takes (`forget`) or leaves (`retain`);
+            `choice`, a RowSelection; `rows`, rows that are in memory already.
 
     Raises:
         AbsentData: the set exists, and its configuration or split does not.
@@ -68,9 +68,9 @@ def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
         return Rows(selection.select(table, table.where))
 
     path = str(hf_args.get("path", ""))
-    if world := authors.parse_world(path):
+    if world := worlds.parse_world(path):
         name = str(hf_args.get("name"))
-        return authors.build_world_rows(world, name)
+        return worlds.build_world_rows(world, name)
     if Path(path).is_file():
         return Rows(open_table(path))
     if Path(path).is_dir() and "data_files" not in hf_args:
@@ -115,10 +115,10 @@ def note_source(hf_args: dict[str, Any]) -> str | None:
             f"{hf_args['data_files']}: JSON lines, read as rows with columns, although "
             f"hf_args.path is text"
         )
-    world = authors.parse_world(str(hf_args.get("path", "")))
+    world = worlds.parse_world(str(hf_args.get("path", "")))
     if world is None:
         return None
-    return authors.note_uneven_share(str(hf_args.get("name")), world)
+    return worlds.note_uneven_share(str(hf_args.get("name")), world)
 
 
 def list_files(hf_args: dict[str, Any]) -> list[Path]:

@@ -1,1 +1,1 @@
-"""The authors world: rows about people who do not exist."""
+"""The built-in worlds, of authors and of people: rows about people who do not exist."""
