@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from unteach.audit import battery, files, session
+from unteach.audit.attacks.relearn import split_facts
+from unteach.audit.facts import Fact
 from unteach.config.compose import compose
 from unteach.config.schema import AuditConfig
 from unteach.engines.generation import ContinuousBatching
@@ -247,3 +249,49 @@ def test_a_key_that_cannot_be_read_is_refused_before_anything_is_measured(
     with pytest.raises(UserError, match="none"):
         audit.run(config)
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_model_is_asked_again_after_a_short_training(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The copy is trained, the model is not; what was trained is not trained again."""
+    before = (kit / "policy" / "model.safetensors").read_bytes()
+    extra = [
+        "audit=standard",
+        "audit.only=[rank, clean, relearn, relearn_benign]",
+        "audit.attacks.relearn={learning_rates: [1e-3], looks: [1, 4], r: 4}",
+        "audit.attacks.relearn_benign={learning_rates: [1e-2], looks: [2], r: 4, max_rows: 9}",
+        f"original={kit / 'reference'}",
+    ]
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
+    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
+    labels = ["relearn at 0.001 x1", "relearn at 0.001 x4", "relearn_benign at 0.01 x2"]
+    assert [label for label in summary["attacks"] if " at " in label] == labels
+    asked = summary["attacks"]["relearn at 0.001 x1"]["num_facts"]
+    assert 0 < asked < 10 and summary["attacks"]["relearn_benign at 0.01 x2"]["num_facts"] == 10
+    # A rate at which the original loses what it knew shows nothing.
+    original = summary["attacks"]["rank"]["original"]
+    for label in labels:
+        result = summary["attacks"][label]
+        if label.startswith("relearn_benign"):
+            assert result["has_power"] == (result["original"] >= 0.95 * original)
+    assert (kit / "policy" / "model.safetensors").read_bytes() == before
+    said = capsys.readouterr().out
+    assert "adapter" not in said and "relearn at 0.001 x" in said
+
+    runs = sorted((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
+    assert len(runs) == 6, "three trainings of each of two models"
+    times = [file.stat().st_mtime_ns for file in runs]
+    start("audit", words(kit, tmp_path, "policy", *extra))
+    assert times == [file.stat().st_mtime_ns for file in runs]
+
+
+def test_halves_share_no_entity() -> None:
+    facts = [Fact(i, "", "Who?", f"{i}", f"{i}", entity=f"person {i // 3}") for i in range(20)]
+    taught, asked = split_facts(facts, seed=0)
+    assert {fact.index for fact in taught} | {fact.index for fact in asked} == set(range(20))
+    assert not {fact.entity for fact in taught} & {fact.entity for fact in asked}
+    assert abs(len(taught) - len(asked)) <= 3
+    alone = [Fact(i, "", "Who?", f"{i}", f"{i}", entity="one") for i in range(5)]
+    taught, asked = split_facts(alone, seed=0)
+    assert abs(len(taught) - len(asked)) == 1

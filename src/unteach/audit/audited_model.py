@@ -62,6 +62,10 @@ class AuditedModel:
         placed: PreTrainedModel = place_model(loaded.model, self.dist)
         return placed
 
+    def release(self) -> None:
+        """Let the weights go; they are loaded again where they are needed."""
+        self.__dict__.pop("model", None)
+
     @contextlib.contextmanager
     def open_engine(self, label: str = "", change: Change | None = None) -> Iterator[Engine]:
         """Open an engine that runs the model.

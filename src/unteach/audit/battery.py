@@ -1,13 +1,14 @@
 """Runs attacks on one model: what several of them ask is asked once, in one pass of each kind."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
-from unteach.audit.attacks.base import Attack, AuditContext, WeightAttack
+from unteach.audit.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
 from unteach.audit.audited_model import AuditedModel
+from unteach.audit.lessons import Teach
 from unteach.audit.probes import (
     Finding,
     LogProbs,
@@ -25,6 +26,8 @@ from unteach.seeds import derive_seed
 
 Item = TypeVar("Item", bound=Hashable)
 
+LESSON = " at "
+"""Stands between an attack's name and one of its trainings, where findings are called by both."""
 LONGEST_ANSWER = 64
 """Tokens of a generated answer at most."""
 MORE_THAN_ANSWER = 10
@@ -40,7 +43,7 @@ class BatteryPlan:
 
     Attributes:
         attacks: by name.
-        probes: of each, in order.
+        probes: of each, in order; none of those that have others ask.
         absent: of each attack that cannot be run, why.
     """
 
@@ -76,11 +79,13 @@ def plan_battery(
             absent[name] = fault
             continue
         kept[name] = attack
-        if not isinstance(attack, WeightAttack):
+        if not isinstance(attack, WeightAttack | TrainingAttack):
             probes[name] = attack.write_probes(context)
     for name, attack in list(kept.items()):
-        if isinstance(attack, WeightAttack):
-            fault = attack.find_model_fault(empty)
+        if isinstance(attack, WeightAttack | TrainingAttack):
+            fault = ""
+            if isinstance(attack, WeightAttack):
+                fault = attack.find_model_fault(empty)
             missing = [asking for asking in attack.measured if asking not in probes]
             if missing and not fault:
                 fault = f"it asks by {', '.join(missing)}, which is not among the attacks"
@@ -95,11 +100,16 @@ def run_battery(
     context: AuditContext,
     model: AuditedModel,
     progress: Progress,
+    teach: Teach,
 ) -> dict[str, Findings]:
     """Run all attacks of a plan on a model; its weights are at the end what they were.
 
     Args:
         progress: shows each pass.
+        teach: trains copies of the model.
+
+    Returns:
+        The findings by attack; of one that trains, by attack and training.
     """
     everything = [probe for probes in plan.probes.values() for probe in probes]
     with model.open_engine() as engine:
@@ -117,7 +127,43 @@ def run_battery(
             outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
         answered = [(probe, outcomes[probe]) for probe in asked]
         findings[name] = attack.judge(context, answered)
+
+    # Copies that are trained come last, when the model itself is not needed any more.
+    model.release()
+    for name, attack in plan.attacks.items():
+        if isinstance(attack, TrainingAttack):
+            findings |= _run_lessons(name, attack, plan, context, model, progress, teach)
     return findings
+
+
+def _run_lessons(
+    name: str,
+    attack: TrainingAttack,
+    plan: BatteryPlan,
+    context: AuditContext,
+    model: AuditedModel,
+    progress: Progress,
+    teach: Teach,
+) -> dict[str, Findings]:
+    """Run the trainings of an attack, one after the other, and ask after each."""
+    asked_facts = {fact.index for fact in attack.list_asked(context)}
+    asked = []
+    for asking in attack.measured:
+        asked += [probe for probe in plan.probes[asking] if probe.fact in asked_facts]
+    findings = {}
+    for lesson in attack.write_lessons(context):
+        label = f"{name}{LESSON}{lesson.label}"
+        taught = replace(model, config=teach(model, lesson))
+        with taught.open_engine() as engine:
+            outcomes = answer_probes(asked, context, engine, progress, f"{label}: ")
+        findings[label] = attack.judge(context, [(probe, outcomes[probe]) for probe in asked])
+    return findings
+
+
+def find_attack(label: str) -> str:
+    """Find the name of the attack that findings are of: of one that trains, without its
+    training."""
+    return label.partition(LESSON)[0]
 
 
 def answer_probes(

@@ -11,6 +11,7 @@ from unteach.audit.audited_model import AuditedModel
 from unteach.audit.battery import BatteryPlan, Findings, plan_battery, run_battery
 from unteach.audit.candidates import draw_candidates
 from unteach.audit.facts import Fact, read_facts
+from unteach.audit.lessons import Teach
 from unteach.audit.verdict import Verdict, judge_model
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.streams import Stream
@@ -91,8 +92,13 @@ def carry_out(
     config: AuditConfig,
     dist: DistContext,
     progress: Progress,
+    teach: Teach,
 ) -> AuditResult:
-    """Run the battery on each model, and judge the audited one."""
+    """Run the battery on each model, and judge the audited one.
+
+    Args:
+        teach: trains copies of the models.
+    """
     findings: dict[str, dict[str, Findings]] = {}
     for part, model_config in plan.models.items():
         model = AuditedModel(
@@ -100,7 +106,7 @@ def carry_out(
         )
 
         show = functools.partial(_show_part, progress, part)
-        findings[part] = run_battery(plan.battery, plan.context, model, show)
+        findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
     return conclude(plan, findings)
 
 

@@ -6,7 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unteach.audit.attacks.base import WeightAttack
+from unteach.audit.attacks.base import TrainingAttack, WeightAttack
+from unteach.audit.battery import find_attack
 from unteach.audit.session import AuditPlan, AuditResult
 from unteach.audit.verdict import AttackResult
 from unteach.wording import format_count
@@ -23,9 +24,7 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
     table.add_column("attack", no_wrap=True)
     for head in ("comes out", "95 %", "wrong", "retain", "original", "p"):
         table.add_column(head, justify="right", no_wrap=True)
-    for name, attack in sorted(
-        verdict.attacks.items(), key=lambda item: item[1].rate, reverse=True
-    ):
+    for name, attack in _choose_rows(verdict.attacks):
         style = "dim" if attack.has_power is False else ""
         table.add_row(name, *_list_cells(attack), style=style)
     console.print(table, crop=False, no_wrap=True, overflow="ignore")
@@ -55,6 +54,16 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
     console.print(verdict.sentence, style="bold", highlight=False)
 
 
+def _choose_rows(attacks: dict[str, AttackResult]) -> list[tuple[str, AttackResult]]:
+    """Choose the rows of the table, those that bring out most first; of the trainings of an attack
+    the one that does, of those with power."""
+    ordered = sorted(
+        attacks.items(), key=lambda item: (item[1].has_power is not False, item[1].rate)
+    )
+    best = {find_attack(name): (name, attack) for name, attack in ordered}
+    return sorted(best.values(), key=lambda item: item[1].rate, reverse=True)
+
+
 def describe_plan(plan: AuditPlan) -> list[str]:
     """Describe what an audit will ask of each model, and what it cannot."""
     battery = plan.battery
@@ -67,6 +76,10 @@ def describe_plan(plan: AuditPlan) -> list[str]:
     for name, attack in battery.attacks.items():
         if isinstance(attack, WeightAttack):
             lines.append(f"attack      {name}: {', '.join(attack.measured)} once more")
+        elif isinstance(attack, TrainingAttack):
+            num_lessons = format_count(len(attack.write_lessons(plan.context)), "training")
+            asked = format_count(len(attack.list_asked(plan.context)), "fact")
+            lines.append(f"attack      {name}: {num_lessons}, then {asked} asked for")
     lines += [f"not tested  {name}: {reason}" for name, reason in battery.absent.items()]
     lines.append(
         f"asked       {battery.num_distinct:,} different probes of {battery.num_asked:,}, of each "

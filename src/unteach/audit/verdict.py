@@ -6,14 +6,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unteach.audit import certainty
-from unteach.audit.attacks.base import Attack
-from unteach.audit.battery import Findings
+from unteach.audit.attacks.base import Attack, TrainingAttack
+from unteach.audit.battery import Findings, find_attack
 from unteach.audit.facts import Fact
 
 SIGNIFICANT = 0.05
 POWER = 0.5
 """An attack that brings out of the original less than this share of what it says politely shows
 nothing about another model."""
+KEPT = 0.95
+"""A training under which the original loses more than the rest of this share destroys: what it
+brings out of another model is not counted."""
 POLITE = "clean"
 """The attack that asks politely."""
 
@@ -118,8 +121,10 @@ def judge_model(
             continue
         original_rate = _rate(_select(original.get(name, {}), asked)) if original else None
         has_power = None
-        if original_rate is not None and polite is not None:
-            has_power = original_rate >= POWER * polite and original_rate > 0
+        if original is not None and original_rate is not None and polite is not None:
+            has_power = original_rate > 0 and original_rate >= _find_needed(
+                name, attacks, original, asked, polite
+            )
         results[name] = _summarize(
             name,
             found,
@@ -132,9 +137,29 @@ def judge_model(
     counted = [
         name
         for name, result in results.items()
-        if result.has_power is not False and attacks[name].JOINS_UNION
+        if result.has_power is not False and attacks[find_attack(name)].JOINS_UNION
     ]
     return _conclude(results, counted, own, retain, asked, original is not None)
+
+
+def _find_needed(
+    name: str,
+    attacks: Mapping[str, Attack],
+    original: Mapping[str, Findings],
+    facts: Mapping[int, Fact],
+    polite: float,
+) -> float:
+    """Find how much an attack must bring out of the original to have power: a training, most of
+    what the same questions bring out without it."""
+    attack = attacks[find_attack(name)]
+    if not isinstance(attack, TrainingAttack):
+        return POWER * polite
+    asked = original[name].keys()
+    before = [
+        _rate(_select(original[asking], {index: facts[index] for index in asked if index in facts}))
+        for asking in attack.measured
+    ]
+    return KEPT * max((rate for rate in before if rate is not None), default=0.0)
 
 
 def _select(findings: Findings, facts: Mapping[int, Fact]) -> Findings:

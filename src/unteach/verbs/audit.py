@@ -2,7 +2,9 @@
 STATEMENT model=MODEL [key=FILE]`: whether a statement is of this model."""
 
 import contextlib
+import functools
 import logging
+import shutil
 from pathlib import Path
 
 from unteach import atomic, console, fingerprints, owner, run_dir
@@ -18,6 +20,7 @@ from unteach.distributed.process_context import DistContext
 from unteach.errors import LeakFound
 from unteach.evals.run import PassProgress
 from unteach.models import loading
+from unteach.verbs import relearn
 from unteach.verbs.evaluate import EVALUATING
 
 logger = logging.getLogger(__name__)
@@ -75,14 +78,17 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
         logger.info(note)
     if dist.is_main:
         _write_record(config, folder, dist)
+    teach = functools.partial(relearn.teach_copy, folder / relearn.FOLDER)
     stopping = process_context.stop_at_interrupt(EVALUATING)
     with stopping, PassProgress(shown=dist.is_main) as progress:
-        result = session.carry_out(plan, config, dist, progress)
+        result = session.carry_out(plan, config, dist, progress, teach)
     if dist.is_main:
         files.write_audit(folder, plan, result, evidence, redactor)
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         table.print_audit(plan, result)
+        if redactor is not None:  # the trainings hold the rows
+            shutil.rmtree(folder / relearn.FOLDER, ignore_errors=True)
         if evidence.reason:
             console.say(f"no statement.json: {evidence.reason}")
         console.say(f"results: {folder}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from unteach.audit.candidates import Candidates
 from unteach.audit.facts import Fact
 from unteach.audit.judging import join_findings, judge_rank, judge_texts
+from unteach.audit.lessons import Lesson
 from unteach.audit.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
 from unteach.data.template import Shots, Template
 from unteach.engines.base import Ids
@@ -113,6 +114,32 @@ class WeightAttack(Attack):
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         """Change the model's weights in place, and change them back at the end, bit for bit."""
+        raise NotImplementedError
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        """Write none of its own."""
+        return []
+
+
+class TrainingAttack(Attack):
+    """An attack that trains a copy of the model a little, and has others ask afterwards. The
+    audited model is never changed.
+
+    Each training is a result of its own, which counts where the original keeps what it knew under
+    it.
+
+    Attributes:
+        measured: the attacks that ask.
+    """
+
+    measured: Sequence[str]
+
+    def write_lessons(self, context: AuditContext) -> list[Lesson]:
+        """Write the trainings that are tried."""
+        raise NotImplementedError
+
+    def list_asked(self, context: AuditContext) -> list[Fact]:
+        """List the facts that are asked for: none of those that are taught."""
         raise NotImplementedError
 
     def write_probes(self, context: AuditContext) -> list[Probe]:

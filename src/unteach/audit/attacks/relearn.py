@@ -1,0 +1,100 @@
+"""A short training, after which the model is asked again: what was only hidden comes back sooner
+than what was never there can be learned."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from unteach.audit.attacks.base import AuditContext, TrainingAttack
+from unteach.audit.facts import Fact
+from unteach.audit.lessons import Lesson
+from unteach.registry import attack
+from unteach.seeds import derive_seed
+
+COST = "a LoRA training for each rate and number of steps, and the attacks in `measured` after it"
+
+
+@dataclass
+class LoraTraining(TrainingAttack):
+    """The trainings that both forms of relearning make."""
+
+    learning_rates: list[float] = field(
+        default_factory=lambda: [2e-5, 1e-4, 5e-4], metadata={"help": "each is tried"}
+    )
+    looks: list[int] = field(
+        default_factory=lambda: [10, 20, 40],
+        metadata={"help": "after how many steps the model is asked"},
+    )
+    batch_size: int = field(default=8, metadata={"help": "rows of a step"})
+    r: int = field(default=16, metadata={"help": "rank of the LoRA"})
+    measured: list[str] = field(
+        default_factory=lambda: ["rank"], metadata={"help": "the attacks that ask"}
+    )
+
+    def list_taught(self, context: AuditContext) -> list[Fact]:
+        """List the rows that are taught."""
+        raise NotImplementedError
+
+    def write_lessons(self, context: AuditContext) -> list[Lesson]:
+        rows = tuple((fact.question, fact.answer) for fact in self.list_taught(context))
+        lessons = []
+        for learning_rate in self.learning_rates:
+            for steps in self.looks:
+                lessons.append(
+                    Lesson(rows, learning_rate, steps, self.batch_size, self.r, context.seed)
+                )
+        return lessons
+
+
+@attack("relearn", cost=COST)
+@dataclass
+class Relearn(LoraTraining):
+    """Teach one half of the facts, and ask for the other. The halves are of entities where facts
+    share one, else of rows. Source: arXiv:2406.13356, arXiv:2410.08827."""
+
+    def find_fault(self, context: AuditContext) -> str:
+        return "one fact has no halves" if len(context.facts) < 2 else ""
+
+    def list_taught(self, context: AuditContext) -> list[Fact]:
+        return split_facts(context.facts, context.seed)[0]
+
+    def list_asked(self, context: AuditContext) -> list[Fact]:
+        return split_facts(context.facts, context.seed)[1]
+
+
+@attack("relearn_benign", cost=COST)
+@dataclass
+class RelearnBenign(LoraTraining):
+    """Teach rows that the model was to keep, none of what was to be forgotten, and ask for all
+    facts. Source: benign relearning, arXiv:2406.13356."""
+
+    max_rows: int = field(default=200, metadata={"help": "rows that are taught at most"})
+
+    def find_fault(self, context: AuditContext) -> str:
+        return "" if context.retain else "there are no rows to retain (retain=FILE)"
+
+    def list_taught(self, context: AuditContext) -> list[Fact]:
+        rng = random.Random(derive_seed(context.seed, "benign rows"))
+        count = min(self.max_rows, len(context.retain))
+        return rng.sample(list(context.retain), count)
+
+    def list_asked(self, context: AuditContext) -> list[Fact]:
+        return list(context.facts)
+
+
+def split_facts(facts: Sequence[Fact], seed: int) -> tuple[list[Fact], list[Fact]]:
+    """Split facts into halves: by entity where there are two or more, else by row."""
+    groups: dict[str, list[Fact]] = {}
+    for fact in facts:
+        groups.setdefault(fact.entity or f"row {fact.index}", []).append(fact)
+    if len(groups) < 2:
+        groups = {str(fact.index): [fact] for fact in facts}
+    names = sorted(groups)
+    random.Random(derive_seed(seed, "halves")).shuffle(names)
+    taught: list[Fact] = []
+    asked: list[Fact] = []
+    # The next entity goes to the smaller half.
+    for name in sorted(names, key=lambda name: -len(groups[name])):
+        half = taught if len(taught) < len(asked) else asked
+        half += groups[name]
+    return sorted(taught, key=lambda fact: fact.index), sorted(asked, key=lambda fact: fact.index)

@@ -1,0 +1,37 @@
+"""Short trainings of a copy of the model, after which it is asked again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from unteach.audit.audited_model import AuditedModel
+from unteach.config.schema import ModelConfig
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One training: a LoRA on a copy, at a constant rate.
+
+    Attributes:
+        rows: questions and their answers.
+        learning_rate: of AdamW.
+        steps: how many.
+        batch_size: rows of a step.
+        rank: of the LoRA.
+        seed: of the LoRA and the order of rows.
+    """
+
+    rows: tuple[tuple[str, str], ...]
+    learning_rate: float
+    steps: int
+    batch_size: int
+    rank: int
+    seed: int
+
+    @property
+    def label(self) -> str:
+        return f"{self.learning_rate:g} x{self.steps}"
+
+
+Teach = Callable[[AuditedModel, Lesson], ModelConfig]
+"""Teaches a copy of a model, and gives what came of it. Called again it gives the same; what was
+cut off goes on."""

@@ -1,0 +1,75 @@
+"""Teach a copy of an audited model for a few steps, as a run of its own: stopped, it goes on."""
+
+import contextlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from unteach import atomic, fingerprints, run_dir
+from unteach.audit.audited_model import AuditedModel
+from unteach.audit.lessons import Lesson
+from unteach.config.compose import compose
+from unteach.config.schema import PATH, ModelConfig, TrainConfig
+from unteach.data.user_files import resolve_files
+from unteach.verbs import train
+
+FOLDER = "relearn"
+"""Where in an audit's folder its trainings are."""
+ROWS, LOG = "rows.jsonl", "log.txt"
+
+
+def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig:
+    """Train a LoRA on a copy of a model, or its own adapter where it is one.
+
+    Args:
+        folder: of the trainings; each has a folder of its own there, by the model and the lesson.
+        model: is not changed.
+
+    Returns:
+        The model that came of it.
+    """
+    key = fingerprints.hash_value([model.identity, lesson.label, lesson.rows, lesson.seed])
+    home = folder / key[:16]
+    home.mkdir(parents=True, exist_ok=True)
+    rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
+    atomic.write_text(home / ROWS, "".join(json.dumps(row) + "\n" for row in rows))
+    config = _compose(home, model, lesson)
+    if not run_dir.is_done(Path(config.paths.output_dir)):
+        with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+            train.run(config)
+    final = str(Path(config.paths.output_dir) / run_dir.FINAL)
+    return ModelConfig(
+        {PATH: final}, template_args=model.template.args, base_path=model.config.base_path
+    )
+
+
+def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
+    """Compose the training run of a lesson."""
+    words = [
+        "model=auto",
+        f"model.model_args.{PATH}={home}",
+        f"data.train_file={json.dumps(str(home / ROWS))}",
+        "trainer=finetune",
+        "task_name=relearn",
+        f"paths.output_dir={home / 'run'}",
+        f"paths.cache_dir={model.cache}",
+        f"seed={lesson.seed}",
+        "eval=null",
+        f"trainer.args.max_steps={lesson.steps}",
+        f"trainer.args.learning_rate={lesson.learning_rate}",
+        f"trainer.args.per_device_train_batch_size={lesson.batch_size}",
+        "trainer.args.gradient_accumulation_steps=1",
+        "trainer.args.lr_scheduler_type=constant",
+        "trainer.args.warmup_steps=0",
+        "trainer.args.weight_decay=0",
+        "trainer.args.save_strategy=no",
+    ]
+    config = compose("train", words)
+    assert isinstance(config, TrainConfig)
+    own_model = model.config
+    if not model.empty.adapter:
+        lora = {"r": lesson.rank, "lora_alpha": 2 * lesson.rank, "target_modules": "all-linear"}
+        own_model = replace(own_model, peft_args=lora)
+    return resolve_files(
+        replace(config, model=replace(own_model, template_args=model.template.args))
+    )
