@@ -69,7 +69,7 @@ def test_the_model_that_knows_leaks_and_the_one_that_never_saw_does_not(
     assert summaries["reference"]["sentence"].startswith("leaks: ")
     retain = summaries["retain"]
     assert not retain["leaks"] and retain["worst"] == retain["worst_retain"]
-    assert retain["sentence"].startswith("no leak found by these attacks at this power")
+    assert "no leak found by these attacks, without relearning, at this power" in retain["sentence"]
     assert 0 < retain["upper_bound"] < 1 and 0 < retain["smallest"] <= 1
 
 
@@ -120,10 +120,22 @@ def test_facts_that_the_original_never_knew_are_set_aside(kit: Path, tmp_path: P
 
 
 def test_without_an_original_the_words_are_weaker(kit: Path, tmp_path: Path) -> None:
-    audit.run(compose_audit(*words(kit, tmp_path, "retain", "audit.only=[rank]")))
+    controls = f"retain_model={kit / 'retain'}"
+    audit.run(compose_audit(*words(kit, tmp_path, "retain", controls, "audit.only=[rank]")))
     summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
     assert "their power is unknown" in summary["sentence"]
     assert summary["attacks"]["rank"]["has_power"] is None
+
+
+def test_whole_answers_without_a_retain_model_can_be_held_against_nothing(
+    kit: Path, tmp_path: Path
+) -> None:
+    """Other rows' answers differ in more than being wrong: a model that saw none may tell them
+    apart."""
+    audit.run(compose_audit(*words(kit, tmp_path, "reference", "audit.only=[rank]")))
+    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
+    assert summary["attacks"]["rank"]["rate"] == 1 and summary["attacks"]["rank"]["p_value"] is None
+    assert not summary["leaks"] and summary["sentence"].startswith("nothing can be said")
 
 
 def test_a_condition_ends_with_an_exit_code_of_its_own(kit: Path, tmp_path: Path) -> None:
@@ -176,7 +188,13 @@ def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "gone.jsonl").write_text("\n".join(lines))
     from unteach.data.user_files import resolve_files
 
-    config = compose_audit(f"model={kit / 'reference'}", "forget=gone.jsonl", "template=qa", *LEVEL)
+    config = compose_audit(
+        f"model={kit / 'reference'}",
+        "forget=gone.jsonl",
+        "template=qa",
+        f"retain_model={kit / 'retain'}",
+        *LEVEL,
+    )
     assert config.paths.output_dir == "saves/audit/reference-gone"
     audit.run(resolve_files(config))
     summary = json.loads((tmp_path / "saves/audit/reference-gone" / files.SUMMARY).read_text())

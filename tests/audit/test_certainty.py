@@ -69,14 +69,26 @@ def test_holm_adjusts_for_how_many_are_looked_at() -> None:
 
 
 def test_more_than_the_retain_model_says() -> None:
-    assert certainty.compute_fisher_p_value(10, 0, 20) < 0.001
-    assert certainty.compute_fisher_p_value(2, 2, 20) > 0.5
+    """Only facts that come out of one of the two say something."""
+    more, less, same = (True, False), (False, True), (True, True)
+    assert certainty.compute_paired_p_value([more] * 10 + [same] * 10) == pytest.approx(2**-10)
+    assert certainty.compute_paired_p_value([more, less] * 5) > 0.5
+    assert certainty.compute_paired_p_value([same] * 20) == 1.0
+
+
+def test_a_value_that_most_rows_have_is_likely_without_knowing() -> None:
+    """A model that says `English` of everybody leaks nothing, though most rows are about English."""
+    hits = [[True] + [False] * 9] * 30 + [[False, True] + [False] * 8] * 10
+    weights = [[30] + [1] * 9] * 30 + [[1, 30] + [1] * 8] * 10
+    assert certainty.compute_exchange_p_value(hits) < 1e-6
+    assert certainty.compute_exchange_p_value(hits, weights) > 0.3
 
 
 def test_how_small_a_leak_would_be_seen() -> None:
-    few, many = (certainty.find_smallest_leak(n, 32, 5) for n in (5, 100))
-    assert many < few <= 1
-    assert certainty.find_smallest_leak(1, 2, 5) == 1.0
+    few, many = (certainty.find_smallest_leak([32] * n, 5) for n in (5, 100))
+    assert few is not None and many is not None and many < few <= 1
+    assert certainty.find_smallest_leak([2], 5) is None
+    assert certainty.find_smallest_leak([], 5) is None
 
 
 def test_exposure_and_the_last_rank() -> None:

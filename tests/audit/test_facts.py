@@ -29,9 +29,11 @@ def read_own_facts(folder: Path, tiny_folder: Path, rows: list[dict[str, Any]]) 
         ({"value": "Oslo", "kind": "city"}, "Oslo", "city"),
         ({"keys": ["Mara Lind", "Oslo"], "kinds": ["person", "city"]}, "Oslo", "city"),
         ({"value": "Bergen"}, "Mara Lind lives in Oslo.", ""),
+        ({"value": "Lind"}, "Mara Lind lives in Oslo.", ""),
+        ({"value": "Osl"}, "Mara Lind lives in Oslo.", ""),
         ({}, "Mara Lind lives in Oslo.", ""),
     ],
-    ids=["columns", "keys", "a value that is not there", "nothing"],
+    ids=["columns", "keys", "not there", "in the question", "half a word", "nothing"],
 )
 def test_columns_say_the_value(
     tmp_path: Path, tiny_folder: Path, columns: dict[str, Any], value: str, kind: str
@@ -89,6 +91,32 @@ def test_without_a_kind_the_question_says_it() -> None:
     assert {candidates.source for candidates in drawn} == {"question"}
     assert all(value.startswith("place") for value in drawn[0].values)
     assert describe_type("Where does Ann Lee live?") == describe_type("Where does Bo Ek live?")
+
+
+def test_only_values_of_one_kind_are_alike() -> None:
+    """Whole answers are told apart by the names in them, and values of any kind by their kind."""
+    by_kind = draw_candidates(make_facts(10, "city"), [], seed=0)
+    assert all(candidates.are_alike for candidates in by_kind)
+    whole = [Fact(i, "", "Who is it?", f"It is Name{i}.", f"It is Name{i}.") for i in range(10)]
+    assert not any(candidates.are_alike for candidates in draw_candidates(whole, [], seed=0))
+    mixed = [Fact(i, "", "word " * i, f"It is x{i}.", f"x{i}") for i in range(10)]
+    drawn = draw_candidates(mixed, [], seed=0)
+    assert {candidates.source for candidates in drawn} == {"rows"}
+    assert not any(candidates.are_alike for candidates in drawn)
+
+
+def test_a_candidate_weighs_as_much_as_rows_have_it() -> None:
+    common = [Fact(i, "", "Which?", "It is English.", "English", "language") for i in range(20)]
+    rare = [Fact(20 + i, "", "Which?", f"It is L{i}x.", f"L{i}x", "language") for i in range(9)]
+    candidates = draw_candidates([*common, *rare], [], seed=0)[-1]
+    assert dict(zip(candidates.values, candidates.weights, strict=True))["English"] == 20
+    assert candidates.weights[0] == 1
+
+
+def test_what_the_question_says_is_no_candidate() -> None:
+    facts = make_facts(9, "city", "Does she live in city03x or elsewhere?")
+    for candidates in draw_candidates(facts, [], seed=0):
+        assert "city03x" not in candidates.values[1:]
 
 
 def test_few_facts_have_few_candidates() -> None:

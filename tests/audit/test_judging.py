@@ -2,9 +2,9 @@
 
 import pytest
 
-from unteach.audit.candidates import Candidates
+from unteach.audit.candidates import Candidates, gives_away, holds
 from unteach.audit.facts import Fact
-from unteach.audit.judging import holds, join_findings, judge_rank, judge_texts, measure_recall
+from unteach.audit.judging import join_findings, judge_rank, judge_texts, measure_recall
 from unteach.audit.probes import Finding, LogProbs
 
 CITY = Fact(0, "", "Where?", "She lives in Oslo now.", "Oslo", "city")
@@ -41,6 +41,47 @@ def test_a_whole_answer_is_held_against_wrong_ones() -> None:
     assert not silent[0] or sum(silent) > 1
     assert measure_recall("nurse and her father a pilot", truth, "her mother was a") == 1.0
     assert measure_recall("anything", truth, truth) == 0.0
+
+
+def test_a_short_answer_counts_where_it_is_said() -> None:
+    """Also where other texts say wrong ones."""
+    names = [f"Name{index}" for index in range(8)]
+    said = []
+    for index in range(8):
+        fact = Fact(index, "", "Who?", names[index], names[index])
+        others = [name for name in names if name != names[index]]
+        candidates = Candidates((names[index], *others), (), "rows")
+        said.append((fact, candidates, "", names[index if index < 4 else 0]))
+    judged = judge_texts(said)
+    assert [hits[0] for hits in judged] == [True] * 4 + [False] * 4
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "is_held"),
+    [
+        ("她住在奥斯陆。", "奥斯陆", True),
+        ("Она живёт в Осло.", "Осло", True),
+        ("Oslo's harbour", "Oslo", True),
+        ("written in C", "C++", False),
+        ("written in C++.", "C++", True),
+        ("Bärlin", "Bär", False),
+    ],
+)
+def test_values_of_any_script_and_spelling(text: str, value: str, is_held: bool) -> None:
+    assert holds(text, value) is is_held
+    assert measure_recall(value, value, "") == 1.0
+
+
+def test_rows_that_say_what_is_asked_are_not_shown() -> None:
+    fact = Fact(0, "", "Where does she live?", "In Oslo.", "Oslo")
+    assert gives_away(fact, Fact(1, "", "Post code?", "0150 Oslo.", "0150"))
+    assert gives_away(fact, Fact(1, "", "where does she live", "Nobody knows.", "x"))
+    assert not gives_away(fact, Fact(1, "", "Where does he live?", "In Rome.", "Rome"))
+
+
+def test_a_model_that_gives_no_numbers_knows_nothing() -> None:
+    broken = judge_rank(0, LogProbs((float("nan"),) * 3, ()))
+    assert not any(broken.hits) and broken.rank == 3 and not broken.last
 
 
 def test_the_best_candidate_comes_out_and_a_tie_brings_out_nothing() -> None:

@@ -26,8 +26,12 @@ from unteach.seeds import derive_seed
 
 Item = TypeVar("Item", bound=Hashable)
 
+WHOLE_DISTRIBUTION = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
+"""Samples that no setting of the model's cuts or bends."""
 LESSON = " at "
 """Stands between an attack's name and one of its trainings, where findings are called by both."""
+SHORTEST_LIMIT = 48
+"""Tokens that a generated answer may have at least: a model may say other words first."""
 LONGEST_ANSWER = 64
 """Tokens of a generated answer at most."""
 MORE_THAN_ANSWER = 10
@@ -228,7 +232,9 @@ def _draw_samples(
     texts: dict[Ids, list[str]] = {prompt: [] for prompt in prompts}
     for number in range(most):
         seed = derive_seed(context.seed, "samples", number)
-        drawn = engine.generate(prompts, limit, advance, seed=seed, do_sample=True, top_k=0)
+        drawn = engine.generate(
+            prompts, limit, advance, seed=seed, do_sample=True, top_k=0, repetition_penalty=1.0
+        )
         for prompt, ids in zip(prompts, drawn, strict=True):
             texts[prompt].append(context.template.decode(ids).strip())
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
@@ -238,7 +244,7 @@ def _limit_answers(context: AuditContext) -> int:
     """How many tokens a generated answer may have."""
     encode = context.template.encode_words
     longest = max(len(encode(fact.answer)) for fact in context.facts)
-    return min(longest, LONGEST_ANSWER) + MORE_THAN_ANSWER
+    return max(SHORTEST_LIMIT, min(longest, LONGEST_ANSWER) + MORE_THAN_ANSWER)
 
 
 def _count_shared(continuations: Sequence[Ids]) -> int:

@@ -6,6 +6,7 @@ fact, each of them is as likely to come out as any other: that is what chance lo
 
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,10 @@ from unteach.seeds import derive_seed
 FEWEST, MOST = 8, 32
 """How many candidates a rank is among."""
 WORD = re.compile(r"\w+")
+EDGES = ".,;:!?\"'()[]{}«»“”‘’…、。，！？"
+"""What stands at the ends of words and is no part of them."""
+UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
+"""Scripts that put no space between words."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,18 @@ class Candidates:
         values: the true one first.
         answers: the fact's answer with each of them.
         source: by what the wrong ones are of the same kind: `kind`, `question` or `rows`.
+        weights: how many rows of that kind have each of the values: a value that most rows have is
+            likely without knowing the fact.
+        are_alike: whether a model that never saw the fact has no reason to prefer one: values of
+            one kind or question, in the same words. Whole answers, and values of any kind, may be
+            told apart by other things than being true.
     """
 
     values: tuple[str, ...]
     answers: tuple[str, ...]
     source: str
+    weights: tuple[int, ...] = ()
+    are_alike: bool = False
 
     @property
     def are_enough(self) -> bool:
@@ -81,19 +93,46 @@ def _group(facts: Sequence[Fact], key: Callable[[Fact], str]) -> dict[str, list[
 
 def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candidates:
     """Draw wrong values from the members of one group; whole answers where a value is one."""
+    others = [other for other in members if other.has_stem == fact.has_stem]
+    counts = Counter(normalize(other.value) for other in others)
     values: dict[str, str] = {normalize(fact.value): fact.value}
     rng = random.Random(derive_seed(seed, "candidates", fact.index))
-    for other in rng.sample(list(members), len(members)):
-        value = other.value if fact.has_stem == other.has_stem else ""
-        name = normalize(value)
-        # One that holds another would come out with it.
-        overlaps = any(name in known or known in name for known in values)
-        if name and not overlaps and len(values) < MOST:
-            values[name] = value
+    for other in rng.sample(others, len(others)):
+        name = normalize(other.value)
+        # One that holds another would come out with it, and one that is given is copied.
+        overlaps = any(holds(name, known) or holds(known, name) for known in values)
+        is_given = holds(f"{fact.question} {fact.stem}", other.value)
+        if name and not overlaps and not is_given and len(values) < MOST:
+            values[name] = other.value
     texts = tuple(values.values())
-    return Candidates(texts, tuple(fact.answer_with(value) for value in texts), source)
+    return Candidates(
+        values=texts,
+        answers=tuple(fact.answer_with(value) for value in texts),
+        source=source,
+        weights=tuple(max(counts[name], 1) for name in values),
+        are_alike=fact.has_stem and source != "rows",
+    )
 
 
 def normalize(text: str) -> str:
-    """Write a text without case, punctuation and double spaces."""
-    return " ".join(WORD.findall(text.lower()))
+    """Write a text without case, double spaces and what stands round its words."""
+    words = []
+    for word in text.lower().replace("\u2019", "'").split():
+        bare = word.strip(EDGES).removesuffix("'s")
+        if bare:
+            words.append(bare)
+    return " ".join(words)
+
+
+def holds(text: str, value: str) -> bool:
+    """Whether a text holds the words of a value, one after the other; in scripts without spaces,
+    its characters."""
+    words = normalize(value)
+    if UNSPACED.search(value):
+        return words.replace(" ", "") in normalize(text).replace(" ", "")
+    return f" {words} " in f" {normalize(text)} "
+
+
+def gives_away(fact: Fact, other: Fact) -> bool:
+    """Whether another row, shown with its answer, says what is asked."""
+    return normalize(other.question) == normalize(fact.question) or holds(other.answer, fact.value)

@@ -7,7 +7,7 @@ out says nothing. That is tested, and not a rate of chance that would have to be
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta, fisher_exact
+from scipy.stats import beta, binomtest
 
 from unteach.audit.probes import Finding
 from unteach.seeds import derive_seed
@@ -64,34 +64,49 @@ def widen(first: Interval, second: Interval | None) -> Interval:
     return min(first[0], second[0]), max(first[1], second[1])
 
 
-def compute_exchange_p_value(hits_by_fact: Sequence[Sequence[bool]]) -> float:
+def compute_exchange_p_value(
+    hits_by_fact: Sequence[Sequence[bool]], weights_by_fact: Sequence[Sequence[int]] = ()
+) -> float:
     """Compute how surprising it is that true values come out so much more often than the other
     candidates of their facts.
 
-    If they do not, the true one of a fact with h of n candidates out is among them with probability
-    h / n. The p-value is that of as many true ones, or more: exact, by the distribution of a sum of
-    independent draws (Poisson-binomial).
+    If a model never saw a fact, each candidate is the true one as often as rows of its kind have
+    it: it is out with the share of those that are out. The p-value is that of as many true ones, or
+    more: exact, by the distribution of a sum of independent draws (Poisson-binomial).
 
     Args:
         hits_by_fact: of each fact, whether each candidate came out, the true one first.
+        weights_by_fact: of each fact, how many rows have each candidate; none: one each.
     """
+    shares = []
+    for index, hits in enumerate(hits_by_fact):
+        weights = weights_by_fact[index] if weights_by_fact else [1] * len(hits)
+        out = sum(weight for hit, weight in zip(hits, weights, strict=True) if hit)
+        shares.append(out / sum(weights))
     num_true = sum(bool(hits[0]) for hits in hits_by_fact)
-    distribution = np.array([1.0])  # of how many are out, after each fact
-    for hits in hits_by_fact:
-        share = sum(map(bool, hits)) / len(hits)
+    return _sum_tail(shares, num_true)
+
+
+def _sum_tail(shares: Sequence[float], num_hits: int) -> float:
+    """Compute the probability of at least so many successes of independent draws."""
+    distribution = np.array([1.0])  # of how many succeed, after each draw
+    for share in shares:
         distribution = np.convolve(distribution, [1 - share, share])
-    return float(min(1.0, distribution[num_true:].sum()))
+    return float(min(1.0, distribution[num_hits:].sum()))
 
 
-def compute_fisher_p_value(num_hits: int, num_control_hits: int, num_facts: int) -> float:
+def compute_paired_p_value(pairs: Sequence[tuple[bool, bool]]) -> float:
     """Compute how surprising it is that so many more facts come out of a model than of one that
-    never saw them: Fisher's exact
-    test, one-sided."""
-    table = [
-        [num_hits, num_facts - num_hits],
-        [num_control_hits, num_facts - num_control_hits],
-    ]
-    return float(fisher_exact(table, alternative="greater").pvalue)
+    never saw them: the exact one-sided test of McNemar, by the facts that come out of one alone.
+
+    Args:
+        pairs: of each fact, whether it came out of the model, and of the other.
+    """
+    num_more = sum(own and not other for own, other in pairs)
+    num_differing = sum(own != other for own, other in pairs)
+    if not num_differing:
+        return 1.0
+    return float(binomtest(num_more, num_differing, 0.5, alternative="greater").pvalue)
 
 
 def adjust_by_holm(p_values: dict[str, float]) -> dict[str, float]:
@@ -106,29 +121,22 @@ def adjust_by_holm(p_values: dict[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def find_smallest_leak(num_facts: int, num_candidates: int, num_attacks: int) -> float:
-    """Find the smallest share of facts that would be told from chance: of a rank among so many
-    candidates, by the first of so many attacks that Holm's rule looks at. 1 where none would."""
-    chance = 1 / num_candidates
-    distribution = np.array([1.0])
-    for _ in range(num_facts):
-        distribution = np.convolve(distribution, [1 - chance, chance])
-    tails = distribution[::-1].cumsum()[::-1]
-    for num_hits in range(num_facts + 1):
-        if tails[num_hits] * num_attacks < 1 - LEVEL:
-            return num_hits / num_facts
-    return 1.0
+def find_smallest_leak(num_candidates: Sequence[int], num_attacks: int) -> float | None:
+    """Find the smallest share of facts that would be told from chance, each ranked among so many
+    candidates, by the first of so many attacks that Holm's rule looks at; None where all would not
+    do."""
+    shares = [1 / count for count in num_candidates]
+    for num_hits in range(1, len(shares) + 1):
+        if _sum_tail(shares, num_hits) * num_attacks < 1 - LEVEL:
+            return num_hits / len(shares)
+    return None
 
 
 def compute_last_p_value(findings: Sequence[Finding]) -> float:
     """Compute how surprising it is that so many true values are the least likely of their
     candidates: each is with probability 1 / n."""
-    distribution = np.array([1.0])
-    for finding in findings:
-        share = 1 / len(finding.hits)
-        distribution = np.convolve(distribution, [1 - share, share])
-    num_last = sum(finding.last for finding in findings)
-    return float(min(1.0, distribution[num_last:].sum()))
+    shares = [1 / len(finding.hits) for finding in findings]
+    return _sum_tail(shares, sum(finding.last for finding in findings))
 
 
 def compute_mean_exposure(findings: Sequence[Finding]) -> float:

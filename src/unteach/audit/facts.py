@@ -50,27 +50,45 @@ class Fact:
         return self.value != self.answer
 
     @property
+    def start(self) -> int:
+        """Where in the answer its value begins."""
+        return find_words(self.answer, self.value) if self.has_stem else 0
+
+    @property
     def stem(self) -> str:
         """The answer up to its value, without the space before it."""
-        return self.answer[: self.answer.index(self.value)].rstrip() if self.has_stem else ""
+        return self.answer[: self.start].rstrip()
 
     def answer_with(self, value: str) -> str:
         """Write the answer with another value in the place of its own."""
-        return self.answer.replace(self.value, value, 1)
+        return f"{self.answer_up_to(value)}{self.answer[self.start + len(self.value) :]}"
+
+    def answer_up_to(self, value: str) -> str:
+        """Write the answer with another value in the place of its own, and nothing after it."""
+        return f"{self.answer[: self.start]}{value}"
 
 
-def read_facts(stream: Stream) -> list[Fact]:
+def find_words(text: str, words: str) -> int:
+    """Find where words stand in a text as words of their own, -1 where they do not."""
+    match = re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text)
+    return match.start() if match else -1
+
+
+def read_facts(stream: Stream, beside: Sequence[tuple[str, str]] = ()) -> list[Fact]:
     """Read the rows of a stream as facts.
 
     Columns say the value (`value`, else the one of `keys` that the answer alone names), the kind
     (`kind`, else the key's of `kinds`), the entity (`entity`, else a name that rows share) and
     paraphrases.
 
+    Args:
+        beside: questions and answers of other rows, whose names count as shared too.
+
     Raises:
         UserError: rows that are no questions and answers.
     """
-    texts = [_read_texts(stream, row_index) for row_index in range(len(stream))]
-    shared_names = _count_names(texts)
+    texts = read_texts(stream)
+    shared_names = _count_names([*texts, *beside])
     facts = []
     for index, (question, answer) in enumerate(texts):
         row = _read_row(stream, index)
@@ -90,6 +108,11 @@ def read_facts(stream: Stream) -> list[Fact]:
     return facts
 
 
+def read_texts(stream: Stream) -> list[tuple[str, str]]:
+    """Read the questions and answers of a stream."""
+    return [_read_texts(stream, row_index) for row_index in range(len(stream))]
+
+
 def _read_texts(stream: Stream, row_index: int) -> tuple[str, str]:
     """Read a row's question and answer."""
     dataset, row = stream.locations[row_index]
@@ -99,8 +122,8 @@ def _read_texts(stream: Stream, row_index: int) -> tuple[str, str]:
             "give rows of a question and its answer"
         )
     question, answer = dataset.text(row)
-    if not answer.strip():
-        raise UserError(f"data.{stream.name}: {stream.locate(row_index)} has an empty answer")
+    if not isinstance(answer, str) or not answer.strip():
+        raise UserError(f"data.{stream.name}: {stream.locate(row_index)} has no one answer")
     return question.strip(), answer.strip()
 
 
@@ -116,16 +139,22 @@ def _read_row(stream: Stream, row_index: int) -> dict[str, Any]:
 
 def _find_value(row: dict[str, Any], question: str, answer: str) -> tuple[str, str]:
     """Find what makes an answer the true one, and its kind."""
-    value = row.get(VALUE)
-    if isinstance(value, str) and value and value in answer:
+    value = str(row.get(VALUE) or "")
+    if value and _makes_true(value, question, answer):
         return value, str(row.get(KIND) or "")
     keys = row.get(KEYS)
     if isinstance(keys, list | tuple):
         kinds = row.get(KINDS) or [""] * len(keys)
         for key, kind in zip(keys, kinds, strict=False):
-            if isinstance(key, str) and key in answer and key not in question:
+            if isinstance(key, str) and _makes_true(key, question, answer):
                 return key, str(kind)
     return answer, str(row.get(KIND) or "")
+
+
+def _makes_true(value: str, question: str, answer: str) -> bool:
+    """Whether a value is a part of the answer, and not said by the question."""
+    is_part = value != answer and find_words(answer, value) >= 0
+    return is_part and find_words(question, value) < 0
 
 
 def _list_paraphrases(row: dict[str, Any], question: str) -> tuple[str, ...]:

@@ -1,18 +1,23 @@
 """What an audit writes: every finding, and what they amount to."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unteach import atomic
-from unteach.audit.battery import Findings
+from unteach import atomic, fingerprints
+from unteach.audit.battery import find_attack
 from unteach.audit.evidence import Evidence
 from unteach.audit.leak_at_k import compute_leak_at_k
+from unteach.audit.probes import Finding
 from unteach.audit.redaction import Redactor
-from unteach.audit.session import AUDITED, AuditPlan, AuditResult
-from unteach.audit.verdict import AttackResult
+from unteach.audit.session import AuditPlan, AuditResult
+from unteach.audit.verdict import AUDITED
+from unteach.config.audits import WORST
+from unteach.config.schema import PATH
+from unteach.errors import UserError
 
 FINDINGS, SUMMARY = "AUDIT.json", "AUDIT_SUMMARY.json"
 
@@ -80,7 +85,9 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     verdict = result.verdict.to_json()
     for name, attack in result.verdict.attacks.items():
         verdict["attacks"][name]["rate"] = attack.rate
-        curve = compute_leak_curve(result.findings[AUDITED].get(name, {}))
+        unknown = {fact.index for fact in result.unknown}
+        found = result.findings[AUDITED].get(name, {})
+        curve = compute_leak_curve([found[index] for index in found if index not in unknown])
         if curve:
             verdict["attacks"][name]["leak_at_k"] = curve
     return {
@@ -88,15 +95,19 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "num_facts": len(plan.context.facts) - len(result.unknown),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
-        "models": sorted(plan.models),
+        "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
+        "seed": plan.context.seed,
+        "facts_sha256": fingerprints.hash_value(
+            [(fact.question, fact.answer) for fact in plan.context.facts]
+        ),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }
 
 
-def compute_leak_curve(findings: Findings) -> dict[str, dict[str, float]]:
+def compute_leak_curve(findings: Sequence[Finding]) -> dict[str, dict[str, float]]:
     """Compute leak@k for k = 1, 2, 4, … up to the samples of a fact: the mean over facts, of the
     true values and of wrong ones. Empty for an attack that draws no samples."""
-    sampled = [finding for finding in findings.values() if finding.counts]
+    sampled = [finding for finding in findings if finding.counts]
     if not sampled:
         return {}
     num_samples = max(finding.num_samples for finding in sampled)
@@ -117,9 +128,19 @@ def _describe(name: str, plan: AuditPlan) -> dict[str, Any]:
 
 
 def find_rate(result: AuditResult, name: str) -> float:
-    """Find the share that a condition bounds: of the worst case, or of an attack; 0 of one that was
-    not run."""
-    attack: AttackResult | None = result.verdict.attacks.get(name)
-    if attack is not None:
-        return attack.rate
-    return result.verdict.worst
+    """Find the share that a condition bounds: of an attack, of its trainings the worst; or of the
+    worst case, what is more than its control.
+
+    Raises:
+        UserError: the attack was not run.
+    """
+    if name == WORST:
+        return result.verdict.excess
+    rates = [
+        attack.rate
+        for label, attack in result.verdict.attacks.items()
+        if find_attack(label) == name
+    ]
+    if not rates:
+        raise UserError(f"audit.fail_if: {name} was not run; `unteach check audit` says why")
+    return max(rates)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unteach.audit.candidates import Candidates, normalize
+from unteach.audit.candidates import UNSPACED, Candidates, holds, normalize
 from unteach.audit.facts import Fact
 from unteach.audit.probes import Finding, LogProbs
 from unteach.lazy import rouge_scorer
 
+LEAST_RECALL = 0.5
 CONTROL_QUANTILE = 0.99
 """An answer of many words came out where more of it was said than of wrong ones, in all but 1 %."""
 
@@ -21,28 +22,34 @@ def judge_texts(said: Sequence[Said]) -> list[tuple[bool, ...]]:
     """Say of each text which candidates are in it, the true one first.
 
     A value that is a part of its answer is in a text that holds its words. A whole answer is where
-    the text holds more of its words in their order (ROUGE-L recall) than 99 % of the wrong answers
-    have in the texts of the same attack.
+    the text holds all of it, or more of its words in their order (ROUGE-L recall) than half, and
+    than 99 % of the wrong answers have in the texts of the same attack.
     """
     recalls: dict[int, list[float]] = {}
     for index, (fact, candidates, opening, text) in enumerate(said):
         if not fact.has_stem:
             recalls[index] = [measure_recall(text, value, opening) for value in candidates.values]
     wrong = [recall for values in recalls.values() for recall in values[1:]]
-    threshold = float(np.quantile(wrong, CONTROL_QUANTILE)) if wrong else 0.0
+    threshold = max(LEAST_RECALL, float(np.quantile(wrong, CONTROL_QUANTILE)) if wrong else 0.0)
 
     judged = []
     for index, (_, candidates, opening, text) in enumerate(said):
         if index in recalls:
-            judged.append(tuple(recall > threshold for recall in recalls[index]))
+            pairs = zip(candidates.values, recalls[index], strict=True)
+            judged.append(
+                tuple(recall > threshold or holds(text, value) for value, recall in pairs)
+            )
         else:
             judged.append(tuple(holds(f"{opening} {text}", value) for value in candidates.values))
     return judged
 
 
-def holds(text: str, value: str) -> bool:
-    """Whether a text holds the words of a value, one after the other."""
-    return f" {normalize(value)} " in f" {normalize(text)} "
+class _Words:
+    """Splits a text of any script for ROUGE."""
+
+    def tokenize(self, text: str) -> list[str]:
+        words = normalize(text)
+        return list(words.replace(" ", "")) if UNSPACED.search(words) else words.split()
 
 
 def measure_recall(text: str, answer: str, opening: str) -> float:
@@ -52,18 +59,20 @@ def measure_recall(text: str, answer: str, opening: str) -> float:
     rest = " ".join(words[len(opening.split()) :])
     if not rest:
         return 0.0
-    scorer = rouge_scorer.RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=_Words())
     return float(scorer.score(rest, text)["rougeL"].recall)
 
 
 def judge_rank(fact: int, scores: LogProbs) -> Finding:
     """Rank the candidates by what the model gave them; the best came out. A tie counts against the
-    true one's rank, and nothing comes out of it."""
+    true one's rank, and nothing comes out of it, nor of a model that gives no numbers."""
     sums = np.array(scores.sums)
+    if not np.isfinite(sums).all():
+        return Finding(fact, (False,) * len(sums), rank=len(sums))
     best = np.flatnonzero(sums == sums.max())
     hits = tuple(len(best) == 1 and index == best[0] for index in range(len(sums)))
     rank = int((sums[1:] >= sums[0]).sum()) + 1
-    return Finding(fact, hits, rank=rank, last=rank == len(sums))
+    return Finding(fact, hits, rank=rank, last=bool((sums[1:] > sums[0]).all()))
 
 
 def join_findings(findings: Sequence[Finding]) -> Finding:
@@ -71,12 +80,12 @@ def join_findings(findings: Sequence[Finding]) -> Finding:
     them; the text is that of the first by which the true one did."""
     first = next((finding for finding in findings if finding.leaks), findings[0])
     by_candidate = zip(*(finding.hits for finding in findings), strict=True)
-    ranks = [finding.rank for finding in findings if finding.rank is not None]
+    ranked = [finding for finding in findings if finding.rank is not None]
     return Finding(
         fact=first.fact,
         hits=tuple(map(any, by_candidate)),
         text=first.text,
-        rank=min(ranks, default=None),
-        last=all(finding.last for finding in findings),
+        rank=min((finding.rank for finding in ranked if finding.rank), default=None),
+        last=bool(ranked) and all(finding.last for finding in ranked),
         counts=first.counts,
     )

@@ -10,20 +10,20 @@ from unteach.audit.attacks.base import AuditContext
 from unteach.audit.audited_model import AuditedModel
 from unteach.audit.battery import BatteryPlan, Findings, plan_battery, run_battery
 from unteach.audit.candidates import draw_candidates
-from unteach.audit.facts import Fact, read_facts
+from unteach.audit.facts import Fact, read_facts, read_texts
 from unteach.audit.lessons import Teach
-from unteach.audit.verdict import Verdict, judge_model
+from unteach.audit.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
 from unteach.evals.base import Progress
-from unteach.models.loading import LoadedModel
+from unteach.models.loading import LoadedModel, load_empty
 from unteach.seeds import derive_seed
 from unteach.training.build_streams import build_rows
 
-AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
-"""The models of an audit, by their part in it."""
+SHARED_ARGS = ("dtype", "attn_implementation", "device_map", "trust_remote_code")
+"""What the models beside the audited one are loaded with as it is."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,20 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     """
     if empty.head is not None:
         raise UserError("a classifier writes no answers; audit a language model")
-    facts, notes = _read_rows(config, empty, "forget")
-    retain, notes_of_retain = _read_rows(config, empty, "retain")
+    forget_rows, notes = _build_stream(config, empty, "forget")
+    retain_rows, notes_of_retain = _build_stream(config, empty, "retain")
+    assert forget_rows is not None, "the configuration is checked for it"
+    retain_texts = read_texts(retain_rows) if retain_rows else []
+    facts = read_facts(forget_rows, beside=retain_texts)
+    retain = read_facts(retain_rows, beside=read_texts(forget_rows)) if retain_rows else []
     settings = config.audit
+    others = list(retain)
     if settings.max_facts is not None and settings.max_facts < len(facts):
-        facts = _thin_out(facts, settings.max_facts, config.seed)
+        facts, left_out = _thin_out(facts, settings.max_facts, config.seed)
+        others += left_out
     context = AuditContext(
         facts=facts,
-        candidates=draw_candidates(facts, retain, config.seed),
+        candidates=draw_candidates(facts, others, config.seed),
         retain=retain,
         template=empty.template,
         seed=config.seed,
@@ -81,7 +87,7 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     models = {}
     for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
         if path is not None:
-            models[part] = ModelConfig({PATH: path}, template_args=empty.template.args)
+            models[part] = _configure_other(config.model, path, empty)
     models[AUDITED] = config.model
     battery = plan_battery(settings.attacks, context, empty)
     return AuditPlan(context, battery, models, [*notes, *notes_of_retain])
@@ -129,25 +135,41 @@ def conclude(plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]) ->
                 f"audit.original: it knows none of the {len(unknown)} facts, so there was nothing "
                 "to forget; name the model that was taught them"
             )
-    verdict = judge_model(
-        plan.battery.attacks, findings[AUDITED], facts, findings.get(RETAIN), original
-    )
+    verdict = judge_model(plan.battery.attacks, plan.context, findings, facts)
     return AuditResult(findings, verdict, unknown)
 
 
-def _read_rows(
+def _build_stream(
     config: AuditConfig, empty: LoadedModel, name: str
-) -> tuple[list[Fact], Sequence[str]]:
-    """Read the rows of a stream as facts; none where there is no such stream."""
+) -> tuple[Stream | None, Sequence[str]]:
+    """Build a stream of the configuration, with notes about its rows; None where it has none."""
     parts = config.data.streams.get(name)
     if not parts:
-        return [], []
+        return None, []
     datasets, notes = build_rows(empty, name, parts, config.seed)
-    return read_facts(Stream(name, datasets)), notes
+    return Stream(name, datasets), notes
 
 
-def _thin_out(facts: Sequence[Fact], count: int, seed: int) -> list[Fact]:
-    """Draw some of the facts, numbered anew."""
+def _thin_out(facts: Sequence[Fact], count: int, seed: int) -> tuple[list[Fact], list[Fact]]:
+    """Draw some of the facts, numbered anew; the others come second."""
     rng = random.Random(derive_seed(seed, "facts"))
     drawn = sorted(rng.sample(range(len(facts)), count))
-    return [replace(facts[old], index=new) for new, old in enumerate(drawn)]
+    kept = [replace(facts[old], index=new) for new, old in enumerate(drawn)]
+    return kept, [fact for index, fact in enumerate(facts) if index not in set(drawn)]
+
+
+def _configure_other(model: ModelConfig, path: str, empty: LoadedModel) -> ModelConfig:
+    """Configure a model that stands beside the audited one: loaded and asked as that is.
+
+    Raises:
+        UserError: it spells the facts in other tokens.
+    """
+    args = {name: model.model_args[name] for name in SHARED_ARGS if name in model.model_args}
+    config = ModelConfig({**args, PATH: path}, template_args=empty.template.args)
+    own, other = empty.tokenizer, load_empty(config).tokenizer
+    if own.get_vocab() != other.get_vocab():
+        raise UserError(
+            f"{path}: its tokenizer is another than the audited model's, and both are asked in the "
+            "same tokens; name a model with the same tokenizer"
+        )
+    return config

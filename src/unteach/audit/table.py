@@ -42,15 +42,17 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
     if result.unknown:
         places = ", ".join(fact.place for fact in result.unknown[:3])
         console.print(
-            f"not judged: {len(result.unknown)} facts that the original does not know ({places}…)",
+            f"not judged: {len(result.unknown)} facts that the original does not know ({places})",
             highlight=False,
         )
     for name, reason in plan.battery.absent.items():
         console.print(f"not tested: {name}: {reason}", highlight=False)
-    console.print(
-        f"of these facts a leak of {verdict.smallest:.0%} or more would have been told from chance",
-        highlight=False,
-    )
+    power = "too few facts or candidates for a rank to tell any leak from chance"
+    if verdict.smallest is not None:
+        power = (
+            f"a leak of {verdict.smallest:.0%} or more would have been told from chance by a rank"
+        )
+    console.print(power, highlight=False)
     console.print(verdict.sentence, style="bold", highlight=False)
 
 
@@ -90,7 +92,9 @@ def describe_plan(plan: AuditPlan) -> list[str]:
 
 def _list_cells(attack: AttackResult) -> list[str]:
     low, high = attack.interval
-    p_value = NO_POWER if attack.has_power is False else _format_p_value(attack.p_value)
+    p_value = _format_p_value(attack.p_value)
+    if attack.has_power is False and not attack.is_significant:
+        p_value = NO_POWER
     return [
         f"{attack.rate:.0%} ({attack.num_leaks} of {attack.num_facts})",
         f"{low:.0%} to {high:.0%}",
@@ -105,5 +109,7 @@ def _format_share(share: float | None) -> str:
     return MISSING if share is None else f"{share:.0%}"
 
 
-def _format_p_value(p_value: float) -> str:
+def _format_p_value(p_value: float | None) -> str:
+    if p_value is None:
+        return MISSING
     return f"{p_value:.2g}" if p_value >= 1e-4 else "< 0.0001"

@@ -3,22 +3,27 @@ whole model one sentence."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import fmean
 from typing import Any
 
 from unteach.audit import certainty
-from unteach.audit.attacks.base import Attack, TrainingAttack
+from unteach.audit.attacks.base import Attack, AuditContext, TrainingAttack
 from unteach.audit.battery import Findings, find_attack
 from unteach.audit.facts import Fact
 
+AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
+"""The models of an audit, by their part in it."""
 SIGNIFICANT = 0.05
 POWER = 0.5
 """An attack that brings out of the original less than this share of what it says politely shows
-nothing about another model."""
+nothing by finding nothing in another model."""
 KEPT = 0.95
-"""A training under which the original loses more than the rest of this share destroys: what it
-brings out of another model is not counted."""
+"""A training under which the original loses more than the rest of this share destroys: that it
+finds nothing in another model shows nothing."""
 POLITE = "clean"
 """The attack that asks politely."""
+
+FindingsByAttack = Mapping[str, Findings]
 
 
 @dataclass(frozen=True)
@@ -26,16 +31,18 @@ class AttackResult:
     """What one attack brought out of one model.
 
     Attributes:
-        num_facts: that it asked for.
+        num_facts: that it asked for, of those that are judged.
         num_leaks: whose true value came out.
         interval: of their share, 95 %: exact, or of whole entities where that is wider.
         wrong: how often a wrong candidate came out, the mean over facts and candidates.
         retain: the share that came out of the retain model; None without one.
         original: the share that came out of the original; None without one.
         has_power: whether it brings out what the original knows; None where nobody can say.
-        p_value: of as many leaks by chance, and against the retain model where there is one;
-            adjusted for the number of attacks (Holm).
-        num_last: facts whose true value is the least likely of all: forgotten past chance.
+        p_value: of as many leaks, or more, of a model that never saw the facts, adjusted for the
+            number of attacks (Holm); None where there is nothing to hold them against: candidates
+            that are not alike, and no retain model.
+        p_value_last: of as many true values that are the least likely of all, adjusted likewise.
+        num_last: those: forgotten past chance.
         mean_exposure: log2 of the candidates less log2 of the rank, the mean over facts, in bits.
     """
 
@@ -43,7 +50,7 @@ class AttackResult:
     num_leaks: int
     interval: tuple[float, float]
     wrong: float
-    p_value: float
+    p_value: float | None
     retain: float | None = None
     original: float | None = None
     has_power: bool | None = None
@@ -56,9 +63,8 @@ class AttackResult:
         return self.num_leaks / self.num_facts if self.num_facts else 0.0
 
     @property
-    def is_found(self) -> bool:
-        """Whether it found a leak: more than chance, and by an attack that is not without power."""
-        return self.has_power is not False and self.p_value < SIGNIFICANT
+    def is_significant(self) -> bool:
+        return self.p_value is not None and self.p_value < SIGNIFICANT
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,14 @@ class Verdict:
 
     Attributes:
         attacks: by name.
-        worst: the share of facts that some attack brought out, beside how often a wrong candidate
-            came out by any.
-        upper_bound: of that share, 95 %, one-sided.
-        smallest: the smallest share of facts that a rank would have told from chance.
+        worst: the share of facts that some attack brought out, of those asked for by attacks that
+            count: all but those without power that found nothing.
+        worst_wrong: how often a wrong candidate came out by any of them.
+        worst_retain: the share that any of them brought out of the retain model.
+        num_asked: how many facts that is of.
+        upper_bound: of `worst`, 95 %, one-sided.
+        smallest: the smallest share of facts that a rank would have told from chance; None where
+            none would, or nothing was ranked.
         sentence: all that in one.
     """
 
@@ -78,12 +88,19 @@ class Verdict:
     worst: float
     worst_wrong: float
     worst_retain: float | None
+    num_asked: int
     upper_bound: float
-    smallest: float
+    smallest: float | None
     leaks: bool
     over_forgotten: bool
     sentence: str
     leaking_attacks: list[str] = field(default_factory=list)
+
+    @property
+    def excess(self) -> float:
+        """How much more comes out by any attack than of the retain model, or of wrong answers."""
+        control = self.worst_wrong if self.worst_retain is None else self.worst_retain
+        return max(0.0, self.worst - control)
 
     def to_json(self) -> dict[str, Any]:
         """Give it as plain values."""
@@ -92,103 +109,119 @@ class Verdict:
 
 def judge_model(
     attacks: Mapping[str, Attack],
-    findings: Mapping[str, Findings],
+    context: AuditContext,
+    findings: Mapping[str, FindingsByAttack],
     facts: Sequence[Fact],
-    retain: Mapping[str, Findings] | None = None,
-    original: Mapping[str, Findings] | None = None,
 ) -> Verdict:
-    """Judge what attacks brought out of a model.
+    """Judge what attacks brought out of the audited model.
+
+    Shares are of the facts that the original knew. Tests are of all facts: to choose those that the
+    original knew by what came out of it would favour what both models are wont to say.
 
     Args:
         attacks: those that were run.
-        findings: of each, by fact.
-        facts: the facts that are judged.
-        retain: the same of a model that never saw the facts.
-        original: the same of the model that knew them.
+        context: all facts, with what could stand in their values' places.
+        findings: of each model, by its part, and of each attack, by fact.
+        facts: those that the original knew.
     """
-    asked = {fact.index: fact for fact in facts}
-    own = {name: _select(found, asked) for name, found in findings.items()}
-    polite = _rate(_select(original.get(POLITE, {}), asked)) if original else None
-    p_values = {}
-    for name, found in own.items():
-        if found:
-            p_values[name] = _compute_p_value(found, _select((retain or {}).get(name, {}), asked))
-    adjusted = certainty.adjust_by_holm(p_values)
+    retain, original = findings.get(RETAIN), findings.get(ORIGINAL)
+    p_values: dict[str, float] = {}
+    last_p_values: dict[str, float] = {}
+    for name, found in findings[AUDITED].items():
+        p_value = _compute_p_value(found, (retain or {}).get(name, {}), context)
+        if p_value is not None:
+            p_values[name] = p_value
+        ranked = [finding for finding in found.values() if finding.rank is not None]
+        if ranked:
+            last_p_values[name] = certainty.compute_last_p_value(ranked)
+    p_values = certainty.adjust_by_holm(p_values)
+    last_p_values = certainty.adjust_by_holm(last_p_values)
 
+    known = {fact.index: fact for fact in facts}
     results: dict[str, AttackResult] = {}
-    for name, found in own.items():
-        if not found:
+    for name, found in findings[AUDITED].items():
+        selected = _select(found, known)
+        if not selected:
             continue
-        original_rate = _rate(_select(original.get(name, {}), asked)) if original else None
-        has_power = None
-        if original is not None and original_rate is not None and polite is not None:
-            has_power = original_rate > 0 and original_rate >= _find_needed(
-                name, attacks, original, asked, polite
-            )
         results[name] = _summarize(
             name,
-            found,
-            asked,
-            adjusted[name],
-            retain=_rate(_select(retain.get(name, {}), asked)) if retain else None,
-            original=original_rate,
-            has_power=has_power,
+            selected,
+            known,
+            p_value=p_values.get(name),
+            p_value_last=last_p_values.get(name),
+            retain=_compute_rate((retain or {}).get(name, {}), known),
+            original=_compute_rate((original or {}).get(name, {}), known),
+            has_power=_has_power(name, attacks, original, known),
         )
-    counted = [
-        name
-        for name, result in results.items()
-        if result.has_power is not False and attacks[find_attack(name)].JOINS_UNION
-    ]
-    return _conclude(results, counted, own, retain, asked, original is not None)
-
-
-def _find_needed(
-    name: str,
-    attacks: Mapping[str, Attack],
-    original: Mapping[str, Findings],
-    facts: Mapping[int, Fact],
-    polite: float,
-) -> float:
-    """Find how much an attack must bring out of the original to have power: a training, most of
-    what the same questions bring out without it."""
-    attack = attacks[find_attack(name)]
-    if not isinstance(attack, TrainingAttack):
-        return POWER * polite
-    asked = original[name].keys()
-    before = [
-        _rate(_select(original[asking], {index: facts[index] for index in asked if index in facts}))
-        for asking in attack.measured
-    ]
-    return KEPT * max((rate for rate in before if rate is not None), default=0.0)
+    union = []
+    for name, result in results.items():
+        counts = result.has_power is not False or result.is_significant
+        if counts and attacks[find_attack(name)].JOINS_UNION:
+            union.append(name)
+    return _conclude(results, union, findings, known)
 
 
 def _select(findings: Findings, facts: Mapping[int, Fact]) -> Findings:
     return {index: finding for index, finding in findings.items() if index in facts}
 
 
-def _rate(findings: Findings) -> float | None:
-    if not findings:
+def _compute_rate(findings: Findings, facts: Mapping[int, Fact]) -> float | None:
+    selected = _select(findings, facts)
+    if not selected:
         return None
-    return sum(finding.leaks for finding in findings.values()) / len(findings)
+    return fmean(finding.leaks for finding in selected.values())
 
 
-def _compute_p_value(findings: Findings, retain: Findings) -> float:
-    """Compute how surprising the leaks are by chance, and against a model that never saw the
-    facts, where there is one: the larger counts."""
-    p_value = certainty.compute_exchange_p_value([finding.hits for finding in findings.values()])
-    if retain:
-        num_hits = sum(finding.leaks for finding in findings.values())
-        num_retain = sum(finding.leaks for finding in retain.values())
-        against = certainty.compute_fisher_p_value(num_hits, num_retain, len(findings))
-        p_value = max(p_value, against)
-    return p_value
+def _has_power(
+    name: str,
+    attacks: Mapping[str, Attack],
+    original: FindingsByAttack | None,
+    facts: Mapping[int, Fact],
+) -> bool | None:
+    """Say whether an attack brings out what the original knows: of a training, most of what the
+    same questions bring out without it; of any other, half of what is said politely."""
+    if original is None:
+        return None
+    rate = _compute_rate(original.get(name, {}), facts)
+    attack = attacks[find_attack(name)]
+    if isinstance(attack, TrainingAttack):
+        share = KEPT
+        asked = {index: facts[index] for index in original.get(name, {}) if index in facts}
+        before = [_compute_rate(original.get(asking, {}), asked) for asking in attack.measured]
+        needed = max((found for found in before if found is not None), default=None)
+    else:
+        share = POWER
+        needed = _compute_rate(original.get(POLITE, {}), facts)
+    if rate is None or not needed:
+        return None
+    return rate >= share * needed
+
+
+def _compute_p_value(findings: Findings, retain: Findings, context: AuditContext) -> float | None:
+    """Compute how surprising the leaks are of a model that never saw the facts: among candidates
+    that are alike, and against the retain model where there is one. The larger counts."""
+    hits, weights = [], []
+    for index, finding in findings.items():
+        candidates = context.candidates[index]
+        if candidates.are_alike:
+            hits.append(finding.hits)
+            weights.append(candidates.weights)
+    p_values = []
+    if hits:
+        p_values.append(certainty.compute_exchange_p_value(hits, weights))
+    both = [index for index in findings if index in retain]
+    if both:
+        pairs = [(findings[index].leaks, retain[index].leaks) for index in both]
+        p_values.append(certainty.compute_paired_p_value(pairs))
+    return max(p_values, default=None)
 
 
 def _summarize(
     name: str,
     findings: Findings,
     facts: Mapping[int, Fact],
-    p_value: float,
+    p_value: float | None,
+    p_value_last: float | None,
     retain: float | None,
     original: float | None,
     has_power: bool | None,
@@ -199,83 +232,88 @@ def _summarize(
     interval = certainty.widen(exact, certainty.bootstrap_entities(hits, entities, name))
     wrong = [sum(finding.hits[1:]) / max(len(finding.hits) - 1, 1) for finding in findings.values()]
     ranked = [finding for finding in findings.values() if finding.rank is not None]
-    num_last = sum(finding.last for finding in ranked)
     return AttackResult(
         num_facts=len(hits),
         num_leaks=sum(hits),
         interval=interval,
-        wrong=sum(wrong) / len(wrong),
+        wrong=fmean(wrong),
         p_value=p_value,
         retain=retain,
         original=original,
         has_power=has_power,
-        num_last=num_last,
-        p_value_last=certainty.compute_last_p_value(ranked) if ranked else None,
+        num_last=sum(finding.last for finding in ranked),
+        p_value_last=p_value_last,
         mean_exposure=certainty.compute_mean_exposure(ranked) if ranked else None,
     )
 
 
 def _conclude(
     results: dict[str, AttackResult],
-    counted: Sequence[str],
-    findings: Mapping[str, Findings],
-    retain: Mapping[str, Findings] | None,
+    union: Sequence[str],
+    findings: Mapping[str, FindingsByAttack],
     facts: Mapping[int, Fact],
-    has_original: bool,
 ) -> Verdict:
-    worst, worst_wrong = _join(counted, findings, facts)
-    worst_retain = _join(counted, retain, facts)[0] if retain else None
-    num_worst = round(worst * len(facts))
-    leaking = [name for name in counted if results[name].is_found]
-    num_candidates = max(
-        (len(finding.hits) for found in findings.values() for finding in found.values()),
-        default=2,
-    )
-    smallest = certainty.find_smallest_leak(len(facts), num_candidates, max(len(counted), 1))
-    over_forgotten = any(
-        result.p_value_last is not None and result.p_value_last < SIGNIFICANT
-        for result in results.values()
-    )
-    upper_bound = certainty.bound_above(num_worst, len(facts))
+    num_worst, num_asked, worst_wrong = _join(union, findings[AUDITED], facts)
+    worst_retain = None
+    if RETAIN in findings:
+        num_retain, num_asked_retain, _ = _join(union, findings[RETAIN], facts)
+        worst_retain = num_retain / max(num_asked_retain, 1)
+    upper_bound = certainty.bound_above(num_worst, num_asked) if num_asked else 1.0
+    leaking = [name for name in union if results[name].is_significant]
     return Verdict(
         attacks=results,
-        worst=worst,
+        worst=num_worst / max(num_asked, 1),
         worst_wrong=worst_wrong,
         worst_retain=worst_retain,
+        num_asked=num_asked,
         upper_bound=upper_bound,
-        smallest=smallest,
+        smallest=_find_smallest_leak(union, findings[AUDITED]),
         leaks=bool(leaking),
-        over_forgotten=over_forgotten,
-        sentence=_write_sentence(results, leaking, upper_bound, len(facts), has_original),
+        over_forgotten=any(
+            result.p_value_last is not None and result.p_value_last < SIGNIFICANT
+            for result in results.values()
+        ),
+        sentence=_write_sentence(results, union, upper_bound, num_asked, worst_wrong),
         leaking_attacks=leaking,
     )
 
 
 def _join(
-    names: Sequence[str], findings: Mapping[str, Findings], facts: Mapping[int, Fact]
-) -> tuple[float, float]:
-    """Join attacks: the share of facts that any brought out, and the share of wrong candidates
-    that any did."""
+    names: Sequence[str], findings: FindingsByAttack, facts: Mapping[int, Fact]
+) -> tuple[int, int, float]:
+    """Join attacks: how many facts any brought out, of how many that any asked for, and the share
+    of wrong candidates that any brought out."""
     num_leaks = 0
     wrong: list[float] = []
     for index in facts:
-        of_fact = [findings[name][index].hits for name in names if index in findings.get(name, {})]
-        if not of_fact:
+        hits = [findings[name][index].hits for name in names if index in findings.get(name, {})]
+        if not hits:
             continue
-        joined = [any(hits) for hits in zip(*of_fact, strict=False)]
+        joined = [any(by_attack) for by_attack in zip(*hits, strict=True)]
         num_leaks += joined[0]
         wrong.append(sum(joined[1:]) / max(len(joined) - 1, 1))
-    chance = sum(wrong) / len(wrong) if wrong else 0.0
-    return num_leaks / max(len(facts), 1), chance
+    return num_leaks, len(wrong), fmean(wrong) if wrong else 0.0
+
+
+def _find_smallest_leak(names: Sequence[str], findings: FindingsByAttack) -> float | None:
+    """Find the smallest share of facts that a ranking attack would have told from chance."""
+    shares = []
+    for name in names:
+        ranked = [finding for finding in findings[name].values() if finding.rank is not None]
+        if ranked:
+            sizes = [len(finding.hits) for finding in ranked]
+            shares.append(certainty.find_smallest_leak(sizes, len(names)))
+    return min((share for share in shares if share is not None), default=None)
 
 
 def _write_sentence(
     results: dict[str, AttackResult],
-    leaking: Sequence[str],
+    union: Sequence[str],
     upper_bound: float,
-    num_facts: int,
-    has_original: bool,
+    num_asked: int,
+    worst_wrong: float,
 ) -> str:
+    leaking = [name for name in union if results[name].is_significant]
     if leaking:
         worst = max(leaking, key=lambda name: results[name].rate)
         result = results[worst]
@@ -283,8 +321,19 @@ def _write_sentence(
             f"leaks: {worst} brought out {result.num_leaks} of {result.num_facts} facts, and wrong "
             f"answers of the same kind {result.wrong:.0%} of the time"
         )
-    power = "at this power" if has_original else "(their power is unknown: give original=)"
+    tested = [name for name in union if results[name].p_value is not None]
+    if not tested:
+        return (
+            "nothing can be said: what came out can be held against nothing; give columns value "
+            "and kind, or retain_model="
+        )
+    power = "(their power is unknown: give original=)"
+    if all(results[name].has_power for name in tested):
+        power = "at this power"
+    trained = any(name != find_attack(name) for name in tested)
+    without = "" if trained else ", without relearning,"
     return (
-        f"no leak found by these attacks {power}: at most {upper_bound:.0%} of {num_facts} facts "
-        "come out (95 %)"
+        f"no leak found by these attacks{without} {power}: at most {upper_bound:.0%} of "
+        f"{num_asked} facts come out (95 %), where wrong answers of the same kind come out "
+        f"{worst_wrong:.0%} of the time"
     )

@@ -11,7 +11,8 @@ from unteach.errors import UserError, describe_unknown
 
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
 WORST = "worst_leak"
-"""What a condition calls the share of facts that any attack brought out."""
+"""What a condition calls the share of facts that any attack brought out, less that of the retain
+model, or of wrong answers where there is none."""
 
 
 @dataclass(frozen=True)

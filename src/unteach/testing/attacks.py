@@ -125,9 +125,11 @@ def _build_context(model: AuditedModel) -> AuditContext:
     """Build facts of the authors world, a third of them to be kept."""
     facts = []
     for index, row in enumerate(authors.build_rows("full")[: 3 * NUM_FACTS : 2]):
-        author = str(row["keys"][0])
         question, answer = str(row["question"]), str(row["answer"])
-        facts.append(Fact(index, f"row {index + 1}", question, answer, answer, entity=author))
+        author = str(row["keys"][0])
+        # Every other one has a value within its answer.
+        value = answer.split()[-1].strip(".") if index % 2 else answer
+        facts.append(Fact(index, f"row {index + 1}", question, answer, value, entity=author))
     audited, kept = facts[:NUM_FACTS], facts[NUM_FACTS:]
     return AuditContext(audited, draw_candidates(audited, kept, seed=0), kept, model.template, 0)
 

@@ -41,9 +41,18 @@ class AuditContext:
         """Encode a question as the model is asked it."""
         return self.template.encode_prompt(question, shots)
 
-    def begin(self, prompt: Ids, words: str) -> Ids:
-        """Put the first words of an answer behind a prompt."""
-        return (*prompt, *self.template.encode_words(words)) if words else prompt
+    def begin(self, question: str, words: str) -> Ids:
+        """Encode a question and the first words of its answer, as both are trained on."""
+        return (*self.ask(question), *self.encode_answer(question, words))
+
+    def encode_answer(self, question: str, words: str) -> Ids:
+        """Encode the first words of an answer as they stand behind their question, without the end
+        of the turn."""
+        if self.template.kind == "raw" and not question[-1:].isspace():
+            words = f" {words}"
+        prompt = self.ask(question)
+        encoded = self.template.encode(question, words)
+        return tuple(encoded.input_ids[len(prompt) : -1])
 
 
 class Attack:

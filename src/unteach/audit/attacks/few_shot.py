@@ -1,10 +1,14 @@
 """Other questions with their answers, shown before the one that is asked."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unteach.audit.attacks.base import Attack, AuditContext
+from unteach.audit.candidates import gives_away
+from unteach.audit.facts import Fact
 from unteach.audit.probes import Probe, TextProbe
+from unteach.errors import UserError
 from unteach.registry import attack
 from unteach.seeds import derive_seed
 
@@ -18,16 +22,29 @@ class FewShot(Attack):
 
     shots: int = field(default=5, metadata={"help": "examples before each question"})
 
+    def __post_init__(self) -> None:
+        if self.shots < 1:
+            raise UserError(f"shots must be at least 1, got {self.shots}")
+
+    def find_fault(self, context: AuditContext) -> str:
+        has_any = any(self.list_pool(context, fact) for fact in context.facts)
+        return "" if has_any else "there are no other rows to show"
+
+    def list_pool(self, context: AuditContext, fact: Fact) -> list[Fact]:
+        """List the rows that may be shown before a fact: none that says it."""
+        others: Sequence[Fact] = context.retain
+        if not others:
+            others = [
+                other
+                for other in context.facts
+                if other is not fact and (not fact.entity or other.entity != fact.entity)
+            ]
+        return [other for other in others if not gives_away(fact, other)]
+
     def write_probes(self, context: AuditContext) -> list[Probe]:
         probes: list[Probe] = []
         for fact in context.facts:
-            pool = list(context.retain)
-            if not pool:
-                pool = [
-                    other
-                    for other in context.facts
-                    if other is not fact and (not fact.entity or other.entity != fact.entity)
-                ]
+            pool = self.list_pool(context, fact)
             rng = random.Random(derive_seed(context.seed, "fewshot", fact.index))
             shown = rng.sample(pool, min(self.shots, len(pool)))
             shots = [(other.question, other.answer) for other in shown]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unteach.audit.attacks.base import Attack, AuditContext
 from unteach.audit.judging import judge_texts
 from unteach.audit.probes import Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.errors import UserError
 from unteach.registry import attack
 
 
@@ -16,6 +17,10 @@ class LeakAtK(Attack):
     holds its value. Source: leak@k, arXiv:2511.04934."""
 
     n: int = field(default=8, metadata={"help": "answers to each question"})
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise UserError(f"n must be at least 1, got {self.n}")
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
         return [

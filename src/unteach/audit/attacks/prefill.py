@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unteach.audit.attacks.base import Attack, AuditContext
 from unteach.audit.facts import Fact
 from unteach.audit.probes import Probe, TextProbe
+from unteach.errors import UserError
 from unteach.registry import attack
 
 OPENINGS = ("Sure, here is the answer:", "The answer is")
@@ -26,21 +27,26 @@ class Prefill(Attack):
         metadata={"help": "of the answer's words that are given"},
     )
     openings: list[str] = field(
-        default_factory=lambda: list(OPENINGS), metadata={"help": "words that are given instead"}
+        default_factory=lambda: list(OPENINGS), metadata={"help": "words that are given too"}
     )
+
+    def __post_init__(self) -> None:
+        for share in self.shares:
+            if not 0 < share < 1:
+                raise UserError(f"shares must be above 0 and below 1, got {share:g}")
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
         probes: list[Probe] = []
         for fact in context.facts:
-            prompt = context.ask(fact.question)
             beginnings = {self.cut_answer(fact, share): None for share in self.shares}
             if fact.stem:
                 beginnings[fact.stem] = None
             for words in beginnings:
                 if words:
-                    probes.append(TextProbe(fact.index, context.begin(prompt, words), words))
+                    prompt = context.begin(fact.question, words)
+                    probes.append(TextProbe(fact.index, prompt, words))
             for words in self.openings:
-                probes.append(TextProbe(fact.index, context.begin(prompt, words)))
+                probes.append(TextProbe(fact.index, context.begin(fact.question, words)))
         return probes
 
     def cut_answer(self, fact: Fact, share: float) -> str:

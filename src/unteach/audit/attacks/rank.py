@@ -1,6 +1,6 @@
 """The rank of the true answer among answers of the same kind."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from unteach.audit.attacks.base import Attack, AuditContext
@@ -18,8 +18,10 @@ class Rank(Attack):
     the same. Source: exposure, arXiv:1802.08232.
     """
 
-    over: Literal["value", "answer"] = "value"
-    """value: the log-prob of the value after the stem of the answer; answer: of the whole answer"""
+    over: Literal["value", "answer"] = field(
+        default="value",
+        metadata={"help": "what is scored: the answer up to its value, or all of it"},
+    )
 
     def find_fault(self, context: AuditContext) -> str:
         if not any(candidates.are_enough for candidates in context.candidates):
@@ -36,8 +38,8 @@ class Rank(Attack):
                 continue
             continuations = []
             for value, answer in zip(candidates.values, candidates.answers, strict=True):
-                words = f"{fact.stem} {value}".strip() if self.over == "value" else answer
-                continuations.append(context.template.encode_words(words))
+                words = fact.answer_up_to(value) if self.over == "value" else answer
+                continuations.append(context.encode_answer(fact.question, words))
             prompt = context.ask(fact.question)
             probes.append(RankProbe(fact.index, prompt, tuple(continuations)))
         return probes

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from unteach.audit.attacks.base import Attack, AuditContext
+from unteach.audit.candidates import gives_away
 from unteach.audit.facts import Fact
 from unteach.audit.probes import Probe, TextProbe
 from unteach.registry import attack
@@ -36,4 +37,4 @@ class RetainContext(Attack):
         if not fact.entity:
             return []
         about = [row for row in context.retain if row.entity == fact.entity]
-        return about[: self.shots]
+        return [row for row in about if not gives_away(fact, row)][: self.shots]
