@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def ours(
     model: Any, config: SuiteConfig, leaves: list[str], batch_size: int | None
 ) -> tuple[dict[str, float], Spent]:
     """All metrics of one plan: their values, and what the passes took."""
-    config.metrics, spent = leaves, Spent()
+    config, spent = replace(config, metrics=leaves), Spent()
     engine = spent.watch(
         HFEngine(model.model, model.tokenizer, batch_size, stops=model.template.stops)
     )
@@ -201,11 +201,11 @@ def plain(
     """The same, one metric after the other."""
     found, spent = dict[str, float](), Spent()
     for name in leaves:
-        config.metrics = [name]
+        one_metric = replace(config, metrics=[name])
         engine = PlainEngine(model.model, model.tokenizer, batch_size, stops=model.template.stops)
         engine.spread, engine.lean = "plus_plus" in name, lean
         spent.watch(engine)
-        found[name] = values(config, engine, model)[name]
+        found[name] = values(one_metric, engine, model)[name]
     return found, spent
 
 

@@ -1,5 +1,5 @@
-"""Prints the table of docs/equal-budget.md from a study's report: of every method, the rate at which
-the true answers to forget are least likely.
+"""Prints the table of docs/equal-budget.md from a study's report: of every method, the rate at
+which the true answers to forget are least likely.
 
     python examples/equal_budget.py saves/equal_budget/report.csv
 """
