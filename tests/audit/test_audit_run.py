@@ -12,6 +12,7 @@ from unteach.audit.attacks.relearn import split_facts
 from unteach.audit.facts import Fact
 from unteach.config.compose import compose
 from unteach.config.schema import AuditConfig
+from unteach.data.user_files import resolve_files
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
@@ -186,8 +187,6 @@ def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     lines = (kit / "data" / "forget10.jsonl").read_text().splitlines()[:9]
     (tmp_path / "gone.jsonl").write_text("\n".join(lines))
-    from unteach.data.user_files import resolve_files
-
     config = compose_audit(
         f"model={kit / 'reference'}",
         "forget=gone.jsonl",
@@ -199,6 +198,17 @@ def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     audit.run(resolve_files(config))
     summary = json.loads((tmp_path / "saves/audit/reference-gone" / files.SUMMARY).read_text())
     assert summary["num_facts"] == 9 and summary["leaks"]
+
+
+def test_columns_that_an_audit_reads_are_not_said_to_be_unread(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    row = {"question": "Who?", "answer": "Ann did.", "value": "Ann", "kind": "name", "mood": "odd"}
+    (tmp_path / "gone.jsonl").write_text(json.dumps(row))
+    config = resolve_files(compose_audit(f"model={kit / 'policy'}", "forget=gone.jsonl"))
+    (note,) = [note for note in config.data.notes if "nothing reads" in note]
+    assert note.endswith("text column mood")
 
 
 def test_answers_are_cut_at_no_more_than_the_longest_needs(kit: Path, tmp_path: Path) -> None:

@@ -7,15 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from unteach.config.audits import ENTITY, KEYS, KIND, KINDS, PARAPHRASES, VALUE
 from unteach.data.streams import Stream
 from unteach.errors import UserError
 
-VALUE, KIND, ENTITY = "value", "kind", "entity"
-"""Columns of a row: what makes its answer the true one, of which kind that is, and about whom."""
-KEYS, KINDS = "keys", "kinds"
-"""Columns of lists: the entities that a row is about, and the kind of each."""
-PARAPHRASES = ("paraphrased_question", "paraphrase", "paraphrases")
-"""Columns of other ways to ask."""
 NAME = re.compile(r"[A-Z]\w[\w'’-]*(?: (?:[A-Z]\w[\w'’-]*|de|van|von|al|bin|da))* [A-Z]\w[\w'’-]*")
 """Two words or more with capitals."""
 

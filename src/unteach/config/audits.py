@@ -9,6 +9,15 @@ from unteach import registry
 from unteach.config.reader import Reader
 from unteach.errors import UserError, describe_unknown
 
+VALUE, KIND, ENTITY = "value", "kind", "entity"
+"""Columns of a fact's row: what makes its answer the true one, of which kind that is, and about
+whom."""
+KEYS, KINDS = "keys", "kinds"
+"""Columns of lists: the entities that a row is about, and the kind of each."""
+PARAPHRASES = ("paraphrased_question", "paraphrase", "paraphrases")
+"""Columns of other ways to ask."""
+FACT_COLUMNS = (VALUE, KIND, ENTITY, KEYS, KINDS, *PARAPHRASES)
+"""Columns that an audit reads beside question and answer."""
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
 WORST = "worst_leak"
 """What a condition calls the share of facts that any attack brought out, less that of the retain

@@ -1,6 +1,6 @@
 """A dataset for a file of the user's own: the one whose columns it has, or that of its tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,12 +40,14 @@ class FileDatasets:
         files: what the user says of the files.
         method: the method that trains on them; None where rows are only measured.
         kind: the method's ROWS, a key of LAYOUTS.
+        read_beside: columns that something reads beside the datasets.
     """
 
-    def __init__(self, files: Files, method: Any, kind: str):
+    def __init__(self, files: Files, method: Any, kind: str, read_beside: Sequence[str] = ()):
         self.files = files
         self.method = method
         self.kind = kind
+        self.read_beside = list(read_beside)
         self.notes: list[str] = []
         """how each file is read"""
         self.used_settings: set[str] = set()
@@ -94,7 +96,7 @@ class FileDatasets:
         columns = layout.list_columns(mapped)
         self._note_reading(stream, table, layout, columns)
         flag_columns = [selection.flag] if selection.flag else []
-        for note in note_unread(table, columns + flag_columns):
+        for note in note_unread(table, columns + flag_columns + self.read_beside):
             self.notes.append(f"data.{stream}: {note}")
 
         # Keys of `data` that these rows take.

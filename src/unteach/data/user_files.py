@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from unteach.config import schema
+from unteach.config.audits import FACT_COLUMNS
 from unteach.config.files import Files
 from unteach.config.schema import DatasetConfig
 from unteach.config.suites import MEASURED_KINDS
@@ -74,7 +75,8 @@ class StreamFinder:
         self.files = files
         self.seed = config.seed
         self.method = method
-        self.datasets = FileDatasets(files, method, kind)
+        read_beside = FACT_COLUMNS if isinstance(config, schema.AuditConfig) else ()
+        self.datasets = FileDatasets(files, method, kind, read_beside)
         self.notes = self.datasets.notes
         self.streams = FileStreams(
             files=files,
