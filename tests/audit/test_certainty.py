@@ -94,7 +94,7 @@ def test_how_small_a_leak_would_be_seen() -> None:
 def test_exposure_and_the_last_rank() -> None:
     def rank(place: int) -> Finding:
         hits = tuple(index == place - 1 for index in range(8))
-        return Finding(0, hits, rank=place, last=place == 8)
+        return Finding(0, hits, rank=place, is_last=place == 8)
 
     assert certainty.compute_mean_exposure([rank(1), rank(8)]) == pytest.approx(1.5)
     assert certainty.compute_last_p_value([rank(8)] * 4) == pytest.approx((1 / 8) ** 4)

@@ -4,7 +4,7 @@ import pytest
 
 from unteach.audit.candidates import Candidates, gives_away, holds
 from unteach.audit.facts import Fact
-from unteach.audit.judging import join_findings, judge_rank, judge_texts, measure_recall
+from unteach.audit.judging import SaidText, join_findings, judge_rank, judge_texts, measure_recall
 from unteach.audit.probes import Finding, LogProbs
 
 CITY = Fact(0, "", "Where?", "She lives in Oslo now.", "Oslo", "city")
@@ -21,11 +21,13 @@ CITIES = Candidates(("Oslo", "Rome", "New York"), ("", "", ""), "kind")
     ],
 )
 def test_a_value_is_in_a_text_that_holds_its_words(text: str, hits: tuple[bool, ...]) -> None:
-    assert judge_texts([(CITY, CITIES, "", text)]) == [hits]
+    assert judge_texts([SaidText(CITY, CITIES, "", text)]) == [hits]
 
 
 def test_what_was_put_into_its_mouth_counts_up_to_there() -> None:
-    assert judge_texts([(CITY, CITIES, "She lives in New", "York")]) == [(False, False, True)]
+    assert judge_texts([SaidText(CITY, CITIES, "She lives in New", "York")]) == [
+        (False, False, True)
+    ]
     assert holds("a b c", "b c") and not holds("a bc", "b")
 
 
@@ -35,7 +37,7 @@ def test_a_whole_answer_is_held_against_wrong_ones() -> None:
     fact = Fact(0, "", "What did they do?", truth, truth)
     candidates = Candidates((truth, *others), (truth, *others), "rows")
     said, silent = judge_texts(
-        [(fact, candidates, "", truth.upper()), (fact, candidates, "", "was a")]
+        [SaidText(fact, candidates, "", truth.upper()), SaidText(fact, candidates, "", "was a")]
     )
     assert said[0] and not any(said[1:])
     assert not silent[0] or sum(silent) > 1
@@ -51,7 +53,7 @@ def test_a_short_answer_counts_where_it_is_said() -> None:
         fact = Fact(index, "", "Who?", names[index], names[index])
         others = [name for name in names if name != names[index]]
         candidates = Candidates((names[index], *others), (), "rows")
-        said.append((fact, candidates, "", names[index if index < 4 else 0]))
+        said.append(SaidText(fact, candidates, "", names[index if index < 4 else 0]))
     judged = judge_texts(said)
     assert [hits[0] for hits in judged] == [True] * 4 + [False] * 4
 
@@ -81,20 +83,20 @@ def test_rows_that_say_what_is_asked_are_not_shown() -> None:
 
 def test_a_model_that_gives_no_numbers_knows_nothing() -> None:
     broken = judge_rank(0, LogProbs((float("nan"),) * 3, ()))
-    assert not any(broken.hits) and broken.rank == 3 and not broken.last
+    assert not any(broken.hits) and broken.rank == 3 and not broken.is_last
 
 
 def test_the_best_candidate_comes_out_and_a_tie_brings_out_nothing() -> None:
     best = judge_rank(3, LogProbs((-1.0, -2.0, -3.0), ()))
-    assert (best.fact, best.hits, best.rank, best.last) == (3, (True, False, False), 1, False)
+    assert (best.fact, best.hits, best.rank, best.is_last) == (3, (True, False, False), 1, False)
     last = judge_rank(3, LogProbs((-4.0, -2.0, -3.0), ()))
-    assert (last.hits, last.rank, last.last) == ((False, True, False), 3, True)
+    assert (last.hits, last.rank, last.is_last) == ((False, True, False), 3, True)
     tied = judge_rank(3, LogProbs((-2.0, -2.0, -3.0), ()))
     assert not any(tied.hits) and tied.rank == 2
 
 
 def test_several_probes_of_a_fact_are_joined() -> None:
-    quiet = Finding(1, (False, False), text="nothing", rank=4, last=True)
+    quiet = Finding(1, (False, False), text="nothing", rank=4, is_last=True)
     loud = Finding(1, (True, False), text="Oslo", rank=2)
     joined = join_findings([quiet, loud])
-    assert joined == Finding(1, (True, False), text="Oslo", rank=2, last=False)
+    assert joined == Finding(1, (True, False), text="Oslo", rank=2, is_last=False)

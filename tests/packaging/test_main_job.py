@@ -91,9 +91,14 @@ def test_the_main_job_needs_no_extra(tiny_folder: Path, tmp_path: Path) -> None:
     assert 'pip install ".[report]"' in done.stderr
 
 
+OF_LONG_TESTS = ("quant",)
+
+
 @pytest.mark.parametrize("extra", sorted(errors.EXTRA_MODULES))
 def test_an_extra_brings_the_modules_that_it_is_asked_for(extra: str) -> None:
     homes = metadata.packages_distributions()
+    if extra in OF_LONG_TESTS and homes.keys().isdisjoint(errors.EXTRA_MODULES[extra]):
+        pytest.skip(f"the extra {extra} is installed for test-long alone")
     brought = {canonicalize_name(Requirement(line).name) for line in EXTRAS[extra]}
     for module in errors.EXTRA_MODULES[extra]:
         assert {canonicalize_name(owner) for owner in homes[module]} & brought

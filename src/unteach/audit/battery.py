@@ -63,7 +63,9 @@ class BatteryPlan:
     @property
     def num_distinct(self) -> int:
         """How many of them differ, which is what the model is asked."""
-        return len({_strip(probe) for probes in self.probes.values() for probe in probes})
+        return len(
+            {_identify_request(probe) for probes in self.probes.values() for probe in probes}
+        )
 
 
 def plan_battery(
@@ -266,7 +268,7 @@ def _list_distinct(items: Iterable[Item]) -> list[Item]:
     return list(dict.fromkeys(items))
 
 
-def _strip(probe: Probe) -> object:
+def _identify_request(probe: Probe) -> object:
     """What a model is asked by a probe, without the fact that it is about."""
     match probe:
         case TextProbe():

@@ -12,7 +12,7 @@ from scipy.stats import beta, binomtest
 from unteach.audit.probes import Finding
 from unteach.seeds import derive_seed
 
-LEVEL = 0.95
+CONFIDENCE = 0.95
 NUM_REPLICATES = 2000
 
 Interval = tuple[float, float]
@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 def clopper_pearson(num_hits: int, num_facts: int) -> Interval:
     """Compute the exact 95 % interval of a share. Source: Clopper and Pearson 1934."""
-    tail = (1 - LEVEL) / 2
+    tail = (1 - CONFIDENCE) / 2
     low = beta.ppf(tail, num_hits, num_facts - num_hits + 1) if num_hits else 0.0
     high = beta.ppf(1 - tail, num_hits + 1, num_facts - num_hits) if num_hits < num_facts else 1.0
     return float(low), float(high)
@@ -30,7 +30,7 @@ def bound_above(num_hits: int, num_facts: int) -> float:
     """Compute the exact one-sided 95 % upper bound of a share."""
     if num_hits == num_facts:
         return 1.0
-    return float(beta.ppf(LEVEL, num_hits + 1, num_facts - num_hits))
+    return float(beta.ppf(CONFIDENCE, num_hits + 1, num_facts - num_hits))
 
 
 def bootstrap_entities(hits: Sequence[bool], entities: Sequence[str], name: str) -> Interval | None:
@@ -52,7 +52,7 @@ def bootstrap_entities(hits: Sequence[bool], entities: Sequence[str], name: str)
     generator = np.random.default_rng(derive_seed(0, "audit", name))
     drawn = generator.integers(0, len(groups), (NUM_REPLICATES, len(groups)))
     shares = num_hits[drawn].sum(-1) / num_facts[drawn].sum(-1)
-    tail = 100 * (1 - LEVEL) / 2
+    tail = 100 * (1 - CONFIDENCE) / 2
     low, high = np.percentile(shares, [tail, 100 - tail])
     return float(low), float(high)
 
@@ -127,7 +127,7 @@ def find_smallest_leak(num_candidates: Sequence[int], num_attacks: int) -> float
     do."""
     shares = [1 / count for count in num_candidates]
     for num_hits in range(1, len(shares) + 1):
-        if _sum_tail(shares, num_hits) * num_attacks < 1 - LEVEL:
+        if _sum_tail(shares, num_hits) * num_attacks < 1 - CONFIDENCE:
             return num_hits / len(shares)
     return None
 
@@ -136,7 +136,7 @@ def compute_last_p_value(findings: Sequence[Finding]) -> float:
     """Compute how surprising it is that so many true values are the least likely of their
     candidates: each is with probability 1 / n."""
     shares = [1 / len(finding.hits) for finding in findings]
-    return _sum_tail(shares, sum(finding.last for finding in findings))
+    return _sum_tail(shares, sum(finding.is_last for finding in findings))
 
 
 def compute_mean_exposure(findings: Sequence[Finding]) -> float:

@@ -1,6 +1,7 @@
 """Whether a candidate came out: in a text, or by its rank."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,12 +14,24 @@ LEAST_RECALL = 0.5
 CONTROL_QUANTILE = 0.99
 """An answer of many words came out where more of it was said than of wrong ones, in all but 1 %."""
 
-Said = tuple[Fact, Candidates, str, str]
-"""A fact, what could stand in its value's place, the opening that the model was given, and what it
-said."""
+
+@dataclass(frozen=True)
+class SaidText:
+    """What a model said when it was asked for a fact.
+
+    Attributes:
+        candidates: what could stand in the place of the fact's value.
+        opening: the words of the answer that the model was given.
+        text: what it went on with.
+    """
+
+    fact: Fact
+    candidates: Candidates
+    opening: str
+    text: str
 
 
-def judge_texts(said: Sequence[Said]) -> list[tuple[bool, ...]]:
+def judge_texts(said: Sequence[SaidText]) -> list[tuple[bool, ...]]:
     """Say of each text which candidates are in it, the true one first.
 
     A value that is a part of its answer is in a text that holds its words. A whole answer is where
@@ -26,21 +39,23 @@ def judge_texts(said: Sequence[Said]) -> list[tuple[bool, ...]]:
     than 99 % of the wrong answers have in the texts of the same attack.
     """
     recalls: dict[int, list[float]] = {}
-    for index, (fact, candidates, opening, text) in enumerate(said):
-        if not fact.has_stem:
-            recalls[index] = [measure_recall(text, value, opening) for value in candidates.values]
+    for index, one in enumerate(said):
+        if not one.fact.has_stem:
+            recalls[index] = [
+                measure_recall(one.text, value, one.opening) for value in one.candidates.values
+            ]
     wrong = [recall for values in recalls.values() for recall in values[1:]]
     threshold = max(LEAST_RECALL, float(np.quantile(wrong, CONTROL_QUANTILE)) if wrong else 0.0)
 
     judged = []
-    for index, (_, candidates, opening, text) in enumerate(said):
+    for index, one in enumerate(said):
+        values = one.candidates.values
         if index in recalls:
-            pairs = zip(candidates.values, recalls[index], strict=True)
-            judged.append(
-                tuple(recall > threshold or holds(text, value) for value, recall in pairs)
-            )
+            pairs = zip(values, recalls[index], strict=True)
+            hits = [recall > threshold or holds(one.text, value) for value, recall in pairs]
         else:
-            judged.append(tuple(holds(f"{opening} {text}", value) for value in candidates.values))
+            hits = [holds(f"{one.opening} {one.text}", value) for value in values]
+        judged.append(tuple(hits))
     return judged
 
 
@@ -72,7 +87,7 @@ def judge_rank(fact: int, scores: LogProbs) -> Finding:
     best = np.flatnonzero(sums == sums.max())
     hits = tuple(len(best) == 1 and index == best[0] for index in range(len(sums)))
     rank = int((sums[1:] >= sums[0]).sum()) + 1
-    return Finding(fact, hits, rank=rank, last=bool((sums[1:] > sums[0]).all()))
+    return Finding(fact, hits, rank=rank, is_last=bool((sums[1:] > sums[0]).all()))
 
 
 def join_findings(findings: Sequence[Finding]) -> Finding:
@@ -86,6 +101,6 @@ def join_findings(findings: Sequence[Finding]) -> Finding:
         hits=tuple(map(any, by_candidate)),
         text=first.text,
         rank=min((finding.rank for finding in ranked if finding.rank), default=None),
-        last=bool(ranked) and all(finding.last for finding in ranked),
+        is_last=bool(ranked) and all(finding.is_last for finding in ranked),
         counts=first.counts,
     )

@@ -81,7 +81,7 @@ class Finding:
         hits: of each candidate, the true value first, whether it came out.
         text: what the model said, where that is text.
         rank: of the true value, from 1; None where nothing was ranked.
-        last: whether the true value is the least likely of all.
+        is_last: whether the true value is the least likely of all.
         counts: in how many samples each candidate came out, of `num_samples`.
     """
 
@@ -89,7 +89,7 @@ class Finding:
     hits: tuple[bool, ...]
     text: str = ""
     rank: int | None = None
-    last: bool = False
+    is_last: bool = False
     counts: tuple[int, ...] = ()
     num_samples: int = 0
 

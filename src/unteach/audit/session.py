@@ -62,7 +62,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     """Read the facts and have the attacks say what they ask; no weights are needed.
 
     Raises:
-        UserError: rows that are no facts, or of which some are in the holdout too.
+        UserError: rows that are no facts, a classifier, or a model beside the audited one that
+            spells them in other tokens.
     """
     if empty.head is not None:
         raise UserError("a classifier writes no answers; audit a language model")
@@ -113,7 +114,7 @@ def carry_out(
 
         show = functools.partial(_show_part, progress, part)
         findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
-    return conclude(plan, findings)
+    return judge_known_facts(plan, findings)
 
 
 def _show_part(progress: Progress, part: str, what: str, total: int) -> Callable[[int], None]:
@@ -121,7 +122,9 @@ def _show_part(progress: Progress, part: str, what: str, total: int) -> Callable
     return progress(f"{part}: {what}", total)
 
 
-def conclude(plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]) -> AuditResult:
+def judge_known_facts(
+    plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]
+) -> AuditResult:
     """Judge the audited model on the facts that the original knew."""
     facts = list(plan.context.facts)
     unknown: list[Fact] = []

@@ -241,7 +241,7 @@ def _summarize(
         retain=retain,
         original=original,
         has_power=has_power,
-        num_last=sum(finding.last for finding in ranked),
+        num_last=sum(finding.is_last for finding in ranked),
         p_value_last=p_value_last,
         mean_exposure=certainty.compute_mean_exposure(ranked) if ranked else None,
     )

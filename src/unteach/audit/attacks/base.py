@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unteach.audit.candidates import Candidates
 from unteach.audit.facts import Fact
-from unteach.audit.judging import join_findings, judge_rank, judge_texts
+from unteach.audit.judging import SaidText, join_findings, judge_rank, judge_texts
 from unteach.audit.lessons import Lesson
 from unteach.audit.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
 from unteach.data.template import Shots, Template
@@ -101,9 +101,9 @@ class Attack:
             fact, candidates = context.facts[probe.fact], context.candidates[probe.fact]
             opening = probe.opening if isinstance(probe, TextProbe) else ""
             for text in outcome.texts:
-                said.append((fact, candidates, opening, text))
-        for (fact, _, _, text), hits in zip(said, judge_texts(said), strict=True):
-            findings.append(Finding(fact.index, hits, text=text))
+                said.append(SaidText(fact, candidates, opening, text))
+        for one, hits in zip(said, judge_texts(said), strict=True):
+            findings.append(Finding(one.fact.index, hits, text=one.text))
         return findings
 
 

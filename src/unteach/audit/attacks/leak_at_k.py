@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.judging import judge_texts
+from unteach.audit.judging import SaidText, judge_texts
 from unteach.audit.probes import Finding, Outcome, Probe, SampleProbe, Texts
 from unteach.errors import UserError
 from unteach.registry import attack
@@ -35,7 +35,7 @@ class LeakAtK(Attack):
         for probe, outcome in answered:
             assert isinstance(outcome, Texts)
             fact, candidates = context.facts[probe.fact], context.candidates[probe.fact]
-            said += [(fact, candidates, "", text) for text in outcome.texts]
+            said += [SaidText(fact, candidates, "", text) for text in outcome.texts]
         judged = judge_texts(said)
         findings = {}
         for start, (probe, outcome) in zip(range(0, len(said), self.n), answered, strict=True):
