@@ -19,6 +19,7 @@ from unteach.report.collect import RunResult, collect
 from unteach.report.colours import PALETTE, REFERENCE_TINTS, TINTS, assign_tints, get_colour
 from unteach.report.files import write_trade_offs
 from unteach.report.page import write_page
+from unteach.report.pictures import Axis, Picture, Point, Series
 from unteach.wording import format_value
 
 NASTY = '</script><script>alert("x")</script><img src=x onerror=alert(1)> & {{ style }} \ud83d'
@@ -303,6 +304,20 @@ def test_a_png_is_written_whole(runs: list[RunResult], tmp_path: Path) -> None:
     path = draw_png([*runs, odd], tmp_path / "pictures" / "tradeoff.png")
     assert size(path) == (1200, 700)
     assert [file.name for file in path.parent.iterdir()] == ["tradeoff.png"]
+
+
+def test_a_page_of_hundreds_of_runs_has_room_for_their_names() -> None:
+    """A legend that is higher than its picture makes it higher."""
+    for count in (3, 400):
+        series = [
+            Series(name=f"run {index}", colour="line0", points=[Point(index, index)])
+            for index in range(count)
+        ]
+        picture = Picture(choices=("a",), x=Axis("x"), y=Axis("y"), series=series)
+        svg = drawing.draw_svg(picture, drawing.LINES_PAGE, "crowd")
+        assert svg.count("run ") >= count
+        height = float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1])
+        assert (height > 72 * 4.4 + 1) is (count == 400)
 
 
 def test_the_png_of_a_crowd_and_of_p_values(tmp_path: Path) -> None:

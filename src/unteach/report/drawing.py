@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -68,6 +69,7 @@ def draw_svg(picture: Picture, size: Format, name: str) -> str:
         name: what tells it from all others of the page.
     """
     hovers = Hovers()
+    size = _make_room_for_legend(picture, size)
     # An SVG is written in points: what is measured in pixels must be, too.
     with _open_figure(size, name, dpi=POINTS_PER_INCH) as figure:
         axes = figure.add_axes(_find_frame(picture, size))
@@ -170,6 +172,20 @@ def _save_png(figure: Figure, file: Path) -> None:
         figure.savefig(temporary, format="png")
 
 
+def _make_room_for_legend(picture: Picture, size: Format) -> Format:
+    """Make a picture higher by the rows of its legend that would take more than a third of it."""
+    if has_words_above(picture):
+        return size
+    wide, high = size.inches
+    missing = _count_legend_rows(picture, size) * _measure_row(size) - high / 3
+    return replace(size, inches=(wide, high + max(0.0, missing)))
+
+
+def _measure_row(size: Format) -> float:
+    """Measure a row of the legend, in inches."""
+    return size.font_size * 1.75 / POINTS_PER_INCH
+
+
 def _find_frame(picture: Picture, size: Format) -> tuple[float, float, float, float]:
     """Find the part of a page's picture that its axes enclose: left, bottom, width, height."""
     wide, high = size.inches
@@ -180,7 +196,7 @@ def _find_frame(picture: Picture, size: Format) -> tuple[float, float, float, fl
     else:
         # The legend is below, row by row.
         num_rows = _count_legend_rows(picture, size)
-        below += num_rows * size.font_size * 1.75 / POINTS_PER_INCH
+        below += num_rows * _measure_row(size)
     inner_wide = wide - left - right
     inner_high = high - above - below
     return left / wide, below / high, inner_wide / wide, inner_high / high
