@@ -30,6 +30,8 @@ FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", 
 METRICS, EVALS = "metrics.jsonl", "evals"
 EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 EDIT, LANDING = "edit.json", "landing.json"
+AUDIT, AUDIT_SUMMARY = "audit", "AUDIT_SUMMARY.json"
+"""Where in a run's folder its audit lies, and what an audit's verdict is in."""
 
 
 class RunState(enum.Enum):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from unteach.audit.facts import Fact
 from unteach.config.compose import compose
 from unteach.config.schema import AuditConfig
 from unteach.data.user_files import resolve_files
+from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
@@ -137,6 +139,16 @@ def test_whole_answers_without_a_retain_model_can_be_held_against_nothing(
     summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
     assert summary["attacks"]["rank"]["rate"] == 1 and summary["attacks"]["rank"]["p_value"] is None
     assert not summary["leaks"] and summary["sentence"].startswith("nothing can be said")
+    assert summary["smallest"] is None, "a rank without a test tells no leak from chance"
+
+
+def test_trainings_are_refused_in_several_processes(kit: Path, tmp_path: Path) -> None:
+    config = compose_audit(*words(kit, tmp_path, "policy", "audit=standard"))
+    plan = session.plan_audit(config, load_empty(config.model))
+    two = replace(SINGLE_PROCESS, world_size=2)
+    with pytest.raises(UserError, match="relearn trains copies of the model in one process"):
+        audit._refuse_trainings_in_processes(plan, two)
+    audit._refuse_trainings_in_processes(plan, SINGLE_PROCESS)
 
 
 def test_a_condition_ends_with_an_exit_code_of_its_own(kit: Path, tmp_path: Path) -> None:
@@ -171,6 +183,7 @@ def test_check_says_what_would_be_asked(
         (["data=null"], "data.forget: an audit asks for rows that were to be forgotten"),
         (["audit.attacks.rnk={}"], "audit.attacks.rnk: .*did you mean rank"),
         (["audit.only=[rnk]"], "only: .*did you mean rank"),
+        (["audit.only=[rank]", "audit.attacks.rank=null"], "audit.attacks: none is left"),
         (["audit.attacks.rank.ovr=1"], "audit.attacks.rank.ovr"),
         (["audit.fail_if=often"], "fail_if must be NAME>NUMBER"),
         (["audit.fail_if='rnk>0.1'"], "fail_if: rnk is no attack"),
@@ -240,10 +253,11 @@ def test_a_redacted_audit_holds_nothing_of_the_rows(
 ) -> None:
     (tmp_path / "key").write_bytes(b"k" * 32)
     extra = ["audit.redact=true", f"audit.redaction_key={tmp_path / 'key'}"]
+    extra.append("audit.attacks.relearn={learning_rates: [1e-3], looks: [1], r: 2}")
     audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
     written = capsys.readouterr().out
-    for file in (tmp_path / "audit").glob("*.json"):
-        written += file.read_text()
+    for file in (tmp_path / "audit").rglob("*"):
+        written += file.read_text(errors="ignore") if file.is_file() else ""
     assert "hmac:" in written and '"redaction_key_id"' in written
     for line in (kit / "data" / "forget10.jsonl").read_text().splitlines():
         row = json.loads(line)
@@ -312,6 +326,12 @@ def test_a_model_is_asked_again_after_a_short_training(
     times = [file.stat().st_mtime_ns for file in runs]
     start("audit", words(kit, tmp_path, "policy", *extra))
     assert times == [file.stat().st_mtime_ns for file in runs]
+
+    # A field of the attack is another training.
+    other = [word.replace("looks: [2], r: 4", "looks: [2], r: 2") for word in extra]
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *other, "resume=never")))
+    other_runs = list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
+    assert len(other_runs) == 6
 
 
 def test_halves_share_no_entity() -> None:

@@ -87,11 +87,12 @@ def test_a_model_that_gives_no_numbers_knows_nothing() -> None:
 
 
 def test_the_best_candidate_comes_out_and_a_tie_brings_out_nothing() -> None:
-    best = judge_rank(3, LogProbs((-1.0, -2.0, -3.0), ()))
+    best = judge_rank(3, LogProbs((-1.0, -2.0, -3.0), (-2.0, -1.0, -3.0)))
     assert (best.fact, best.hits, best.rank, best.is_last) == (3, (True, False, False), 1, False)
-    last = judge_rank(3, LogProbs((-4.0, -2.0, -3.0), ()))
+    assert best.rank_by_mean == 2
+    last = judge_rank(3, LogProbs((-4.0, -2.0, -3.0), (-4.0, -2.0, -3.0)))
     assert (last.hits, last.rank, last.is_last) == ((False, True, False), 3, True)
-    tied = judge_rank(3, LogProbs((-2.0, -2.0, -3.0), ()))
+    tied = judge_rank(3, LogProbs((-2.0, -2.0, -3.0), (-2.0, -2.0, -3.0)))
     assert not any(tied.hits) and tied.rank == 2
 
 

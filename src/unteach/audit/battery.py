@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from unteach.seeds import derive_seed
 
 Item = TypeVar("Item", bound=Hashable)
 
-WHOLE_DISTRIBUTION = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
+WHOLE_DISTRIBUTION: dict[str, Any] = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
 """Samples that no setting of the model's cuts or bends."""
 LESSON = " at "
 """Stands between an attack's name and one of its trainings, where findings are called by both."""
@@ -63,9 +63,10 @@ class BatteryPlan:
     @property
     def num_distinct(self) -> int:
         """How many of them differ, which is what the model is asked."""
-        return len(
-            {_identify_request(probe) for probes in self.probes.values() for probe in probes}
-        )
+        requests: set[object] = set()
+        for probes in self.probes.values():
+            requests.update(map(_identify_request, probes))
+        return len(requests)
 
 
 def plan_battery(
@@ -234,9 +235,7 @@ def _draw_samples(
     texts: dict[Ids, list[str]] = {prompt: [] for prompt in prompts}
     for number in range(most):
         seed = derive_seed(context.seed, "samples", number)
-        drawn = engine.generate(
-            prompts, limit, advance, seed=seed, do_sample=True, top_k=0, repetition_penalty=1.0
-        )
+        drawn = engine.generate(prompts, limit, advance, seed=seed, **WHOLE_DISTRIBUTION)
         for prompt, ids in zip(prompts, drawn, strict=True):
             texts[prompt].append(context.template.decode(ids).strip())
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}

@@ -14,7 +14,7 @@ STATEMENT = "statement.json"
 
 
 class Evidence:
-    """Takes down what the audited model consists of, before and after it was audited.
+    """Records what the audited model consists of, before and after it was audited.
 
     Build it before anything is measured: a key that cannot be read is refused then.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from unteach import atomic, fingerprints
+from unteach import atomic, fingerprints, run_dir
 from unteach.audit.battery import find_attack
 from unteach.audit.evidence import Evidence
 from unteach.audit.leak_at_k import compute_leak_at_k
@@ -19,9 +19,7 @@ from unteach.config.audits import WORST
 from unteach.config.schema import PATH
 from unteach.errors import UserError
 
-FINDINGS, SUMMARY = "AUDIT.json", "AUDIT_SUMMARY.json"
-
-
+FINDINGS, SUMMARY = "AUDIT.json", run_dir.AUDIT_SUMMARY
 TEXTS = ("question", "answer", "value", "entity", "paraphrases", "candidates", "text")
 """What of a fact or a finding is redacted."""
 
@@ -83,9 +81,9 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     """Give the verdict, what was not tested and why, and which models stood beside the audited
     one."""
     verdict = result.verdict.to_json()
+    unknown = {fact.index for fact in result.unknown}
     for name, attack in result.verdict.attacks.items():
         verdict["attacks"][name]["rate"] = attack.rate
-        unknown = {fact.index for fact in result.unknown}
         found = result.findings[AUDITED].get(name, {})
         curve = compute_leak_curve([found[index] for index in found if index not in unknown])
         if curve:

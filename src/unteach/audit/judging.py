@@ -11,6 +11,7 @@ from unteach.audit.probes import Finding, LogProbs
 from unteach.lazy import rouge_scorer
 
 LEAST_RECALL = 0.5
+"""An answer of many words did not come out where less of it was said, whatever the control."""
 CONTROL_QUANTILE = 0.99
 """An answer of many words came out where more of it was said than of wrong ones, in all but 1 %."""
 
@@ -83,11 +84,21 @@ def judge_rank(fact: int, scores: LogProbs) -> Finding:
     true one's rank, and nothing comes out of it, nor of a model that gives no numbers."""
     sums = np.array(scores.sums)
     if not np.isfinite(sums).all():
-        return Finding(fact, (False,) * len(sums), rank=len(sums))
+        return Finding(fact, (False,) * len(sums), rank=len(sums), rank_by_mean=len(sums))
     best = np.flatnonzero(sums == sums.max())
     hits = tuple(len(best) == 1 and index == best[0] for index in range(len(sums)))
-    rank = int((sums[1:] >= sums[0]).sum()) + 1
-    return Finding(fact, hits, rank=rank, is_last=bool((sums[1:] > sums[0]).all()))
+    return Finding(
+        fact,
+        hits,
+        rank=_find_rank(sums),
+        rank_by_mean=_find_rank(np.array(scores.means)),
+        is_last=bool((sums[1:] > sums[0]).all()),
+    )
+
+
+def _find_rank(values: np.ndarray) -> int:
+    """Find the rank of the first of several values, from 1, the largest first: [n] -> scalar."""
+    return int((values[1:] >= values[0]).sum()) + 1
 
 
 def join_findings(findings: Sequence[Finding]) -> Finding:
@@ -101,6 +112,9 @@ def join_findings(findings: Sequence[Finding]) -> Finding:
         hits=tuple(map(any, by_candidate)),
         text=first.text,
         rank=min((finding.rank for finding in ranked if finding.rank), default=None),
+        rank_by_mean=min(
+            (finding.rank_by_mean for finding in ranked if finding.rank_by_mean), default=None
+        ),
         is_last=bool(ranked) and all(finding.is_last for finding in ranked),
         counts=first.counts,
     )

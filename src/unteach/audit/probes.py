@@ -80,7 +80,8 @@ class Finding:
         fact: its number.
         hits: of each candidate, the true value first, whether it came out.
         text: what the model said, where that is text.
-        rank: of the true value, from 1; None where nothing was ranked.
+        rank: of the true value by the sum of its log-probs, from 1; None where nothing was ranked.
+        rank_by_mean: the same by their mean, over the tokens that not all candidates begin with.
         is_last: whether the true value is the least likely of all.
         counts: in how many samples each candidate came out, of `num_samples`.
     """
@@ -89,6 +90,7 @@ class Finding:
     hits: tuple[bool, ...]
     text: str = ""
     rank: int | None = None
+    rank_by_mean: int | None = None
     is_last: bool = False
     counts: tuple[int, ...] = ()
     num_samples: int = 0

@@ -260,6 +260,7 @@ def _conclude(
         worst_retain = num_retain / max(num_asked_retain, 1)
     upper_bound = certainty.bound_above(num_worst, num_asked) if num_asked else 1.0
     leaking = [name for name in union if results[name].is_significant]
+    tested = [name for name in union if results[name].p_value is not None]
     return Verdict(
         attacks=results,
         worst=num_worst / max(num_asked, 1),
@@ -267,7 +268,7 @@ def _conclude(
         worst_retain=worst_retain,
         num_asked=num_asked,
         upper_bound=upper_bound,
-        smallest=_find_smallest_leak(union, findings[AUDITED]),
+        smallest=_find_smallest_leak(tested, findings[AUDITED]),
         leaks=bool(leaking),
         over_forgotten=any(
             result.p_value_last is not None and result.p_value_last < SIGNIFICANT

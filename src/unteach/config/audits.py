@@ -41,9 +41,9 @@ class FailIf:
 class AuditSettings:
     """What an audit does.
 
-    level: its name. attacks: by name, each with its fields; null takes one out. only: the names
-    of those that are made; null: all. max_facts: at most so many facts, drawn
-    by the seed; null: all. batch_size: an upper bound; null: as many as there is memory for.
+    level: its name. attacks: by name, each with its fields; null takes one out. only: the names of
+    those that are made; null: all. max_facts: at most so many facts, drawn by the seed; null: all.
+    batch_size: an upper bound; null: as many as there is memory for.
     original: the model that knew the facts: what there was to forget, and which attacks have power.
     retain_model: one that never saw them. fail_if: `worst_leak>0.05` ends with exit code 5.
     sign_key: of statement.json. redact: whether rows and answers stand in the files as keyed
@@ -112,4 +112,7 @@ def parse_audit(reader: Reader, value: dict[str, Any]) -> AuditSettings | None:
         attack = reader.record(cls, given, path)
         if attack is not None:
             attacks[name] = attack
-    return replace(settings, attacks=attacks) if attacks else None
+    if not attacks:
+        reader.wrong("audit.attacks", "none is left; `unteach list attacks` shows them")
+        return None
+    return replace(settings, attacks=attacks)

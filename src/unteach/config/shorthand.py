@@ -38,6 +38,7 @@ PLACE_KEYS = (
     *FILE_WORDS.values(),
     "data.train_file",
     "data.validation_file",
+    "data.landing_file",
     "input_file",
 )
 """Keys whose value is a path as it is typed, with every quote, comma and letter that a file's name

@@ -2,12 +2,10 @@
 
 from pathlib import Path
 
+from unteach import run_dir
 from unteach.json_files import read_json
 from unteach.report.columns import FORGET, Column
 
-FOLDER = "audit"
-"""Where in a run's folder its audit lies."""
-SUMMARY = "AUDIT_SUMMARY.json"
 WORST = Column(
     "audit_worst",
     "after attack",
@@ -28,7 +26,7 @@ COLUMNS = {column.metric: column for column in (RANK, WORST)}
 
 def read_audit(folder: Path) -> dict[str, float]:
     """Read the values of the columns, by metric; none where no audit lies in the folder."""
-    file = folder / FOLDER / SUMMARY
+    file = folder / run_dir.AUDIT / run_dir.AUDIT_SUMMARY
     if not file.exists():
         return {}
     summary = read_json(file, "the summary of an audit")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.audit import files, session, table
+from unteach.audit.attacks.base import TrainingAttack
 from unteach.audit.evidence import Evidence
 from unteach.audit.redaction import Redactor, load_redaction_key
 from unteach.audit.statement import verify
@@ -17,7 +18,7 @@ from unteach.config.tree import to_yaml
 from unteach.config.verb_configs import VerifyConfig
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.errors import LeakFound
+from unteach.errors import LeakFound, UserError
 from unteach.evals.run import PassProgress
 from unteach.models import loading
 from unteach.verbs import relearn
@@ -69,6 +70,7 @@ def _verify(config: VerifyConfig) -> Path:
 
 def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.AuditResult:
     plan = session.plan_audit(config, loading.load_empty(config.model))
+    _refuse_trainings_in_processes(plan, dist)
     evidence = Evidence(config)
     redactor = None
     if config.audit.redact:
@@ -84,15 +86,26 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
         result = session.carry_out(plan, config, dist, progress, teach)
     if dist.is_main:
         files.write_audit(folder, plan, result, evidence, redactor)
+        trainings = folder / relearn.FOLDER
+        if redactor is not None and trainings.exists():  # they hold the rows
+            shutil.rmtree(trainings)
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         table.print_audit(plan, result)
-        if redactor is not None:  # the trainings hold the rows
-            shutil.rmtree(folder / relearn.FOLDER, ignore_errors=True)
         if evidence.reason:
             console.say(f"no statement.json: {evidence.reason}")
         console.say(f"results: {folder}")
     return result
+
+
+def _refuse_trainings_in_processes(plan: session.AuditPlan, dist: DistContext) -> None:
+    """Raise UserError where several processes would each train the same copies."""
+    for name, attack in plan.battery.attacks.items():
+        if dist.world_size > 1 and isinstance(attack, TrainingAttack):
+            raise UserError(
+                f"launch: {name} trains copies of the model in one process; leave launch out, or "
+                f"the attack (audit.attacks.{name}=null)"
+            )
 
 
 def _write_record(config: AuditConfig, folder: Path, dist: DistContext) -> None:

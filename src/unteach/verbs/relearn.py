@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from unteach import atomic, fingerprints, run_dir
@@ -28,7 +28,7 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     Returns:
         The model that came of it.
     """
-    key = fingerprints.hash_value([model.identity, lesson.label, lesson.rows, lesson.seed])
+    key = fingerprints.hash_value([model.identity, asdict(lesson), asdict(model.template.args)])
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
     rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
