@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from unteach.audit.answer_tokens import build_value_pair, refuse_empty_answers
+from unteach.audits.answer_tokens import build_value_pair, refuse_empty_answers
 from unteach.errors import UserError
 
 PROMPT = (5, 6)

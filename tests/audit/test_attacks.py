@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from unteach import registry
-from unteach.audit.attacks.base import Attack, AuditContext, WeightAttack
-from unteach.audit.attacks.prefill import Prefill
-from unteach.audit.facts import Fact
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext, WeightAttack
+from unteach.audits.attacks.prefill import Prefill
+from unteach.audits.facts import Fact
+from unteach.audits.probes import Probe, TextProbe
 from unteach.testing import check_attack
 
 NAMES = [entry.name for entry in registry.attack.entries()]

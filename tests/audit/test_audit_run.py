@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from unteach.audit import battery, files, session
-from unteach.audit.attacks.relearn import split_facts
-from unteach.audit.facts import Fact
+from unteach.audits import battery, files, session
+from unteach.audits.attacks.relearn import split_facts
+from unteach.audits.facts import Fact
 from unteach.config.compose import compose
 from unteach.config.schema import AuditConfig
 from unteach.data.user_files import resolve_files

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unteach.audit import certainty
-from unteach.audit.probes import Finding
+from unteach.audits import certainty
+from unteach.audits.probes import Finding
 
 
 @given(st.integers(1, 60), st.data())

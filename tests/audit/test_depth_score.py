@@ -10,9 +10,9 @@ import torch
 
 from tests.audit.test_logit_lens import PAIRS
 from tests.audit.test_quantise import build_llama
-from unteach.audit.depth_score import compute_depth_score, compute_drops
-from unteach.audit.logit_lens import compute_logit_lens
-from unteach.audit.patching import compute_patched_logprobs
+from unteach.audits.depth_score import compute_depth_score, compute_drops
+from unteach.audits.logit_lens import compute_logit_lens
+from unteach.audits.patching import compute_patched_logprobs
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals.measurement_cache import Store

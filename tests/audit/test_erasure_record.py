@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from unteach.audit.erasure_record import render_erasure_record, write_erasure_record
-from unteach.audit.redaction import Redactor
+from unteach.audits.erasure_record import render_erasure_record, write_erasure_record
+from unteach.audits.redaction import Redactor
 from unteach.errors import UserError
 
 REDACTOR = Redactor(b"0123456789abcdef")

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from unteach.audit.candidates import FEWEST, MOST, describe_type, draw_candidates, normalize
-from unteach.audit.facts import Fact, read_facts
+from unteach.audits.candidates import FEWEST, MOST, describe_type, draw_candidates, normalize
+from unteach.audits.facts import Fact, read_facts
 from unteach.config.schema import ModelConfig
 from unteach.data.handlers.qa import QADataset
 from unteach.data.streams import Stream

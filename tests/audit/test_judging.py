@@ -2,10 +2,10 @@
 
 import pytest
 
-from unteach.audit.candidates import Candidates, gives_away, holds
-from unteach.audit.facts import Fact
-from unteach.audit.judging import SaidText, join_findings, judge_rank, judge_texts, measure_recall
-from unteach.audit.probes import Finding, LogProbs
+from unteach.audits.candidates import Candidates, gives_away, holds
+from unteach.audits.facts import Fact
+from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_texts, measure_recall
+from unteach.audits.probes import Finding, LogProbs
 
 CITY = Fact(0, "", "Where?", "She lives in Oslo now.", "Oslo", "city")
 CITIES = Candidates(("Oslo", "Rome", "New York"), ("", "", ""), "kind")

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from unteach.audit.leak_at_k import compute_leak_at_k
+from unteach.audits.leak_at_k import compute_leak_at_k
 from unteach.errors import UserError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from unteach.audit.logit_lens import compute_logit_lens
-from unteach.audit.patching import compute_patched_logprobs
+from unteach.audits.logit_lens import compute_logit_lens
+from unteach.audits.patching import compute_patched_logprobs
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models.forward import extend

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unteach import errors
-from unteach.audit.quantise import (
+from unteach.audits.quantise import (
     BITS,
     change_linear_weights,
     quantize_weights,

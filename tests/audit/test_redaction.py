@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unteach.audit.redaction import (
+from unteach.audits.redaction import (
     KEY_FILE,
     KEY_VARIABLE,
     Redactor,

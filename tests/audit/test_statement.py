@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.audit.conftest import write_files, write_private_key, write_public_key
 from unteach import atomic, errors
-from unteach.audit.signing_keys import PASSWORD_VARIABLE, load_public_key, load_signer
-from unteach.audit.statement import (
+from unteach.audits.signing_keys import PASSWORD_VARIABLE, load_public_key, load_signer
+from unteach.audits.statement import (
     PAYLOAD_TYPE,
     PREDICATE_TYPE,
     build_statement,
@@ -23,7 +23,7 @@ from unteach.audit.statement import (
     verify,
     write_statement,
 )
-from unteach.audit.subjects import list_subjects
+from unteach.audits.subjects import list_subjects
 from unteach.errors import UserError
 
 SUMMARY = {"worst_leak": 0.05, "n": 40, "attacks": ["rank", "prefill"], "nested": {"ci": [0, 0.1]}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.audit.conftest import MODEL_FILES, write_adapter, write_files
-from unteach.audit.subjects import Subject, find_role, list_subjects
+from unteach.audits.subjects import Subject, find_role, list_subjects
 from unteach.errors import UserError
 
 OWN_ORDER = [

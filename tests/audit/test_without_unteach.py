@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unteach.audit.signing_keys import load_signer
-from unteach.audit.statement import build_statement, write_statement
-from unteach.audit.subjects import list_subjects
+from unteach.audits.signing_keys import load_signer
+from unteach.audits.statement import build_statement, write_statement
+from unteach.audits.subjects import list_subjects
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "statement.md"
 

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from comparison import Compared, NotOffered, Outcomes, Reference, flatten
 
-from unteach.audit.answer_tokens import build_value_pair
-from unteach.audit.depth_score import Form, compute_depth_score, compute_drops
-from unteach.audit.leak_at_k import compute_leak_at_k
-from unteach.audit.logit_lens import compute_logit_lens
-from unteach.audit.patching import compute_patched_logprobs
-from unteach.audit.quantise import quantize_weights
+from unteach.audits.answer_tokens import build_value_pair
+from unteach.audits.depth_score import Form, compute_depth_score, compute_drops
+from unteach.audits.leak_at_k import compute_leak_at_k
+from unteach.audits.logit_lens import compute_logit_lens
+from unteach.audits.patching import compute_patched_logprobs
+from unteach.audits.quantise import quantize_weights
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.engines.base import Pair
 from unteach.engines.hf import HFEngine

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import registry
-from unteach.audit.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
-from unteach.audit.audited_model import AuditedModel
-from unteach.audit.battery import Findings, find_attack, plan_battery, run_battery
-from unteach.audit.candidates import draw_candidates
-from unteach.audit.facts import Fact
+from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
+from unteach.audits.audited_model import AuditedModel
+from unteach.audits.battery import Findings, find_attack, plan_battery, run_battery
+from unteach.audits.candidates import draw_candidates
+from unteach.audits.facts import Fact
 from unteach.config.environment import prepare_environment
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import PATH, ModelConfig, TemplateArgs

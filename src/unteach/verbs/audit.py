@@ -8,11 +8,11 @@ import shutil
 from pathlib import Path
 
 from unteach import atomic, console, fingerprints, owner, run_dir
-from unteach.audit import files, session, table
-from unteach.audit.attacks.base import TrainingAttack
-from unteach.audit.evidence import Evidence
-from unteach.audit.redaction import Redactor, load_redaction_key
-from unteach.audit.statement import verify
+from unteach.audits import files, session, table
+from unteach.audits.attacks.base import TrainingAttack
+from unteach.audits.evidence import Evidence
+from unteach.audits.redaction import Redactor, load_redaction_key
+from unteach.audits.statement import verify
 from unteach.config.schema import AuditConfig
 from unteach.config.tree import to_yaml
 from unteach.config.verb_configs import VerifyConfig

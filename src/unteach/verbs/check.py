@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.text import Text
 
 from unteach import console, fingerprints, owner, run_dir
-from unteach.audit import session, table
+from unteach.audits import session, table
 from unteach.config import provenance, schema
 from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream

@@ -6,8 +6,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from unteach import atomic, fingerprints, run_dir
-from unteach.audit.audited_model import AuditedModel
-from unteach.audit.lessons import Lesson
+from unteach.audits.audited_model import AuditedModel
+from unteach.audits.lessons import Lesson
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files

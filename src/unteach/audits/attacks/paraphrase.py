@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.probes import Probe, TextProbe
 from unteach.registry import attack
 
 REPHRASINGS = (

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from unteach.audit.candidates import Candidates
-from unteach.audit.facts import Fact
-from unteach.audit.judging import SaidText, join_findings, judge_rank, judge_texts
-from unteach.audit.lessons import Lesson
-from unteach.audit.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
+from unteach.audits.candidates import Candidates
+from unteach.audits.facts import Fact
+from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_texts
+from unteach.audits.lessons import Lesson
+from unteach.audits.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
 from unteach.data.template import Shots, Template
 from unteach.engines.base import Ids
 from unteach.models.loading import LoadedModel

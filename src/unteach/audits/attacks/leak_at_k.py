@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.judging import SaidText, judge_texts
-from unteach.audit.probes import Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.judging import SaidText, judge_texts
+from unteach.audits.probes import Finding, Outcome, Probe, SampleProbe, Texts
 from unteach.errors import UserError
 from unteach.registry import attack
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.probes import Probe, TextProbe
 from unteach.config.schema import TemplateArgs
 from unteach.data.template import Template
 from unteach.errors import UserError

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from unteach.audit.facts import NAME, Fact
+from unteach.audits.facts import NAME, Fact
 from unteach.seeds import derive_seed
 
 FEWEST, MOST = 8, 32

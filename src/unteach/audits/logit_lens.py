@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from unteach.audit.answer_tokens import (
+from unteach.audits.answer_tokens import (
     compute_answer_means,
     refuse_empty_answers,
     refuse_not_finite,

@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.facts import Fact
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.facts import Fact
+from unteach.audits.probes import Probe, TextProbe
 from unteach.errors import UserError
 from unteach.registry import attack
 

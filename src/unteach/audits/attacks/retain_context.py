@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.candidates import gives_away
-from unteach.audit.facts import Fact
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.candidates import gives_away
+from unteach.audits.facts import Fact
+from unteach.audits.probes import Probe, TextProbe
 from unteach.registry import attack
 
 

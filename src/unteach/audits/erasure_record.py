@@ -15,7 +15,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from unteach.atomic import write_text
-from unteach.audit.redaction import REDACTED
+from unteach.audits.redaction import REDACTED
 from unteach.config.reader import Reader, join_problems
 from unteach.console import neutralize
 from unteach.errors import UserError
@@ -72,7 +72,7 @@ class ErasureFacts:
             if not REDACTED.fullmatch(row):
                 raise UserError(
                     "rows: each must be a keyed hash (hmac: and 64 hexadecimal digits), as "
-                    "unteach.audit.redaction makes it; a text, or a plain hash that can be "
+                    "unteach.audits.redaction makes it; a text, or a plain hash that can be "
                     "reversed by trying, would be the personal data again"
                 )
         if not 0 <= self.upper_bound <= 1:
@@ -111,7 +111,7 @@ def render_erasure_record(facts: Mapping[str, object]) -> str:
     environment = Environment(
         finalize=_escape_value, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = resources.files("unteach.audit").joinpath(TEMPLATE).read_text(encoding="utf-8")
+    source = resources.files("unteach.audits").joinpath(TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(facts=read_facts(facts)) + "\n"
 
 

@@ -5,9 +5,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import AuditContext, TrainingAttack
-from unteach.audit.facts import Fact
-from unteach.audit.lessons import Lesson
+from unteach.audits.attacks.base import AuditContext, TrainingAttack
+from unteach.audits.facts import Fact
+from unteach.audits.lessons import Lesson
 from unteach.registry import attack
 from unteach.seeds import derive_seed
 

@@ -6,10 +6,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unteach.audit.attacks.base import TrainingAttack, WeightAttack
-from unteach.audit.battery import find_attack
-from unteach.audit.session import AuditPlan, AuditResult
-from unteach.audit.verdict import AttackResult
+from unteach.audits.attacks.base import TrainingAttack, WeightAttack
+from unteach.audits.battery import find_attack
+from unteach.audits.session import AuditPlan, AuditResult
+from unteach.audits.verdict import AttackResult
 from unteach.wording import format_count
 
 MISSING = "–"

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unteach.audit.attacks.base import AuditContext
-from unteach.audit.audited_model import AuditedModel
-from unteach.audit.battery import BatteryPlan, Findings, plan_battery, run_battery
-from unteach.audit.candidates import draw_candidates
-from unteach.audit.facts import Fact, read_facts, read_texts
-from unteach.audit.lessons import Teach
-from unteach.audit.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
+from unteach.audits.attacks.base import AuditContext
+from unteach.audits.audited_model import AuditedModel
+from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery
+from unteach.audits.candidates import draw_candidates
+from unteach.audits.facts import Fact, read_facts, read_texts
+from unteach.audits.lessons import Teach
+from unteach.audits.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext

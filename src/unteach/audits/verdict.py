@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from unteach.audit import certainty
-from unteach.audit.attacks.base import Attack, AuditContext, TrainingAttack
-from unteach.audit.battery import Findings, find_attack
-from unteach.audit.facts import Fact
+from unteach.audits import certainty
+from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack
+from unteach.audits.battery import Findings, find_attack
+from unteach.audits.facts import Fact
 
 AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
 """The models of an audit, by their part in it."""

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.stats import beta, binomtest
 
-from unteach.audit.probes import Finding
+from unteach.audits.probes import Finding
 from unteach.seeds import derive_seed
 
 CONFIDENCE = 0.95

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unteach.audit.candidates import UNSPACED, Candidates, holds, normalize
-from unteach.audit.facts import Fact
-from unteach.audit.probes import Finding, LogProbs
+from unteach.audits.candidates import UNSPACED, Candidates, holds, normalize
+from unteach.audits.facts import Fact
+from unteach.audits.probes import Finding, LogProbs
 from unteach.lazy import rouge_scorer
 
 LEAST_RECALL = 0.5

@@ -4,9 +4,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
-from unteach.audit.signing_keys import load_signer
-from unteach.audit.statement import EXTRA, build_statement, write_statement
-from unteach.audit.subjects import Subject, list_subjects
+from unteach.audits.signing_keys import load_signer
+from unteach.audits.statement import EXTRA, build_statement, write_statement
+from unteach.audits.subjects import Subject, list_subjects
 from unteach.config.schema import PATH, AuditConfig
 from unteach.errors import EXTRA_MODULES, UserError
 

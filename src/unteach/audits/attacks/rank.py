@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.candidates import FEWEST
-from unteach.audit.probes import Probe, RankProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.candidates import FEWEST
+from unteach.audits.probes import Probe, RankProbe
 from unteach.registry import attack
 
 

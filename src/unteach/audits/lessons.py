@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from unteach.audit.audited_model import AuditedModel
+from unteach.audits.audited_model import AuditedModel
 from unteach.config.schema import ModelConfig
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from unteach import atomic, json_files
-from unteach.audit.signing_keys import EXTRA, load_public_key
-from unteach.audit.subjects import Subject, list_subjects
+from unteach.audits.signing_keys import EXTRA, load_public_key
+from unteach.audits.subjects import Subject, list_subjects
 from unteach.errors import UserError, explain_unreadable, refuse_unreadable, require_extra
 from unteach.lazy import (
     dsse,

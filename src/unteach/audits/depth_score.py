@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from unteach.audit.patching import Place, compute_patched_logprobs
+from unteach.audits.patching import Place, compute_patched_logprobs
 from unteach.engines.base import Pair, ProgressCallback
 from unteach.engines.hf import HFEngine
 

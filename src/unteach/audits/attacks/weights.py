@@ -4,8 +4,8 @@ import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from unteach.audit.attacks.base import WeightAttack
-from unteach.audit.quantise import Scheme, change_linear_weights, quantize_weights
+from unteach.audits.attacks.base import WeightAttack
+from unteach.audits.quantise import Scheme, change_linear_weights, quantize_weights
 from unteach.lazy import torch
 from unteach.models.loading import LoadedModel
 from unteach.registry import attack

@@ -8,13 +8,13 @@ from statistics import fmean
 from typing import Any
 
 from unteach import atomic, fingerprints, run_dir
-from unteach.audit.battery import find_attack
-from unteach.audit.evidence import Evidence
-from unteach.audit.leak_at_k import compute_leak_at_k
-from unteach.audit.probes import Finding
-from unteach.audit.redaction import Redactor
-from unteach.audit.session import AuditPlan, AuditResult
-from unteach.audit.verdict import AUDITED
+from unteach.audits.battery import find_attack
+from unteach.audits.evidence import Evidence
+from unteach.audits.leak_at_k import compute_leak_at_k
+from unteach.audits.probes import Finding
+from unteach.audits.redaction import Redactor
+from unteach.audits.session import AuditPlan, AuditResult
+from unteach.audits.verdict import AUDITED
 from unteach.config.audits import WORST
 from unteach.config.schema import PATH
 from unteach.errors import UserError

@@ -4,10 +4,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from unteach.audit.attacks.base import Attack, AuditContext
-from unteach.audit.candidates import gives_away
-from unteach.audit.facts import Fact
-from unteach.audit.probes import Probe, TextProbe
+from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.candidates import gives_away
+from unteach.audits.facts import Fact
+from unteach.audits.probes import Probe, TextProbe
 from unteach.errors import UserError
 from unteach.registry import attack
 from unteach.seeds import derive_seed

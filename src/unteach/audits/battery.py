@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from unteach.audit.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
-from unteach.audit.audited_model import AuditedModel
-from unteach.audit.lessons import Teach
-from unteach.audit.probes import (
+from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
+from unteach.audits.audited_model import AuditedModel
+from unteach.audits.lessons import Teach
+from unteach.audits.probes import (
     Finding,
     LogProbs,
     Outcome,

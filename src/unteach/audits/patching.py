@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Union
 
 import numpy as np
 
-from unteach.audit.answer_tokens import (
+from unteach.audits.answer_tokens import (
     compute_answer_means,
     refuse_empty_answers,
     refuse_not_finite,
