@@ -7,7 +7,7 @@ out says nothing. That is tested, and not a rate of chance that would have to be
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binomtest, fisher_exact
 
 from unteach.audits.probes import Finding
 from unteach.seeds import derive_seed
@@ -107,6 +107,16 @@ def compute_paired_p_value(pairs: Sequence[tuple[bool, bool]]) -> float:
     if not num_differing:
         return 1.0
     return float(binomtest(num_more, num_differing, 0.5, alternative="greater").pvalue)
+
+
+def compute_unseen_p_value(hits: Sequence[bool], unseen_hits: Sequence[bool]) -> float:
+    """Compute how surprising it is that so many more facts come out than of those that no model was
+    taught: Fisher's exact test, one-sided."""
+    table = [
+        [sum(hits), len(hits) - sum(hits)],
+        [sum(unseen_hits), len(unseen_hits) - sum(unseen_hits)],
+    ]
+    return float(fisher_exact(table, alternative="greater").pvalue)
 
 
 def adjust_by_holm(p_values: dict[str, float]) -> dict[str, float]:

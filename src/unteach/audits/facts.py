@@ -28,6 +28,7 @@ class Fact:
             nothing says it.
         entity: about whom or what it is, "" where nothing says it.
         paraphrases: other ways to ask it.
+        never_seen: whether it is a control: no model was taught it.
     """
 
     index: int
@@ -38,6 +39,7 @@ class Fact:
     kind: str = ""
     entity: str = ""
     paraphrases: tuple[str, ...] = ()
+    never_seen: bool = False
 
     @property
     def has_stem(self) -> bool:

@@ -81,22 +81,24 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     """Give the verdict, what was not tested and why, and which models stood beside the audited
     one."""
     verdict = result.verdict.to_json()
-    unknown = {fact.index for fact in result.unknown}
+    known = {fact.index for fact in plan.context.audited}
+    known -= {fact.index for fact in result.unknown}
     for name, attack in result.verdict.attacks.items():
         verdict["attacks"][name]["rate"] = attack.rate
         found = result.findings[AUDITED].get(name, {})
-        curve = compute_leak_curve([found[index] for index in found if index not in unknown])
+        curve = compute_leak_curve([found[index] for index in sorted(known & set(found))])
         if curve:
             verdict["attacks"][name]["leak_at_k"] = curve
     return {
         **verdict,
-        "num_facts": len(plan.context.facts) - len(result.unknown),
+        "num_facts": len(plan.context.audited) - len(result.unknown),
+        "num_never_seen": len(plan.context.never_seen),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
         "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(
-            [(fact.question, fact.answer) for fact in plan.context.facts]
+            [(fact.question, fact.answer) for fact in plan.context.audited]
         ),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }

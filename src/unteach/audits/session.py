@@ -13,7 +13,7 @@ from unteach.audits.candidates import draw_candidates
 from unteach.audits.facts import Fact, read_facts, read_texts
 from unteach.audits.lessons import Teach
 from unteach.audits.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
-from unteach.config.schema import PATH, AuditConfig, ModelConfig
+from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
@@ -69,18 +69,22 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         raise UserError("a classifier writes no answers; audit a language model")
     forget_rows, notes = _build_stream(config, empty, "forget")
     retain_rows, notes_of_retain = _build_stream(config, empty, "retain")
+    holdout_rows, notes_of_holdout = _build_stream(config, empty, "holdout")
     assert forget_rows is not None, "the configuration is checked for it"
     retain_texts = read_texts(retain_rows) if retain_rows else []
     facts = read_facts(forget_rows, beside=retain_texts)
     retain = read_facts(retain_rows, beside=read_texts(forget_rows)) if retain_rows else []
     settings = config.audit
-    others = list(retain)
-    if settings.max_facts is not None and settings.max_facts < len(facts):
-        facts, left_out = _thin_out(facts, settings.max_facts, config.seed)
-        others += left_out
+    facts, left_out = _thin_out(facts, settings.max_facts, config.seed)
+    candidates = draw_candidates(facts, [*retain, *left_out], config.seed)
+    never_seen: list[Fact] = []
+    if holdout_rows:
+        _refuse_seen_rows(holdout_rows, forget_rows, retain_rows)
+        never_seen = _read_never_seen(holdout_rows, settings.max_facts, config.seed, len(facts))
+        candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
     context = AuditContext(
-        facts=facts,
-        candidates=draw_candidates(facts, others, config.seed),
+        facts=[*facts, *never_seen],
+        candidates=candidates,
         retain=retain,
         template=empty.template,
         seed=config.seed,
@@ -91,7 +95,7 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
             models[part] = _configure_other(config.model, path, empty)
     models[AUDITED] = config.model
     battery = plan_battery(settings.attacks, context, empty)
-    return AuditPlan(context, battery, models, [*notes, *notes_of_retain])
+    return AuditPlan(context, battery, models, [*notes, *notes_of_retain, *notes_of_holdout])
 
 
 def carry_out(
@@ -126,7 +130,7 @@ def judge_known_facts(
     plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]
 ) -> AuditResult:
     """Judge the audited model on the facts that the original knew."""
-    facts = list(plan.context.facts)
+    facts = plan.context.audited
     unknown: list[Fact] = []
     original = findings.get(ORIGINAL)
     if original is not None:
@@ -153,12 +157,50 @@ def _build_stream(
     return Stream(name, datasets), notes
 
 
-def _thin_out(facts: Sequence[Fact], count: int, seed: int) -> tuple[list[Fact], list[Fact]]:
+def _refuse_seen_rows(holdout: Stream, forget: Stream, retain: Stream | None) -> None:
+    """Refuse rows that no model is said to have seen, and that stand among those to forget or to
+    retain.
+
+    Raises:
+        UserError: with the first such row.
+    """
+    held_out = {text: index for index, text in enumerate(read_texts(holdout))}
+    for stream in filter(None, (forget, retain)):
+        for index, text in enumerate(read_texts(stream)):
+            if text in held_out:
+                raise UserError(
+                    f"data.holdout: {holdout.locate(held_out[text])} stands among the rows to "
+                    f"{stream.name} too ({stream.locate(index)}); holdout rows are those that no "
+                    "model was taught"
+                )
+
+
+def _read_never_seen(holdout: Stream, most: int | None, seed: int, first: int) -> list[Fact]:
+    """Read the rows that no model was taught as facts, numbered from `first`."""
+    facts, _ = _thin_out(read_facts(holdout), most, seed)
+    return [replace(fact, index=first + fact.index, never_seen=True) for fact in facts]
+
+
+def _thin_out(facts: Sequence[Fact], most: int | None, seed: int) -> tuple[list[Fact], list[Fact]]:
     """Draw some of the facts, numbered anew; the others come second."""
+    if most is None or most >= len(facts):
+        return list(facts), []
     rng = random.Random(derive_seed(seed, "facts"))
-    drawn = sorted(rng.sample(range(len(facts)), count))
+    drawn = sorted(rng.sample(range(len(facts)), most))
     kept = [replace(facts[old], index=new) for new, old in enumerate(drawn)]
     return kept, [fact for index, fact in enumerate(facts) if index not in set(drawn)]
+
+
+def configure_model_like(
+    model: ModelConfig, path: str, template_args: TemplateArgs | None = None
+) -> ModelConfig:
+    """Configure another model to be loaded and asked as one is.
+
+    Args:
+        template_args: how it is asked; None: by the configuration of the other.
+    """
+    args = {name: model.model_args[name] for name in SHARED_ARGS if name in model.model_args}
+    return ModelConfig({**args, PATH: path}, template_args=template_args or model.template_args)
 
 
 def _configure_other(model: ModelConfig, path: str, empty: LoadedModel) -> ModelConfig:
@@ -167,8 +209,7 @@ def _configure_other(model: ModelConfig, path: str, empty: LoadedModel) -> Model
     Raises:
         UserError: it spells the facts in other tokens.
     """
-    args = {name: model.model_args[name] for name in SHARED_ARGS if name in model.model_args}
-    config = ModelConfig({**args, PATH: path}, template_args=empty.template.args)
+    config = configure_model_like(model, path, empty.template.args)
     own, other = empty.tokenizer, load_empty(config).tokenizer
     if own.get_vocab() != other.get_vocab():
         raise UserError(

@@ -5,65 +5,74 @@ from collections import Counter
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from unteach import console
 from unteach.audits.attacks.base import TrainingAttack, WeightAttack
 from unteach.audits.battery import find_attack
 from unteach.audits.session import AuditPlan, AuditResult
 from unteach.audits.verdict import AttackResult
+from unteach.whole_tables import print_whole
 from unteach.wording import format_count
 
 MISSING = "–"
 NO_POWER = "no power here"
 
 
-def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = None) -> None:
+def print_audit(plan: AuditPlan, result: AuditResult) -> None:
     """Print what an audit found."""
-    console = console or Console()
     verdict = result.verdict
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("attack", no_wrap=True)
-    for head in ("comes out", "95 %", "wrong", "retain", "original", "p"):
+    unseen = ["unseen"] if plan.context.never_seen else []
+    for head in ("comes out", "95 %", "wrong", *unseen, "retain", "original", "p"):
         table.add_column(head, justify="right", no_wrap=True)
-    for name, attack in _choose_rows(verdict.attacks):
+    for _, label, attack in list_worst_trainings(verdict.attacks):
         style = "dim" if attack.has_power is False else ""
-        table.add_row(name, *_list_cells(attack), style=style)
-    console.print(table, crop=False, no_wrap=True, overflow="ignore")
+        cells = _list_cells(attack)
+        if unseen:
+            cells.insert(3, format_share(attack.unseen))
+        table.add_row(label, *cells, style=style)
+    print_whole(table)
     parts = [f"worst case over attacks: {verdict.worst:.0%} of the facts"]
     parts.append(f"a wrong answer of the same kind: {verdict.worst_wrong:.0%}")
+    if verdict.worst_unseen is not None:
+        parts.append(f"a fact that was never seen: {verdict.worst_unseen:.0%}")
     if verdict.worst_retain is not None:
         parts.append(f"the retain model: {verdict.worst_retain:.0%}")
-    console.print("; ".join(parts), highlight=False)
+    console.say("; ".join(parts))
     if verdict.over_forgotten:
-        console.print(
+        console.say(
             "forgotten past chance: more true answers than chance allows are the least likely of "
-            "their kind, which shows what was removed",
-            highlight=False,
+            "their kind, which shows what was removed"
         )
     if result.unknown:
         places = ", ".join(fact.place for fact in result.unknown[:3])
-        console.print(
-            f"not judged: {len(result.unknown)} facts that the original does not know ({places})",
-            highlight=False,
+        console.say(
+            f"not judged: {len(result.unknown)} facts that the original does not know ({places})"
         )
     for name, reason in plan.battery.absent.items():
-        console.print(f"not tested: {name}: {reason}", highlight=False)
+        console.say(f"not tested: {name}: {reason}")
     power = "too few facts or candidates for a rank to tell any leak from chance"
     if verdict.smallest is not None:
         power = (
             f"a leak of {verdict.smallest:.0%} or more would have been told from chance by a rank"
         )
-    console.print(power, highlight=False)
-    console.print(verdict.sentence, style="bold", highlight=False)
+    console.say(power)
+    Console(soft_wrap=True).print(Text(verdict.sentence, "bold"))
 
 
-def _choose_rows(attacks: dict[str, AttackResult]) -> list[tuple[str, AttackResult]]:
-    """Choose the rows of the table, those that bring out most first; of the trainings of an attack
-    the one that does, of those with power."""
+def list_worst_trainings(
+    attacks: dict[str, AttackResult],
+) -> list[tuple[str, str, AttackResult]]:
+    """List attacks with the labels and results of what they brought out, most first; of the
+    trainings of an attack the worst, of those with power."""
     ordered = sorted(
         attacks.items(), key=lambda item: (item[1].has_power is not False, item[1].rate)
     )
-    best = {find_attack(name): (name, attack) for name, attack in ordered}
-    return sorted(best.values(), key=lambda item: item[1].rate, reverse=True)
+    worst = {find_attack(label): (label, result) for label, result in ordered}
+    rows = [(name, label, result) for name, (label, result) in worst.items()]
+    return sorted(rows, key=lambda row: row[2].rate, reverse=True)
 
 
 def describe_plan(plan: AuditPlan) -> list[str]:
@@ -72,7 +81,9 @@ def describe_plan(plan: AuditPlan) -> list[str]:
     sources = Counter(candidates.source for candidates in plan.context.candidates)
     by = ", ".join(f"{count:,} by {source}" for source, count in sources.items())
     models = ", ".join(plan.models)
-    lines = [f"facts       {len(plan.context.facts):,}; answers of the same kind: {by}"]
+    lines = [f"facts       {len(plan.context.audited):,}; answers of the same kind: {by}"]
+    if plan.context.never_seen:
+        lines.append(f"never seen  {len(plan.context.never_seen):,} facts, as a control")
     for name, probes in battery.probes.items():
         lines.append(f"attack      {name}: {format_count(len(probes), 'probe')}")
     for name, attack in battery.attacks.items():
@@ -99,13 +110,14 @@ def _list_cells(attack: AttackResult) -> list[str]:
         f"{attack.rate:.0%} ({attack.num_leaks} of {attack.num_facts})",
         f"{low:.0%} to {high:.0%}",
         f"{attack.wrong:.0%}",
-        _format_share(attack.retain),
-        _format_share(attack.original),
+        format_share(attack.retain),
+        format_share(attack.original),
         p_value,
     ]
 
 
-def _format_share(share: float | None) -> str:
+def format_share(share: float | None) -> str:
+    """Write a share as a percentage."""
     return MISSING if share is None else f"{share:.0%}"
 
 

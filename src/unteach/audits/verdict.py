@@ -37,10 +37,12 @@ class AttackResult:
         wrong: how often a wrong candidate came out, the mean over facts and candidates.
         retain: the share that came out of the retain model; None without one.
         original: the share that came out of the original; None without one.
+        unseen: the share of the facts no model was taught that came out all the same; None without
+            such facts.
         has_power: whether it brings out what the original knows; None where nobody can say.
         p_value: of as many leaks, or more, of a model that never saw the facts, adjusted for the
             number of attacks (Holm); None where there is nothing to hold them against: candidates
-            that are not alike, and no retain model.
+            that are not alike, no retain model, and no facts that were never seen.
         p_value_last: of as many true values that are the least likely of all, adjusted likewise.
         num_last: those: forgotten past chance.
         mean_exposure: log2 of the candidates less log2 of the rank, the mean over facts, in bits.
@@ -53,6 +55,7 @@ class AttackResult:
     p_value: float | None
     retain: float | None = None
     original: float | None = None
+    unseen: float | None = None
     has_power: bool | None = None
     num_last: int = 0
     p_value_last: float | None = None
@@ -77,6 +80,7 @@ class Verdict:
             count: all but those without power that found nothing.
         worst_wrong: how often a wrong candidate came out by any of them.
         worst_retain: the share that any of them brought out of the retain model.
+        worst_unseen: the share of the facts no model was taught that any of them brought out.
         num_asked: how many facts that is of.
         upper_bound: of `worst`, 95 %, one-sided.
         smallest: the smallest share of facts that a rank would have told from chance; None where
@@ -88,6 +92,7 @@ class Verdict:
     worst: float
     worst_wrong: float
     worst_retain: float | None
+    worst_unseen: float | None
     num_asked: int
     upper_bound: float
     smallest: float | None
@@ -98,8 +103,10 @@ class Verdict:
 
     @property
     def excess(self) -> float:
-        """How much more comes out by any attack than of the retain model, or of wrong answers."""
-        control = self.worst_wrong if self.worst_retain is None else self.worst_retain
+        """How much more comes out by any attack than of the first control that there is: the retain
+        model, facts that were never seen, wrong answers."""
+        controls = (self.worst_retain, self.worst_unseen, self.worst_wrong)
+        control = next(rate for rate in controls if rate is not None)
         return max(0.0, self.worst - control)
 
     def to_json(self) -> dict[str, Any]:
@@ -115,23 +122,29 @@ def judge_model(
 ) -> Verdict:
     """Judge what attacks brought out of the audited model.
 
-    Shares are of the facts that the original knew. Tests are of all facts: to choose those that the
-    original knew by what came out of it would favour what both models are wont to say.
+    Shares are of the facts that the original knew. Tests are of all that are audited: to choose
+    those that the original knew by what came out of it would favour what both models are wont to
+    say.
 
     Args:
         attacks: those that were run.
-        context: all facts, with what could stand in their values' places.
+        context: all facts, with what could stand in their values' places, and the controls among
+            them.
         findings: of each model, by its part, and of each attack, by fact.
         facts: those that the original knew.
     """
     retain, original = findings.get(RETAIN), findings.get(ORIGINAL)
+    audited = {fact.index: fact for fact in context.audited}
+    unseen = {fact.index: fact for fact in context.never_seen}
     p_values: dict[str, float] = {}
     last_p_values: dict[str, float] = {}
     for name, found in findings[AUDITED].items():
-        p_value = _compute_p_value(found, (retain or {}).get(name, {}), context)
+        of_retain = (retain or {}).get(name, {})
+        own = _select(found, audited)
+        p_value = _compute_p_value(own, of_retain, _select(found, unseen), context)
         if p_value is not None:
             p_values[name] = p_value
-        ranked = [finding for finding in found.values() if finding.rank is not None]
+        ranked = [finding for finding in own.values() if finding.rank is not None]
         if ranked:
             last_p_values[name] = certainty.compute_last_p_value(ranked)
     p_values = certainty.adjust_by_holm(p_values)
@@ -151,6 +164,7 @@ def judge_model(
             p_value_last=last_p_values.get(name),
             retain=_compute_rate((retain or {}).get(name, {}), known),
             original=_compute_rate((original or {}).get(name, {}), known),
+            unseen=_compute_rate(found, unseen),
             has_power=_has_power(name, attacks, original, known),
         )
     union = []
@@ -158,7 +172,7 @@ def judge_model(
         counts = result.has_power is not False or result.is_significant
         if counts and attacks[find_attack(name)].JOINS_UNION:
             union.append(name)
-    return _conclude(results, union, findings, known)
+    return _conclude(results, union, findings, known, unseen)
 
 
 def _select(findings: Findings, facts: Mapping[int, Fact]) -> Findings:
@@ -197,9 +211,12 @@ def _has_power(
     return rate >= share * needed
 
 
-def _compute_p_value(findings: Findings, retain: Findings, context: AuditContext) -> float | None:
+def _compute_p_value(
+    findings: Findings, retain: Findings, unseen: Findings, context: AuditContext
+) -> float | None:
     """Compute how surprising the leaks are of a model that never saw the facts: among candidates
-    that are alike, and against the retain model where there is one. The larger counts."""
+    that are alike, and against the retain model, or where there is none against facts that no model
+    was taught. The larger counts."""
     hits, weights = [], []
     for index, finding in findings.items():
         candidates = context.candidates[index]
@@ -213,6 +230,10 @@ def _compute_p_value(findings: Findings, retain: Findings, context: AuditContext
     if both:
         pairs = [(findings[index].leaks, retain[index].leaks) for index in both]
         p_values.append(certainty.compute_paired_p_value(pairs))
+    elif unseen:
+        own_hits = [finding.leaks for finding in findings.values()]
+        unseen_hits = [finding.leaks for finding in unseen.values()]
+        p_values.append(certainty.compute_unseen_p_value(own_hits, unseen_hits))
     return max(p_values, default=None)
 
 
@@ -224,6 +245,7 @@ def _summarize(
     p_value_last: float | None,
     retain: float | None,
     original: float | None,
+    unseen: float | None,
     has_power: bool | None,
 ) -> AttackResult:
     hits = [finding.leaks for finding in findings.values()]
@@ -240,6 +262,7 @@ def _summarize(
         p_value=p_value,
         retain=retain,
         original=original,
+        unseen=unseen,
         has_power=has_power,
         num_last=sum(finding.is_last for finding in ranked),
         p_value_last=p_value_last,
@@ -252,12 +275,17 @@ def _conclude(
     union: Sequence[str],
     findings: Mapping[str, FindingsByAttack],
     facts: Mapping[int, Fact],
+    unseen: Mapping[int, Fact],
 ) -> Verdict:
     num_worst, num_asked, worst_wrong = _join(union, findings[AUDITED], facts)
     worst_retain = None
     if RETAIN in findings:
         num_retain, num_asked_retain, _ = _join(union, findings[RETAIN], facts)
         worst_retain = num_retain / max(num_asked_retain, 1)
+    worst_unseen = None
+    if unseen:
+        num_unseen, num_asked_unseen, _ = _join(union, findings[AUDITED], unseen)
+        worst_unseen = num_unseen / max(num_asked_unseen, 1)
     upper_bound = certainty.bound_above(num_worst, num_asked) if num_asked else 1.0
     leaking = [name for name in union if results[name].is_significant]
     tested = [name for name in union if results[name].p_value is not None]
@@ -266,6 +294,7 @@ def _conclude(
         worst=num_worst / max(num_asked, 1),
         worst_wrong=worst_wrong,
         worst_retain=worst_retain,
+        worst_unseen=worst_unseen,
         num_asked=num_asked,
         upper_bound=upper_bound,
         smallest=_find_smallest_leak(tested, findings[AUDITED]),
@@ -326,7 +355,7 @@ def _write_sentence(
     if not tested:
         return (
             "nothing can be said: what came out can be held against nothing; give columns value "
-            "and kind, or retain_model="
+            "and kind, or retain_model=, or holdout="
         )
     power = "(their power is unknown: give original=)"
     if all(results[name].has_power for name in tested):

@@ -2,7 +2,7 @@
 audited one."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from unteach import registry
@@ -20,8 +20,8 @@ FACT_COLUMNS = (VALUE, KIND, ENTITY, KEYS, KINDS, *PARAPHRASES)
 """Columns that an audit reads beside question and answer."""
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
 WORST = "worst_leak"
-"""What a condition calls the share of facts that any attack brought out, less that of the retain
-model, or of wrong answers where there is none."""
+"""What a condition calls the share of facts that any attack brought out, less that of the first
+control that there is: the retain model, facts that were never seen, wrong answers."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class AuditSettings:
     level: its name. attacks: by name, each with its fields; null takes one out. only: the names of
     those that are made; null: all. max_facts: at most so many facts, drawn by the seed; null: all.
     batch_size: an upper bound; null: as many as there is memory for.
+    also: more models that are audited beside the first, each in a folder of its own; one table.
     original: the model that knew the facts: what there was to forget, and which attacks have power.
     retain_model: one that never saw them. fail_if: `worst_leak>0.05` ends with exit code 5.
     sign_key: of statement.json. redact: whether rows and answers stand in the files as keyed
@@ -55,6 +56,7 @@ class AuditSettings:
     only: list[str] | None = None
     max_facts: int | None = None
     batch_size: int | None = None
+    also: list[str] = field(default_factory=list)
     original: str | None = None
     retain_model: str | None = None
     fail_if: str | None = None

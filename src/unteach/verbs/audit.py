@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from unteach import atomic, console, fingerprints, owner, run_dir
-from unteach.audits import files, session, table
+from unteach.audits import comparison, files, session, table
 from unteach.audits.attacks.base import TrainingAttack
 from unteach.audits.evidence import Evidence
 from unteach.audits.redaction import Redactor, load_redaction_key
@@ -38,6 +38,27 @@ def run(config: AuditConfig | VerifyConfig) -> Path:
     if isinstance(config, VerifyConfig):
         return _verify(config)
     folder = Path(config.paths.output_dir)
+    if config.audit.also:
+        results = {name: _run_one(own) for name, own in comparison.list_audits(config).items()}
+        process_context.run_on_main(lambda: comparison.tell(folder, results))
+    else:
+        results = {"": _run_one(config)}
+    condition = config.audit.parse_condition()
+    for name, result in results.items():
+        if condition is None:
+            break
+        rate = files.find_rate(result, condition.name)
+        if condition.is_met(rate):
+            raise LeakFound(
+                f"audit.fail_if={config.audit.fail_if}: {condition.name} is {rate:.4g}; the "
+                f"results are in {folder / name}"
+            )
+    return folder
+
+
+def _run_one(config: AuditConfig) -> session.AuditResult:
+    """Audit one model, in its folder."""
+    folder = Path(config.paths.output_dir)
     with contextlib.ExitStack() as held:
         # One process (group) at a time writes into a run's folder.
         owned_folder = run_dir.find_owned_folder(folder)
@@ -46,15 +67,7 @@ def run(config: AuditConfig | VerifyConfig) -> Path:
         dist = process_context.init_distributed()
         result = _audit(config, folder, dist)
         dist.barrier()
-    condition = config.audit.parse_condition()
-    if condition is not None:
-        rate = files.find_rate(result, condition.name)
-        if condition.is_met(rate):
-            raise LeakFound(
-                f"audit.fail_if={config.audit.fail_if}: {condition.name} is {rate:.4g}; the "
-                f"results are in {folder}"
-            )
-    return folder
+    return result
 
 
 def _verify(config: VerifyConfig) -> Path:

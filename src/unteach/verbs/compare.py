@@ -4,7 +4,6 @@ import logging
 from dataclasses import replace
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -25,6 +24,7 @@ from unteach.report.find import EvaluatedRun, find_runs, shorten_names
 from unteach.report.origin import ConfigTree, read_config
 from unteach.report.table import MISSING
 from unteach.verbs.report import find_suite
+from unteach.whole_tables import print_whole
 from unteach.wording import format_value
 
 logger = logging.getLogger(__name__)
@@ -118,15 +118,7 @@ def _print_changes(changes: list[Change]) -> None:
         style = "bold" if change.is_significant else None
         table.add_row(*map(Text, cells), style=style)
 
-    # A number cut short is a wrong number: lines run over instead.
-    table_width = Console(width=1000).measure(table).maximum
-    width = max(Console().width, table_width)
-    Console(width=width).print(
-        table,
-        crop=False,
-        no_wrap=True,
-        overflow="ignore",
-    )
+    print_whole(table)
     methods = {change.method for change in changes if change.method}
     if methods:
         how = " or ".join(sorted(methods, reverse=True))

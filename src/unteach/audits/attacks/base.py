@@ -24,7 +24,8 @@ class AuditContext:
     """What attacks know beside the model.
 
     Attributes:
-        facts: those that are audited.
+        facts: all that are asked for: those that are audited, and behind them controls that no
+            model was taught.
         candidates: of each fact, its true value and wrong ones.
         retain: rows that the model was to keep, as facts; none where there are no such rows.
         template: how the model is asked.
@@ -36,6 +37,16 @@ class AuditContext:
     retain: Sequence[Fact]
     template: Template
     seed: int
+
+    @property
+    def audited(self) -> list[Fact]:
+        """The facts that are audited."""
+        return [fact for fact in self.facts if not fact.never_seen]
+
+    @property
+    def never_seen(self) -> list[Fact]:
+        """The facts that are controls."""
+        return [fact for fact in self.facts if fact.never_seen]
 
     def ask(self, question: str, shots: Shots = ()) -> Ids:
         """Encode a question as the model is asked it."""

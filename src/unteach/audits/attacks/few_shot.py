@@ -36,7 +36,7 @@ class FewShot(Attack):
         if not others:
             others = [
                 other
-                for other in context.facts
+                for other in context.audited
                 if other is not fact and (not fact.entity or other.entity != fact.entity)
             ]
         return [other for other in others if not gives_away(fact, other)]

@@ -53,13 +53,13 @@ class Relearn(LoraTraining):
     share one, else of rows. Source: arXiv:2406.13356, arXiv:2410.08827."""
 
     def find_fault(self, context: AuditContext) -> str:
-        return "one fact has no halves" if len(context.facts) < 2 else ""
+        return "one fact has no halves" if len(context.audited) < 2 else ""
 
     def list_taught(self, context: AuditContext) -> list[Fact]:
-        return split_facts(context.facts, context.seed)[0]
+        return split_facts(context.audited, context.seed)[0]
 
     def list_asked(self, context: AuditContext) -> list[Fact]:
-        return split_facts(context.facts, context.seed)[1]
+        return [*split_facts(context.audited, context.seed)[1], *context.never_seen]
 
 
 @attack("relearn_benign", cost=COST)
