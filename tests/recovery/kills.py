@@ -58,6 +58,9 @@ COMMANDS = {
     f"data.retain_file=q.csv eval=rows {EVAL}",
     "eval": f"eval task_name=e data=files data.forget_file=f.csv model=auto paths.cache_dir=cache "
     f"model.model_args.pretrained_model_name_or_path=MODEL eval=rows {EVAL}",
+    "audit": "audit task_name=a model=MODEL forget=f.csv retain=q.csv paths.cache_dir=cache template=qa "
+    "audit=standard audit.only=[rank,clean,leak_at_k,rtn4,relearn] audit.batch_size=3 "
+    "audit.attacks.leak_at_k.n=2 audit.attacks.relearn={learning_rates:[1e-3],looks:[1,2],r:2}",
     "infer": "infer model=MODEL input_file=q.csv input_column=question output_file=o.jsonl "
     "max_new_tokens=4 backend_args.batch_size=3 temperature=1.0",
     "tokenize": "tokenize input_file=q.csv output_file=out/tok tokenizer_path=MODEL max_length=64 "
@@ -357,6 +360,7 @@ def warm_up() -> None:
     import unteach.inference.backends.hf
     import unteach.training.build_trainer
     import unteach.training.trainer
+    import unteach.verbs.audit
     import unteach.verbs.evaluate
     import unteach.verbs.export
     import unteach.verbs.infer

@@ -15,7 +15,7 @@ from unteach.verbs import train
 
 FOLDER = "relearn"
 """Where in an audit's folder its trainings are."""
-ROWS, LOG = "rows.jsonl", "log.txt"
+ROWS, LOG = "rows.jsonl", "train.log"
 
 
 def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig:
