@@ -157,6 +157,7 @@ def test_a_condition_ends_with_an_exit_code_of_its_own(kit: Path, tmp_path: Path
         audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
     assert raised.value.exit_code == 5
     assert (tmp_path / "audit" / files.SUMMARY).exists()
+    assert (tmp_path / "audit" / "audit.html").exists()
     audit.run(
         compose_audit(*words(kit, tmp_path / "b", "retain", *extra[:1], "audit.fail_if='rank>0.9'"))
     )
@@ -310,7 +311,12 @@ def test_a_model_is_asked_again_after_a_short_training(
     labels = ["relearn at 0.001 x1", "relearn at 0.001 x4", "relearn_benign at 0.01 x2"]
     assert [label for label in summary["attacks"] if " at " in label] == labels
     asked = summary["attacks"]["relearn at 0.001 x1"]["num_facts"]
-    assert 0 < asked < 10 and summary["attacks"]["relearn_benign at 0.01 x2"]["num_facts"] == 10
+    benign = summary["attacks"]["relearn_benign at 0.01 x2"]
+    assert 0 < asked < 10 and benign["num_facts"] == 10
+    assert benign["training"] == {"attack": "relearn_benign", "learning_rate": 0.01, "steps": 2}
+    beside = benign["beside"]["original"]
+    assert beside["num_leaks"] / beside["num_facts"] == benign["original"]
+    assert beside["interval"][0] <= benign["original"] <= beside["interval"][1]
     # A rate at which the original loses what it knew shows nothing.
     original = summary["attacks"]["rank"]["original"]
     for label in labels:
@@ -320,6 +326,8 @@ def test_a_model_is_asked_again_after_a_short_training(
     assert (kit / "policy" / "model.safetensors").read_bytes() == before
     said = capsys.readouterr().out
     assert "adapter" not in said and "relearn at 0.001 x" in said
+    assert f"page: {tmp_path / 'audit' / 'audit.html'}" in said.replace("\n", "")
+    assert (tmp_path / "audit" / "relearning.png").exists()
 
     runs = sorted((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
     assert len(runs) == 6, "three trainings of each of two models"

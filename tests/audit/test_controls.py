@@ -33,6 +33,9 @@ def test_whole_answers_are_held_against_facts_that_no_model_was_taught(
     assert found["reference"]["leaks"] and not found["retain"]["leaks"]
     assert found["reference"]["attacks"]["clean"]["unseen"] < 0.5
     assert found["reference"]["worst_unseen"] < 0.5
+    page = (tmp_path / "reference" / "audit" / "audit.html").read_text()
+    assert "of the facts that no model was taught come out likewise" in page
+    assert "<small>taught</small>" in page
     assert "unseen" in capsys.readouterr().out
 
 

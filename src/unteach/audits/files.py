@@ -8,9 +8,11 @@ from statistics import fmean
 from typing import Any
 
 from unteach import atomic, fingerprints, run_dir
-from unteach.audits.battery import find_attack
+from unteach.audits.attacks.base import TrainingAttack
+from unteach.audits.battery import LESSON, Findings, find_attack
 from unteach.audits.evidence import Evidence
 from unteach.audits.leak_at_k import compute_leak_at_k
+from unteach.audits.leak_rates import compute_rates
 from unteach.audits.probes import Finding
 from unteach.audits.redaction import Redactor
 from unteach.audits.session import AuditPlan, AuditResult
@@ -19,7 +21,7 @@ from unteach.config.audits import WORST
 from unteach.config.schema import PATH
 from unteach.errors import UserError
 
-FINDINGS, SUMMARY = "AUDIT.json", run_dir.AUDIT_SUMMARY
+FINDINGS, SUMMARY = run_dir.AUDIT_FINDINGS, run_dir.AUDIT_SUMMARY
 TEXTS = ("question", "answer", "value", "entity", "paraphrases", "candidates", "text")
 """What of a fact or a finding is redacted."""
 
@@ -41,6 +43,7 @@ def write_audit(
     summary = build_summary(plan, result)
     if redactor is not None:
         summary["redaction_key_id"] = redactor.key_id
+        summary["facts_sha256"] = redactor.redact_text(summary["facts_sha256"])
     if not evidence.reason:
         evidence.write(folder, summary)
     atomic.write_json(folder / SUMMARY, summary)
@@ -81,14 +84,25 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     """Give the verdict, what was not tested and why, and which models stood beside the audited
     one."""
     verdict = result.verdict.to_json()
-    known = {fact.index for fact in plan.context.audited}
-    known -= {fact.index for fact in result.unknown}
+    unknown = {fact.index for fact in result.unknown}
+    known = {fact.index: fact for fact in plan.context.audited if fact.index not in unknown}
+    trainings = _list_trainings(plan)
     for name, attack in result.verdict.attacks.items():
-        verdict["attacks"][name]["rate"] = attack.rate
-        found = result.findings[AUDITED].get(name, {})
-        curve = compute_leak_curve([found[index] for index in sorted(known & set(found))])
-        if curve:
-            verdict["attacks"][name]["leak_at_k"] = curve
+        entry = verdict["attacks"][name]
+        entry["rate"] = attack.rate
+        if name in trainings:
+            entry["training"] = trainings[name]
+        beside = {}
+        for part, by_attack in result.findings.items():
+            findings = by_attack.get(name, {})
+            found = {index: findings[index] for index in findings if index in known}
+            if part == AUDITED:
+                entry |= _describe_samples(found)
+            elif found:
+                rates = asdict(compute_rates(name, found, known))
+                beside[part] = {**rates, **_describe_samples(found)}
+        if beside:
+            entry["beside"] = beside
     return {
         **verdict,
         "num_facts": len(plan.context.audited) - len(result.unknown),
@@ -102,6 +116,26 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         ),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }
+
+
+def _list_trainings(plan: AuditPlan) -> dict[str, dict[str, Any]]:
+    """List what each training of an attack was, by what its findings are called."""
+    trainings = {}
+    for name, attack in plan.battery.attacks.items():
+        if isinstance(attack, TrainingAttack):
+            for lesson in attack.write_lessons(plan.context):
+                trainings[f"{name}{LESSON}{lesson.label}"] = {
+                    "attack": name,
+                    "learning_rate": lesson.learning_rate,
+                    "steps": lesson.steps,
+                }
+    return trainings
+
+
+def _describe_samples(findings: Findings) -> dict[str, Any]:
+    """Give the curve of an attack that draws samples; nothing of any other."""
+    curve = compute_leak_curve(list(findings.values()))
+    return {"leak_at_k": curve} if curve else {}
 
 
 def compute_leak_curve(findings: Sequence[Finding]) -> dict[str, dict[str, float]]:

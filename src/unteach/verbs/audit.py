@@ -21,6 +21,7 @@ from unteach.distributed.process_context import DistContext
 from unteach.errors import LeakFound, UserError
 from unteach.evals.run import PassProgress
 from unteach.models import loading
+from unteach.report.audit_page import write_audit_page
 from unteach.verbs import relearn
 from unteach.verbs.evaluate import EVALUATING
 
@@ -102,11 +103,13 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
         trainings = folder / relearn.FOLDER
         if redactor is not None and trainings.exists():  # they hold the rows
             shutil.rmtree(trainings)
+        page = write_audit_page(folder)
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         table.print_audit(plan, result)
         if evidence.reason:
             console.say(f"no statement.json: {evidence.reason}")
+        console.say(f"page: {page}")
         console.say(f"results: {folder}")
     return result
 
