@@ -55,6 +55,15 @@ def build_value_pair(
     return (*prompt, *ids[:first]), ids[first : last + 1]
 
 
+def count_shared_tokens(answers: Sequence[Ids]) -> int:
+    """Count the tokens that all answers begin with, and leave each one that is its own."""
+    shared = 0
+    shortest = min(map(len, answers))
+    while shared < shortest - 1 and len({ids[shared] for ids in answers}) == 1:
+        shared += 1
+    return shared
+
+
 def refuse_empty_answers(pairs: Sequence[Pair]) -> None:
     """Raise UserError where no token of an answer is predicted: it is empty, or one token that
     nothing precedes."""
