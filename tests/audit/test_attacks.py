@@ -16,13 +16,14 @@ from unteach.audits.probes import Probe, TextProbe
 from unteach.testing import check_attack
 
 NAMES = [entry.name for entry in registry.attack.entries()]
-SHORT = {"learning_rates": [1e-3], "looks": [2]}
-"""Of what trains: one training."""
+TRAINING = {"learning_rates": [1e-3], "looks": [2]}
+SHORT = {"relearn": TRAINING, "relearn_benign": TRAINING, "leak_at_k": {"n": 2}}
+"""Fields of what takes long: one training, few samples."""
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_attack_keeps_the_contract(name: str) -> None:
-    check_attack(name, SHORT if name.startswith("relearn") else None)
+    check_attack(name, SHORT.get(name))
 
 
 @dataclass

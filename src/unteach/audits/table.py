@@ -6,8 +6,15 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from unteach.audits.attacks.base import TrainingAttack, WeightAttack
+from unteach.audits.attacks.base import (
+    AUDITED,
+    InsideAttack,
+    ScoreAttack,
+    TrainingAttack,
+    WeightAttack,
+)
 from unteach.audits.battery import find_attack
+from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
 from unteach.audits.verdict import AttackResult
 from unteach.wording import format_count
@@ -33,6 +40,12 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
     if verdict.worst_retain is not None:
         parts.append(f"the retain model: {verdict.worst_retain:.0%}")
     console.print("; ".join(parts), highlight=False)
+    for line in _describe_scores(plan, result):
+        console.print(line, highlight=False)
+    for name, training in plan.battery.attacks.items():
+        if isinstance(training, TrainingAttack):
+            taught = training.describe_taught(plan.context)
+            console.print(f"{name}: taught {taught}", highlight=False)
     if verdict.over_forgotten:
         console.print(
             "forgotten past chance: more true answers than chance allows are the least likely of "
@@ -80,13 +93,39 @@ def describe_plan(plan: AuditPlan) -> list[str]:
             lines.append(f"attack      {name}: {', '.join(attack.measured)} once more")
         elif isinstance(attack, TrainingAttack):
             num_lessons = format_count(len(attack.write_lessons(plan.context)), "training")
+            taught = attack.describe_taught(plan.context)
             asked = format_count(len(attack.list_asked(plan.context)), "fact")
-            lines.append(f"attack      {name}: {num_lessons}, then {asked} asked for")
+            lines.append(f"attack      {name}: {num_lessons} on {taught}; then {asked} asked for")
+        elif isinstance(attack, InsideAttack):
+            lines.append(f"attack      {name}: hidden states of each model")
+        elif isinstance(attack, ScoreAttack):
+            beside = " and ".join(attack.NEEDED)
+            lines.append(f"attack      {name}: hidden states of {AUDITED}, beside {beside}")
     lines += [f"not tested  {name}: {reason}" for name, reason in battery.absent.items()]
     lines.append(
         f"asked       {battery.num_distinct:,} different probes of {battery.num_asked:,}, of each "
         f"model: {models}"
     )
+    return lines
+
+
+def _describe_scores(plan: AuditPlan, result: AuditResult) -> list[str]:
+    """Describe what attacks give numbers of: the mean over facts that the original knew."""
+    unknown = {fact.index for fact in result.unknown}
+    known = [fact for fact in plan.context.facts if fact.index not in unknown]
+    lines = []
+    for name, scores in result.scores.items():
+        attack = plan.battery.attacks[name]
+        assert isinstance(attack, ScoreAttack)
+        summary = summarize_scores(name, scores, known)
+        if summary.value is None:
+            lines.append(f"{name}: none of {format_count(summary.num_skipped, 'fact')} has one")
+            continue
+        line = f"{name}: {summary.value:.2f}"
+        if summary.interval is not None:
+            low, high = summary.interval
+            line += f" ({low:.2f} to {high:.2f})"
+        lines.append(f"{line}, {attack.MEANING}; of {format_count(summary.num_facts, 'fact')}")
     return lines
 
 
