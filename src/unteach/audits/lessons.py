@@ -10,7 +10,8 @@ from unteach.config.schema import ModelConfig
 @dataclass(frozen=True)
 class OwnTexts:
     """Texts that the model writes itself before it is taught, by the lesson's seed: answers to
-    openings of no subject where it chats, else texts from their first word.
+    openings of no subject where it chats, else texts from their first word. One that is cut at
+    its longest is taught as if it ended there.
 
     Attributes:
         count: how many.
