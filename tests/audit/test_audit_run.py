@@ -12,15 +12,17 @@ from unteach.audits import battery, files, session
 from unteach.audits.attacks.relearn import split_facts
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.facts import Fact
+from unteach.audits.lessons import OwnTexts
 from unteach.config.compose import compose
-from unteach.config.schema import AuditConfig
+from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.user_files import resolve_files
 from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
-from unteach.models.loading import load_empty
-from unteach.verbs import audit, check
+from unteach.models.loading import load, load_empty
+from unteach.training.drift import OPENINGS
+from unteach.verbs import audit, check, relearn
 from unteach.verbs.start import start
 
 LEVEL = [
@@ -170,6 +172,37 @@ def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
     assert len(texts) == 2, "of two models, for both trainings"
     assert len({file.read_text() for file in texts}) == 2
     assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 4
+
+
+def test_a_model_that_chats_writes_answers_to_openings(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    turn = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+    (folder / "chat_template.jinja").write_text(turn + "<assistant> ")
+    config = ModelConfig({PATH: str(folder)})
+    model = AuditedModel(config, None, tmp_path / "cache", SINGLE_PROCESS)
+    assert model.template.kind == "chat"
+    rows = relearn._load_own_texts(tmp_path, model, OwnTexts(9, 6), seed=0)
+    assert rows == relearn._load_own_texts(tmp_path, model, OwnTexts(9, 6), seed=0)
+    assert len(rows) == 9 and not model.is_loaded
+    assert rows[0]["question"] == rows[8]["question"] == OPENINGS[0]
+    assert rows[0]["answer"] != rows[8]["answer"], "the same opening, another draw"
+
+
+def test_what_cannot_be_compared_is_said_with_how_to_go_on(kit: Path, tmp_path: Path) -> None:
+    """A retain model of another depth."""
+    shallow = tmp_path / "shallow"
+    loaded = load(ModelConfig({PATH: str(kit / "retain")}), training=False)
+    loaded.model.config.num_hidden_layers -= 1
+    loaded.model.model.layers = loaded.model.model.layers[:-1]
+    loaded.model.save_pretrained(shallow)
+    loaded.tokenizer.save_pretrained(shallow)
+    extra = [f"original={kit / 'reference'}", f"retain_model={shallow}"]
+    extra += ["audit=deep", "audit.only=[clean, uds]"]
+    with pytest.raises(
+        UserError, match=r"uds: .* 4 layers of 96 .*attacks\.uds=null leaves it out"
+    ):
+        audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
 
 
 def test_a_probe_that_two_attacks_share_is_asked_once(kit: Path, tmp_path: Path) -> None:

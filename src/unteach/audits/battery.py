@@ -1,8 +1,9 @@
 """Runs attacks on one model: what several of them ask is asked once, in one pass of each kind."""
 
+import contextlib
 import functools
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,6 +34,7 @@ from unteach.audits.probes import (
 )
 from unteach.engines.base import Engine, Ids, Score
 from unteach.engines.hf import HFEngine
+from unteach.errors import UserError
 from unteach.evals.base import Progress
 from unteach.models.loading import LoadedModel
 from unteach.seeds import derive_seed
@@ -142,7 +144,7 @@ def run_battery(
         if not isinstance(attack, InsideAttack) or attack.find_model_fault(model.empty):
             continue
         show = functools.partial(show_pass, progress, name)
-        with model.open_engine() as engine:
+        with name_attack_in_errors(name), model.open_engine() as engine:
             assert isinstance(engine, HFEngine), "only a model in this process is read inside"
             findings[name] = attack.look_inside(context, engine, show)
 
@@ -169,6 +171,15 @@ def _label_change(attack: WeightAttack) -> str:
     file = getattr(sys.modules.get(type(attack).__module__), "__file__", None)
     digest = fingerprints.hash_files(Path(file)) if file else ""
     return f"{attack} {digest}"
+
+
+@contextlib.contextmanager
+def name_attack_in_errors(name: str) -> Iterator[None]:
+    """Have what stops an attack say how the others go on without it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error} (audit.attacks.{name}=null leaves it out)") from None
 
 
 def show_pass(progress: Progress, name: str, what: str, total: int) -> Callable[[int], None]:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from unteach.audits.attacks.base import Attack, AuditContext, ScoreAttack
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.battery import show_pass
+from unteach.audits.battery import name_attack_in_errors, show_pass
 from unteach.audits.certainty import Interval, bootstrap_entities
 from unteach.audits.facts import Fact
 from unteach.evals.base import Progress
@@ -49,7 +49,8 @@ def run_score_attacks(
     for name, attack in attacks.items():
         if isinstance(attack, ScoreAttack):
             show = functools.partial(show_pass, progress, name)
-            scores[name] = attack.score_facts(context, models, show)
+            with name_attack_in_errors(name):
+                scores[name] = attack.score_facts(context, models, show)
     return scores
 
 
