@@ -8,15 +8,15 @@ from statistics import fmean
 from typing import Any
 
 from unteach import atomic, fingerprints, run_dir
-from unteach.audits.attacks.base import TrainingAttack
+from unteach.audits.attacks.base import AUDITED, TrainingAttack
 from unteach.audits.battery import LESSON, Findings, find_attack
 from unteach.audits.evidence import Evidence
 from unteach.audits.leak_at_k import compute_leak_at_k
 from unteach.audits.leak_rates import compute_rates
 from unteach.audits.probes import Finding
 from unteach.audits.redaction import Redactor
+from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
-from unteach.audits.verdict import AUDITED
 from unteach.config.audits import WORST
 from unteach.config.schema import PATH
 from unteach.errors import UserError
@@ -69,7 +69,11 @@ def build_record(
         for name, found in by_attack.items():
             entries = [_redact(asdict(finding), redactor) for _, finding in sorted(found.items())]
             findings[part][name] = entries
-    return {"facts": facts, "findings": findings}
+    scores = {
+        name: {str(index): score for index, score in found.items()}
+        for name, found in result.scores.items()
+    }
+    return {"facts": facts, "findings": findings, "scores": scores}
 
 
 def _redact(entry: dict[str, Any], redactor: Redactor | None) -> dict[str, Any]:
@@ -103,9 +107,14 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
                 beside[part] = {**rates, **_describe_samples(found)}
         if beside:
             entry["beside"] = beside
+    judged = list(known.values())
+    scores = {
+        name: asdict(summarize_scores(name, found, judged)) for name, found in result.scores.items()
+    }
     return {
         **verdict,
-        "num_facts": len(plan.context.audited) - len(result.unknown),
+        "scores": scores,
+        "num_facts": len(judged),
         "num_never_seen": len(plan.context.never_seen),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
@@ -158,7 +167,10 @@ def compute_leak_curve(findings: Sequence[Finding]) -> dict[str, dict[str, float
 
 def _describe(name: str, plan: AuditPlan) -> dict[str, Any]:
     attack: Any = plan.battery.attacks[name]
-    return {"attack": type(attack).__name__, **asdict(attack)}
+    described = {"attack": type(attack).__name__, **asdict(attack)}
+    if isinstance(attack, TrainingAttack):
+        described["taught"] = attack.describe_taught(plan.context)
+    return described
 
 
 def find_rate(result: AuditResult, name: str) -> float:

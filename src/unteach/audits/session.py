@@ -2,17 +2,19 @@
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unteach.audits.attacks.base import AuditContext
+from unteach.audits.attacks.base import AUDITED, ORIGINAL, RETAIN, AuditContext, ScoreAttack
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery
+from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery, show_pass
 from unteach.audits.candidates import draw_candidates
 from unteach.audits.facts import Fact, read_facts, read_texts
 from unteach.audits.lessons import Teach
-from unteach.audits.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
+from unteach.audits.scores import Scores, run_score_attacks
+from unteach.audits.verdict import Verdict, judge_model
+from unteach.config.audits import WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -51,11 +53,13 @@ class AuditResult:
         findings: of each model and attack, by the number of the fact.
         verdict: of the audited model.
         unknown: facts that the original did not know, and that are not judged.
+        scores: of each attack that gives numbers, the fact's by its own number.
     """
 
     findings: Mapping[str, Mapping[str, Findings]]
     verdict: Verdict
     unknown: Sequence[Fact] = field(default=())
+    scores: Mapping[str, Scores] = field(default_factory=dict)
 
 
 def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
@@ -82,18 +86,20 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         _refuse_seen_rows(holdout_rows, forget_rows, retain_rows)
         never_seen = _read_never_seen(holdout_rows, settings.max_facts, config.seed, len(facts))
         candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
+    models = {}
+    for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
+        if path is not None:
+            models[part] = _configure_other(config.model, path, empty)
+    models[AUDITED] = config.model
     context = AuditContext(
         facts=[*facts, *never_seen],
         candidates=candidates,
         retain=retain,
         template=empty.template,
         seed=config.seed,
+        parts=tuple(models),
     )
-    models = {}
-    for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
-        if path is not None:
-            models[part] = _configure_other(config.model, path, empty)
-    models[AUDITED] = config.model
+    _refuse_bounded_score(settings)
     battery = plan_battery(settings.attacks, context, empty)
     return AuditPlan(context, battery, models, [*notes, *notes_of_retain, *notes_of_holdout])
 
@@ -111,23 +117,22 @@ def carry_out(
         teach: trains copies of the models.
     """
     findings: dict[str, dict[str, Findings]] = {}
+    models: dict[str, AuditedModel] = {}
     for part, model_config in plan.models.items():
-        model = AuditedModel(
+        models[part] = model = AuditedModel(
             model_config, config.audit.batch_size, Path(config.paths.cache_dir), dist
         )
 
-        show = functools.partial(_show_part, progress, part)
+        show = functools.partial(show_pass, progress, part)
         findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
-    return judge_known_facts(plan, findings)
-
-
-def _show_part(progress: Progress, part: str, what: str, total: int) -> Callable[[int], None]:
-    """Show a pass with the part of the model that makes it."""
-    return progress(f"{part}: {what}", total)
+    scores = run_score_attacks(plan.battery.attacks, plan.context, models, progress)
+    return judge_known_facts(plan, findings, scores)
 
 
 def judge_known_facts(
-    plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]
+    plan: AuditPlan,
+    findings: Mapping[str, Mapping[str, Findings]],
+    scores: Mapping[str, Scores],
 ) -> AuditResult:
     """Judge the audited model on the facts that the original knew."""
     facts = plan.context.audited
@@ -143,14 +148,26 @@ def judge_known_facts(
                 "to forget; name the model that was taught them"
             )
     verdict = judge_model(plan.battery.attacks, plan.context, findings, facts)
-    return AuditResult(findings, verdict, unknown)
+    return AuditResult(findings, verdict, unknown, scores)
+
+
+def _refuse_bounded_score(settings: AuditSettings) -> None:
+    """Raise UserError where a condition bounds what is no share of facts."""
+    condition = settings.parse_condition()
+    if condition is None:
+        return
+    if isinstance(settings.attacks.get(condition.name), ScoreAttack):
+        raise UserError(
+            f"audit.fail_if: {condition.name} gives facts numbers, and no share of them comes out; "
+            f"name another attack or {WORST}"
+        )
 
 
 def _build_stream(
     config: AuditConfig, empty: LoadedModel, name: str
 ) -> tuple[Stream | None, Sequence[str]]:
     """Build a stream of the configuration, with notes about its rows; None where it has none."""
-    parts = config.data.streams.get(name)
+    parts = config.data.streams.get(name) or config.data.measured.get(name)
     if not parts:
         return None, []
     datasets, notes = build_rows(empty, name, parts, config.seed)

@@ -7,13 +7,18 @@ from statistics import fmean
 from typing import Any
 
 from unteach.audits import certainty
-from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack
+from unteach.audits.attacks.base import (
+    AUDITED,
+    ORIGINAL,
+    RETAIN,
+    Attack,
+    AuditContext,
+    TrainingAttack,
+)
 from unteach.audits.battery import Findings, find_attack
 from unteach.audits.facts import Fact
 from unteach.audits.leak_rates import compute_rates
 
-AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
-"""The models of an audit, by their part in it."""
 SIGNIFICANT = 0.05
 POWER = 0.5
 """An attack that brings out of the original less than this share of what it says politely shows

@@ -1,21 +1,27 @@
 """Teach a copy of an audited model for a few steps, as a run of its own: stopped, it goes on."""
 
 import contextlib
+import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from unteach import atomic, fingerprints, run_dir
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.lessons import Lesson
+from unteach.audits.lessons import Lesson, OwnTexts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files
+from unteach.errors import UserError
+from unteach.training.drift import OPENINGS, list_openings, sample_texts
 from unteach.verbs import train
 
 FOLDER = "relearn"
 """Where in an audit's folder its trainings are."""
 ROWS, LOG = "rows.jsonl", "train.log"
+Row = dict[str, str]
+"""A question and its answer, or a text."""
 
 
 def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig:
@@ -28,11 +34,16 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     Returns:
         The model that came of it.
     """
-    key = fingerprints.hash_value([model.identity, asdict(lesson), asdict(model.template.args)])
+    if isinstance(lesson.rows, OwnTexts):
+        rows = _load_own_texts(folder, model, lesson.rows, lesson.seed)
+    else:
+        rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
+    key = fingerprints.hash_value(
+        [model.identity, asdict(lesson), rows, asdict(model.template.args)]
+    )
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
-    rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
-    atomic.write_text(home / ROWS, "".join(json.dumps(row) + "\n" for row in rows))
+    _write_rows(home / ROWS, rows)
     config = _compose(home, model, lesson)
     if not run_dir.is_done(Path(config.paths.output_dir)):
         with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
@@ -41,6 +52,53 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     return ModelConfig(
         {PATH: final}, template_args=model.template.args, base_path=model.config.base_path
     )
+
+
+def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
+    """Load the texts that a model wrote itself; where there are none yet, it writes them.
+
+    Raises:
+        UserError: it writes nothing.
+    """
+    key = fingerprints.hash_value(
+        [model.identity, asdict(own_texts), seed, asdict(model.template.args)]
+    )
+    path = folder / f"texts-{key[:16]}.jsonl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_rows(path, _write_own_texts(model, own_texts, seed))
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        raise UserError(
+            "relearn_benign: there are no rows to retain, and the model writes no text of its own "
+            "to be taught; give retain=FILE, or leave the attack out "
+            "(audit.attacks.relearn_benign=null)"
+        )
+    return rows
+
+
+def _write_own_texts(model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
+    """Let a model write texts; those without a word are left out."""
+    template = model.template
+    openings = list_openings(template)
+    prompts = list(itertools.islice(itertools.cycle(openings), own_texts.count))
+    loaded = replace(model.empty, model=model.model)
+    sampled = sample_texts(loaded, prompts, own_texts.max_tokens, seed)
+    model.release()
+    rows = []
+    for index, sample in enumerate(sampled):
+        text = template.decode(sample.continuation)
+        if not text.strip():
+            continue
+        if template.kind == "chat":
+            rows.append({"question": OPENINGS[index % len(OPENINGS)], "answer": text.strip()})
+        else:
+            rows.append({"text": text})
+    return rows
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
@@ -64,6 +122,8 @@ def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
         "trainer.args.weight_decay=0",
         "trainer.args.save_strategy=no",
     ]
+    if isinstance(lesson.rows, OwnTexts) and model.template.kind != "chat":
+        words.append("data.packing=apart")  # a row for each text, however short
     config = compose("train", words)
     assert isinstance(config, TrainConfig)
     own_model = model.config
