@@ -81,7 +81,7 @@ def plan_battery(
     probes: dict[str, list[Probe]] = {}
     absent: dict[str, str] = {}
     for name, attack in attacks.items():
-        fault = attack.find_fault(context)
+        fault = attack.find_fault(context) or attack.find_model_fault(empty)
         if fault:
             absent[name] = fault
             continue
@@ -90,14 +90,9 @@ def plan_battery(
             probes[name] = attack.write_probes(context)
     for name, attack in list(kept.items()):
         if isinstance(attack, WeightAttack | TrainingAttack):
-            fault = ""
-            if isinstance(attack, WeightAttack):
-                fault = attack.find_model_fault(empty)
             missing = [asking for asking in attack.measured if asking not in probes]
-            if missing and not fault:
-                fault = f"it asks by {', '.join(missing)}, which is not among the attacks"
-            if fault:
-                absent[name] = fault
+            if missing:
+                absent[name] = f"it asks by {', '.join(missing)}, which is not among the attacks"
                 del kept[name]
     return BatteryPlan(kept, probes, absent)
 
@@ -120,25 +115,29 @@ def run_battery(
     """
     everything = [probe for probes in plan.probes.values() for probe in probes]
     with model.open_engine() as engine:
-        outcomes = answer_probes(everything, context, engine, progress)
+        unchanged = answer_probes(everything, context, engine, progress)
     findings: dict[str, Findings] = {}
     for name, probes in plan.probes.items():
-        answered = [(probe, outcomes[probe]) for probe in probes]
+        answered = [(probe, unchanged[probe]) for probe in probes]
         findings[name] = plan.attacks[name].judge(context, answered)
 
     for name, attack in plan.attacks.items():
-        if not isinstance(attack, WeightAttack) or attack.find_model_fault(model.empty):
+        if not isinstance(attack, WeightAttack):
             continue
         asked = [probe for asking in attack.measured for probe in plan.probes[asking]]
-        with model.open_engine(f"{name} {attack}", attack.change) as engine:
-            outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        outcomes: Mapping[Probe, Outcome] = unchanged
+        if not attack.find_model_fault(model.empty):
+            with model.open_engine(f"{name} {attack}", attack.change) as engine:
+                outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        elif not attack.TAKES_AWAY:
+            continue
         answered = [(probe, outcomes[probe]) for probe in asked]
         findings[name] = attack.judge(context, answered)
 
     # Copies that are trained come last, when the model itself is not needed any more.
     model.release()
     for name, attack in plan.attacks.items():
-        if isinstance(attack, TrainingAttack):
+        if isinstance(attack, TrainingAttack) and not attack.find_model_fault(model.empty):
             findings |= _run_lessons(name, attack, plan, context, model, progress, teach)
     return findings
 

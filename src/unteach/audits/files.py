@@ -10,6 +10,7 @@ from typing import Any
 from unteach import atomic, fingerprints, run_dir
 from unteach.audits.battery import find_attack
 from unteach.audits.evidence import Evidence
+from unteach.audits.held_back import find_held_back
 from unteach.audits.leak_at_k import compute_leak_at_k
 from unteach.audits.probes import Finding
 from unteach.audits.redaction import Redactor
@@ -93,6 +94,7 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "num_facts": len(plan.context.facts) - len(result.unknown),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
+        "held_back": asdict(find_held_back(plan, result)),
         "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(

@@ -84,6 +84,7 @@ class Finding:
         rank_by_mean: the same by their mean, over the tokens that not all candidates begin with.
         is_last: whether the true value is the least likely of all.
         counts: in how many samples each candidate came out, of `num_samples`.
+        in_thought: whether the true value stood in a think block, and in no answer.
     """
 
     fact: int
@@ -94,6 +95,7 @@ class Finding:
     is_last: bool = False
     counts: tuple[int, ...] = ()
     num_samples: int = 0
+    in_thought: bool = False
 
     @property
     def leaks(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unteach.audits.attacks.base import AuditContext
+from unteach.audits.attacks.processor_off import list_processors
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery
 from unteach.audits.candidates import draw_candidates
@@ -35,12 +36,14 @@ class AuditPlan:
         battery: which attacks ask what.
         models: by their part, in the order in which they are run.
         notes: about the rows.
+        processors: what of the audited model stands between its logits and what it says.
     """
 
     context: AuditContext
     battery: BatteryPlan
     models: Mapping[str, ModelConfig]
     notes: Sequence[str] = ()
+    processors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         facts=facts,
         candidates=draw_candidates(facts, others, config.seed),
         retain=retain,
-        template=empty.template,
+        template=empty.template.switch_off_thinking(),
         seed=config.seed,
     )
     models = {}
@@ -91,7 +94,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
             models[part] = _configure_other(config.model, path, empty)
     models[AUDITED] = config.model
     battery = plan_battery(settings.attacks, context, empty)
-    return AuditPlan(context, battery, models, [*notes, *notes_of_retain])
+    notes = [*notes, *notes_of_retain]
+    return AuditPlan(context, battery, models, notes, list_processors(empty))
 
 
 def carry_out(

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from unteach.audits.attacks.base import TrainingAttack, WeightAttack
 from unteach.audits.battery import find_attack
+from unteach.audits.held_back import describe_held_back, find_held_back
 from unteach.audits.session import AuditPlan, AuditResult
 from unteach.audits.verdict import AttackResult
 from unteach.wording import format_count
@@ -45,6 +46,8 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
             f"not judged: {len(result.unknown)} facts that the original does not know ({places})",
             highlight=False,
         )
+    for line in describe_held_back(find_held_back(plan, result)):
+        console.print(line, highlight=False)
     for name, reason in plan.battery.absent.items():
         console.print(f"not tested: {name}: {reason}", highlight=False)
     power = "too few facts or candidates for a rank to tell any leak from chance"
@@ -82,6 +85,7 @@ def describe_plan(plan: AuditPlan) -> list[str]:
             num_lessons = format_count(len(attack.write_lessons(plan.context)), "training")
             asked = format_count(len(attack.list_asked(plan.context)), "fact")
             lines.append(f"attack      {name}: {num_lessons}, then {asked} asked for")
+    lines += [f"suppressed  by {name}, a part of the model" for name in plan.processors]
     lines += [f"not tested  {name}: {reason}" for name, reason in battery.absent.items()]
     lines.append(
         f"asked       {battery.num_distinct:,} different probes of {battery.num_asked:,}, of each "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from unteach.audits.candidates import Candidates
 from unteach.audits.facts import Fact
-from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_texts
+from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_with_thoughts
 from unteach.audits.lessons import Lesson
 from unteach.audits.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
 from unteach.data.template import Shots, Template
@@ -74,6 +74,10 @@ class Attack:
         """Say why it cannot be run at all; empty: it can."""
         return ""
 
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        """Say why it cannot be run on a model; empty: it can. The model has no weights yet."""
+        return ""
+
     def write_probes(self, context: AuditContext) -> list[Probe]:
         """Write its probes: any number for a fact, none for one that it cannot ask for."""
         raise NotImplementedError
@@ -102,8 +106,11 @@ class Attack:
             opening = probe.opening if isinstance(probe, TextProbe) else ""
             for text in outcome.texts:
                 said.append(SaidText(fact, candidates, opening, text))
-        for one, hits in zip(said, judge_texts(said), strict=True):
-            findings.append(Finding(one.fact.index, hits, text=one.text))
+        for one, judged in zip(said, judge_with_thoughts(said), strict=True):
+            index = one.fact.index
+            findings.append(
+                Finding(index, judged.hits, text=one.text, in_thought=judged.in_thought)
+            )
         return findings
 
 
@@ -112,14 +119,12 @@ class WeightAttack(Attack):
 
     Attributes:
         measured: the attacks that ask.
+        TAKES_AWAY: whether it takes a part of the model away, so that of a model without such a
+            part it finds what is found without it.
     """
 
     measured: Sequence[str]
-
-    def find_model_fault(self, loaded: LoadedModel) -> str:
-        """Say why a model's weights cannot be changed so; empty: they can. It has no weights
-        yet."""
-        return ""
+    TAKES_AWAY: ClassVar[bool] = False
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         """Change the model's weights in place, and change them back at the end, bit for bit."""
@@ -142,6 +147,11 @@ class TrainingAttack(Attack):
     """
 
     measured: Sequence[str]
+
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        if loaded.decoding is None:
+            return ""
+        return "two models whose logits are combined are not trained as one"
 
     def write_lessons(self, context: AuditContext) -> list[Lesson]:
         """Write the trainings that are tried."""

@@ -65,6 +65,7 @@ class Noise(WeightAttack):
 class AdapterOff(WeightAttack):
     """Switch the adapter off: one that was trained to hide facts leaves them in the base."""
 
+    TAKES_AWAY = True
     measured: list[str] = field(default_factory=lambda: ["rank", "clean"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
