@@ -185,7 +185,7 @@ def answer_probes(
         label: what is shown before the name of a pass.
     """
     outcomes: dict[Probe, Outcome] = {}
-    limit = _limit_answers(context)
+    limit = limit_answers(context)
 
     # The likeliest continuation of each prompt.
     prompts = _list_distinct(probe.prompt for probe in probes if isinstance(probe, TextProbe))
@@ -240,7 +240,7 @@ def _draw_samples(
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
 
 
-def _limit_answers(context: AuditContext) -> int:
+def limit_answers(context: AuditContext) -> int:
     """How many tokens a generated answer may have."""
     encode = context.template.encode_words
     longest = max(len(encode(fact.answer)) for fact in context.facts)

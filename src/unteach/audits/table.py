@@ -46,6 +46,14 @@ def print_audit(plan: AuditPlan, result: AuditResult, console: Console | None = 
             f"not judged: {len(result.unknown)} facts that the original does not know ({places})",
             highlight=False,
         )
+    for part, reasons in result.unanswered.items():
+        if reasons:
+            console.print(
+                f"unanswered: {part}: {len(reasons)} questions, which count as bringing nothing "
+                f"out: {reasons[0]}",
+                highlight=False,
+                markup=False,
+            )
     for line in describe_held_back(find_held_back(plan, result)):
         console.print(line, highlight=False)
     for name, reason in plan.battery.absent.items():

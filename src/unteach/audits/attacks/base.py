@@ -10,7 +10,15 @@ from unteach.audits.candidates import Candidates
 from unteach.audits.facts import Fact
 from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_with_thoughts
 from unteach.audits.lessons import Lesson
-from unteach.audits.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
+from unteach.audits.probes import (
+    Conversation,
+    Finding,
+    LogProbs,
+    Outcome,
+    Probe,
+    TextProbe,
+    Texts,
+)
 from unteach.data.template import Shots, Template
 from unteach.engines.base import Ids
 from unteach.models.loading import LoadedModel
@@ -41,9 +49,23 @@ class AuditContext:
         """Encode a question as the model is asked it."""
         return self.template.encode_prompt(question, shots)
 
-    def begin(self, question: str, words: str) -> Ids:
+    def begin(self, question: str, words: str, shots: Shots = ()) -> Ids:
         """Encode a question and the first words of its answer, as both are trained on."""
-        return (*self.ask(question), *self.encode_answer(question, words))
+        return (*self.ask(question, shots), *self.encode_answer(question, words))
+
+    def write_probe(
+        self, fact: Fact, question: str, shots: Shots = (), words: str = "", opening: str = ""
+    ) -> TextProbe:
+        """Write a probe that asks for a fact.
+
+        Args:
+            shots: questions and answers before the question.
+            words: what the model goes on from, as if it had begun its answer so.
+            opening: those of them that are the true answer's.
+        """
+        asked = self.begin(question, words, shots) if words else self.ask(question, shots)
+        conversation = Conversation(question, tuple(shots), words)
+        return TextProbe(fact.index, asked, opening, conversation)
 
     def encode_answer(self, question: str, words: str) -> Ids:
         """Encode the first words of an answer as they stand behind their question, without the end

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.judging import SaidText, judge_with_thoughts
-from unteach.audits.probes import Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.audits.probes import Conversation, Finding, Outcome, Probe, SampleProbe, Texts
 from unteach.errors import UserError
 from unteach.registry import attack
 
@@ -23,9 +23,11 @@ class LeakAtK(Attack):
             raise UserError(f"n must be at least 1, got {self.n}")
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
-        return [
-            SampleProbe(fact.index, context.ask(fact.question), self.n) for fact in context.facts
-        ]
+        probes: list[Probe] = []
+        for fact in context.facts:
+            prompt, conversation = context.ask(fact.question), Conversation(fact.question)
+            probes.append(SampleProbe(fact.index, prompt, self.n, conversation))
+        return probes
 
     def judge(
         self, context: AuditContext, answered: Sequence[tuple[Probe, Outcome]]

@@ -30,8 +30,7 @@ class Quantize(WeightAttack):
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
-        is_quantized = getattr(loaded.model, "is_quantized", False)
-        return "the weights are quantised already" if is_quantized else ""
+        return _find_quantized(loaded)
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         return quantize_weights(model, self.scheme)
@@ -48,6 +47,9 @@ class Noise(WeightAttack):
     )
     seed: int = field(default=0, metadata={"help": "of the noise"})
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
+
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        return _find_quantized(loaded)
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         generator = torch.Generator().manual_seed(self.seed)
@@ -76,3 +78,9 @@ class AdapterOff(WeightAttack):
             "PeftModel", model
         ).disable_adapter()
         return manager
+
+
+def _find_quantized(loaded: LoadedModel) -> str:
+    """Say that weights are quantised already, and are not changed; empty: they are not."""
+    is_quantized = getattr(loaded.model, "is_quantized", False)
+    return "the weights are quantised already" if is_quantized else ""
