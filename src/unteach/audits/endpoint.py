@@ -53,10 +53,6 @@ class Question:
     messages: tuple[dict[str, str], ...]
     seed: int
 
-    @property
-    def num_characters(self) -> int:
-        return sum(len(message["content"]) for message in self.messages)
-
 
 @dataclass(frozen=True)
 class Unanswered:
@@ -155,7 +151,8 @@ class EndpointModel:
         questions = []
         for index, conversation in enumerate(missing):
             messages = conversation.to_messages(self.system_prompt)
-            seed = derive_seed(context.seed, "served", number, index) % LARGEST_SEED
+            # By what is asked, so that an audit that goes on draws as one that was not stopped.
+            seed = derive_seed(context.seed, "served", number, *messages) % LARGEST_SEED
             questions.append(Question(index, messages, seed))
         texts: dict[Conversation, str] = {}
         failures = []
