@@ -337,7 +337,7 @@ def test_columns_that_an_audit_reads_are_not_said_to_be_unread(
 def test_answers_are_cut_at_no_more_than_the_longest_needs(kit: Path, tmp_path: Path) -> None:
     config = compose_audit(*words(kit, tmp_path, "policy"))
     context = session.plan_audit(config, load_empty(config.model)).context
-    assert battery._limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER
+    assert battery.limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER
 
 
 def test_rounded_weights_are_put_back(kit: Path, tmp_path: Path) -> None:

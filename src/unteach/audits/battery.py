@@ -98,9 +98,7 @@ def plan_battery(
     probes: dict[str, list[Probe]] = {}
     absent: dict[str, str] = {}
     for name, attack in attacks.items():
-        fault = attack.find_fault(context)
-        if not fault and isinstance(attack, WeightAttack | InsideAttack):
-            fault = attack.find_model_fault(empty)
+        fault = attack.find_fault(context) or attack.find_model_fault(empty)
         if fault:
             absent[name] = fault
             continue
@@ -134,10 +132,10 @@ def run_battery(
     """
     everything = [probe for probes in plan.probes.values() for probe in probes]
     with model.open_engine() as engine:
-        outcomes = answer_probes(everything, context, engine, progress)
+        unchanged = answer_probes(everything, context, engine, progress)
     findings: dict[str, Findings] = {}
     for name, probes in plan.probes.items():
-        answered = [(probe, outcomes[probe]) for probe in probes]
+        answered = [(probe, unchanged[probe]) for probe in probes]
         findings[name] = plan.attacks[name].judge(context, answered)
 
     for name, attack in plan.attacks.items():
@@ -149,18 +147,22 @@ def run_battery(
             findings[name] = attack.look_inside(context, engine, show)
 
     for name, attack in plan.attacks.items():
-        if not isinstance(attack, WeightAttack) or attack.find_model_fault(model.empty):
+        if not isinstance(attack, WeightAttack):
             continue
         asked = [probe for asking in attack.measured for probe in plan.probes[asking]]
-        with model.open_engine(_label_change(attack), attack.change) as engine:
-            outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        outcomes: Mapping[Probe, Outcome] = unchanged
+        if not attack.find_model_fault(model.empty):
+            with model.open_engine(_label_change(attack), attack.change) as engine:
+                outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        elif not attack.TAKES_AWAY:
+            continue
         answered = [(probe, outcomes[probe]) for probe in asked]
         findings[name] = attack.judge(context, answered)
 
     # Copies that are trained come last, when the model itself is not needed any more.
     model.release()
     for name, attack in plan.attacks.items():
-        if isinstance(attack, TrainingAttack):
+        if isinstance(attack, TrainingAttack) and not attack.find_model_fault(model.empty):
             findings |= _run_lessons(name, attack, plan, context, model, progress, teach)
     return findings
 
@@ -230,7 +232,7 @@ def answer_probes(
         label: what is shown before the name of a pass.
     """
     outcomes: dict[Probe, Outcome] = {}
-    limit = _limit_answers(context)
+    limit = limit_answers(context)
 
     # The likeliest continuation of each prompt.
     prompts = _list_distinct(probe.prompt for probe in probes if isinstance(probe, TextProbe))
@@ -285,7 +287,7 @@ def _draw_samples(
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
 
 
-def _limit_answers(context: AuditContext) -> int:
+def limit_answers(context: AuditContext) -> int:
     """How many tokens a generated answer may have."""
     encode = context.template.encode_words
     longest = max(len(encode(fact.answer)) for fact in context.facts)

@@ -34,6 +34,8 @@ class Evidence:
             self.subjects = self._list_subjects()
 
     def _find_reason(self) -> str:
+        if self.config.backend is not None:
+            return "an endpoint shows no files of its model"
         if not self.config.model.model_args.get(PATH):
             return "the model has no files"
         is_missing = any(

@@ -11,6 +11,7 @@ from unteach import atomic, fingerprints, run_dir
 from unteach.audits.attacks.base import AUDITED, TrainingAttack
 from unteach.audits.battery import LESSON, Findings, find_attack
 from unteach.audits.evidence import Evidence
+from unteach.audits.held_back import find_held_back
 from unteach.audits.leak_at_k import compute_leak_at_k
 from unteach.audits.leak_rates import compute_rates
 from unteach.audits.probes import Finding
@@ -118,7 +119,9 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "num_never_seen": len(plan.context.never_seen),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
+        "held_back": asdict(find_held_back(plan, result)),
         "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
+        "unanswered": {part: len(reasons) for part, reasons in result.unanswered.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(
             [(fact.question, fact.answer) for fact in plan.context.audited]

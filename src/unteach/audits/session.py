@@ -2,14 +2,24 @@
 
 import functools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from unteach.audits.attacks.base import AUDITED, ORIGINAL, RETAIN, AuditContext, ScoreAttack
+from unteach.audits.attacks.processor_off import list_processors
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery, show_pass
 from unteach.audits.candidates import draw_candidates
+from unteach.audits.endpoint import (
+    AskServer,
+    EndpointModel,
+    Unanswered,
+    describe_requests,
+    drop_unservable,
+    refuse_template,
+    warn_of_sending,
+)
 from unteach.audits.facts import Fact, read_facts, read_texts
 from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
@@ -37,12 +47,14 @@ class AuditPlan:
         battery: which attacks ask what.
         models: by their part, in the order in which they are run.
         notes: about the rows.
+        processors: what of the audited model stands between its logits and what it says.
     """
 
     context: AuditContext
     battery: BatteryPlan
     models: Mapping[str, ModelConfig]
     notes: Sequence[str] = ()
+    processors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -54,12 +66,14 @@ class AuditResult:
         verdict: of the audited model.
         unknown: facts that the original did not know, and that are not judged.
         scores: of each attack that gives numbers, the fact's by its own number.
+        unanswered: of each model, why a server gave no answer, one for each question without.
     """
 
     findings: Mapping[str, Mapping[str, Findings]]
     verdict: Verdict
     unknown: Sequence[Fact] = field(default=())
     scores: Mapping[str, Scores] = field(default_factory=dict)
+    unanswered: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
@@ -71,6 +85,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     """
     if empty.head is not None:
         raise UserError("a classifier writes no answers; audit a language model")
+    if config.backend is not None:
+        refuse_template(config.model.template_args)
     forget_rows, notes = _build_stream(config, empty, "forget")
     retain_rows, notes_of_retain = _build_stream(config, empty, "retain")
     holdout_rows, notes_of_holdout = _build_stream(config, empty, "holdout")
@@ -88,20 +104,26 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
     models = {}
     for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
-        if path is not None:
+        if path is not None and config.backend is not None:
+            models[part] = ModelConfig({PATH: path})
+        elif path is not None:
             models[part] = _configure_other(config.model, path, empty)
     models[AUDITED] = config.model
     context = AuditContext(
         facts=[*facts, *never_seen],
         candidates=candidates,
         retain=retain,
-        template=empty.template,
+        template=empty.template.switch_off_thinking(),
         seed=config.seed,
         parts=tuple(models),
     )
     _refuse_bounded_score(settings)
     battery = plan_battery(settings.attacks, context, empty)
-    return AuditPlan(context, battery, models, [*notes, *notes_of_retain, *notes_of_holdout])
+    if config.backend is not None:
+        can_continue = config.backend.continue_final_message
+        battery = drop_unservable(battery, settings.attacks, can_continue)
+    notes = [*notes, *notes_of_retain, *notes_of_holdout]
+    return AuditPlan(context, battery, models, notes, list_processors(empty))
 
 
 def carry_out(
@@ -110,23 +132,57 @@ def carry_out(
     dist: DistContext,
     progress: Progress,
     teach: Teach,
+    ask: AskServer | None = None,
 ) -> AuditResult:
     """Run the battery on each model, and judge the audited one.
 
     Args:
         teach: trains copies of the models.
+        ask: asks the server that has the models; None: they are run here.
     """
     findings: dict[str, dict[str, Findings]] = {}
+    unanswered: dict[str, Sequence[str]] = {}
     models: dict[str, AuditedModel] = {}
     for part, model_config in plan.models.items():
+        show = functools.partial(show_pass, progress, part)
+        if ask is not None:
+            endpoint = _build_endpoint(config, model_config, ask)
+            findings[part] = endpoint.run_battery(plan.battery, plan.context, show)
+            unanswered[part] = endpoint.unanswered
+            continue
         models[part] = model = AuditedModel(
             model_config, config.audit.batch_size, Path(config.paths.cache_dir), dist
         )
-
-        show = functools.partial(show_pass, progress, part)
         findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
     scores = run_score_attacks(plan.battery.attacks, plan.context, models, progress)
-    return judge_known_facts(plan, findings, scores)
+    return replace(judge_known_facts(plan, findings, scores), unanswered=unanswered)
+
+
+def describe_endpoint(plan: AuditPlan, config: AuditConfig) -> list[str]:
+    """Describe what an audit of an endpoint still sends there, and at what price; nothing of a
+    model that is run here."""
+    if config.backend is None:
+        return []
+    lines = [warn_of_sending(config.backend.base_url)]
+    for model_config in plan.models.values():
+        endpoint = _build_endpoint(config, model_config, _refuse_asking)
+        prices = config.audit.price_per_million_tokens
+        lines.append(describe_requests(endpoint, plan.battery, plan.context, prices))
+    return lines
+
+
+def _build_endpoint(config: AuditConfig, model: ModelConfig, ask: AskServer) -> EndpointModel:
+    return EndpointModel(
+        name=str(model.model_args[PATH]),
+        address=config.backend.base_url,
+        system_prompt=config.model.template_args.system_prompt,
+        cache=Path(config.paths.cache_dir),
+        ask=ask,
+    )
+
+
+def _refuse_asking(*_: object) -> Iterator[tuple[int, str | Unanswered]]:
+    raise AssertionError("a plan asks nothing")
 
 
 def judge_known_facts(

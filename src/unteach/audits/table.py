@@ -16,6 +16,7 @@ from unteach.audits.attacks.base import (
     WeightAttack,
 )
 from unteach.audits.battery import find_attack
+from unteach.audits.held_back import describe_held_back, find_held_back
 from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
 from unteach.audits.verdict import AttackResult
@@ -63,6 +64,14 @@ def print_audit(plan: AuditPlan, result: AuditResult) -> None:
         console.say(
             f"not judged: {len(result.unknown)} facts that the original does not know ({places})"
         )
+    for part, reasons in result.unanswered.items():
+        if reasons:
+            console.say(
+                f"unanswered: {part}: {len(reasons)} questions, which count as bringing nothing "
+                f"out: {reasons[0]}"
+            )
+    for line in describe_held_back(find_held_back(plan, result)):
+        console.say(line)
     for name, reason in plan.battery.absent.items():
         console.say(f"not tested: {name}: {reason}")
     power = "too few facts or candidates for a rank to tell any leak from chance"
@@ -111,6 +120,7 @@ def describe_plan(plan: AuditPlan) -> list[str]:
         elif isinstance(attack, ScoreAttack):
             beside = " and ".join(attack.NEEDED)
             lines.append(f"attack      {name}: hidden states of {AUDITED}, beside {beside}")
+    lines += [f"suppressed  by {name}, a part of the model" for name in plan.processors]
     lines += [f"not tested  {name}: {reason}" for name, reason in battery.absent.items()]
     lines.append(
         f"asked       {battery.num_distinct:,} different probes of {battery.num_asked:,}, of each "

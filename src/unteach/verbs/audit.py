@@ -10,6 +10,7 @@ from pathlib import Path
 from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.audits import comparison, files, session, table
 from unteach.audits.attacks.base import TrainingAttack
+from unteach.audits.endpoint import build_stand_in
 from unteach.audits.evidence import Evidence
 from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.statement import verify
@@ -23,6 +24,7 @@ from unteach.evals.run import PassProgress
 from unteach.models import loading
 from unteach.report.audit_page import write_audit_page
 from unteach.verbs import relearn
+from unteach.verbs.ask_server import ask_server
 from unteach.verbs.evaluate import EVALUATING
 
 logger = logging.getLogger(__name__)
@@ -83,7 +85,12 @@ def _verify(config: VerifyConfig) -> Path:
 
 
 def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.AuditResult:
-    plan = session.plan_audit(config, loading.load_empty(config.model))
+    ask = None
+    if config.backend is not None:
+        config.backend.check()
+        ask = functools.partial(ask_server, config.backend, dist)
+    empty = build_stand_in() if ask else loading.load_empty(config.model)
+    plan = session.plan_audit(config, empty)
     _refuse_trainings_in_processes(plan, dist)
     evidence = Evidence(config)
     redactor = None
@@ -92,12 +99,14 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
         redactor = Redactor(load_redaction_key(Path(key_file) if key_file else None))
     for note in (*config.data.notes, *plan.notes):
         logger.info(note)
+    for line in session.describe_endpoint(plan, config):
+        logger.warning(line)
     if dist.is_main:
         _write_record(config, folder, dist)
     teach = functools.partial(relearn.teach_copy, folder / relearn.FOLDER)
     stopping = process_context.stop_at_interrupt(EVALUATING)
     with stopping, PassProgress(shown=dist.is_main) as progress:
-        result = session.carry_out(plan, config, dist, progress, teach)
+        result = session.carry_out(plan, config, dist, progress, teach, ask)
     if dist.is_main:
         files.write_audit(folder, plan, result, evidence, redactor)
         trainings = folder / relearn.FOLDER

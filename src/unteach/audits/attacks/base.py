@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, ClassVar
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.candidates import Candidates
 from unteach.audits.facts import Fact
-from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_texts
+from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_with_thoughts
 from unteach.audits.lessons import Lesson
-from unteach.audits.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
+from unteach.audits.probes import (
+    Conversation,
+    Finding,
+    LogProbs,
+    Outcome,
+    Probe,
+    TextProbe,
+    Texts,
+)
 from unteach.data.template import Shots, Template
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
@@ -68,9 +76,23 @@ class AuditContext:
             return f" {answer}"
         return answer
 
-    def begin(self, question: str, words: str) -> Ids:
+    def begin(self, question: str, words: str, shots: Shots = ()) -> Ids:
         """Encode a question and the first words of its answer, as both are trained on."""
-        return (*self.ask(question), *self.encode_answer(question, words))
+        return (*self.ask(question, shots), *self.encode_answer(question, words))
+
+    def write_probe(
+        self, fact: Fact, question: str, shots: Shots = (), words: str = "", opening: str = ""
+    ) -> TextProbe:
+        """Write a probe that asks for a fact.
+
+        Args:
+            shots: questions and answers before the question.
+            words: what the model goes on from, as if it had begun its answer so.
+            opening: those of them that are the true answer's.
+        """
+        asked = self.begin(question, words, shots) if words else self.ask(question, shots)
+        conversation = Conversation(question, tuple(shots), words)
+        return TextProbe(fact.index, asked, opening, conversation)
 
     def encode_answer(self, question: str, words: str) -> Ids:
         """Encode the first words of an answer as they stand behind their question, without the end
@@ -97,6 +119,10 @@ class Attack:
 
     def find_fault(self, context: AuditContext) -> str:
         """Say why it cannot be run at all; empty: it can."""
+        return ""
+
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        """Say why it cannot be run on a model; empty: it can. The model has no weights yet."""
         return ""
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
@@ -127,8 +153,11 @@ class Attack:
             opening = probe.opening if isinstance(probe, TextProbe) else ""
             for text in outcome.texts:
                 said.append(SaidText(fact, candidates, opening, text))
-        for one, hits in zip(said, judge_texts(said), strict=True):
-            findings.append(Finding(one.fact.index, hits, text=one.text))
+        for one, judged in zip(said, judge_with_thoughts(said), strict=True):
+            index = one.fact.index
+            findings.append(
+                Finding(index, judged.hits, text=one.text, in_thought=judged.in_thought)
+            )
         return findings
 
 
@@ -137,14 +166,12 @@ class WeightAttack(Attack):
 
     Attributes:
         measured: the attacks that ask.
+        TAKES_AWAY: whether it takes a part of the model away, so that of a model without such a
+            part it finds what is found without it.
     """
 
     measured: Sequence[str]
-
-    def find_model_fault(self, loaded: LoadedModel) -> str:
-        """Say why a model's weights cannot be changed so; empty: they can. It has no weights
-        yet."""
-        return ""
+    TAKES_AWAY: ClassVar[bool] = False
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         """Change the model's weights in place, and change them back at the end, bit for bit."""
@@ -168,6 +195,11 @@ class TrainingAttack(Attack):
 
     measured: Sequence[str]
 
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        if loaded.decoding is None:
+            return ""
+        return "two models whose logits are combined are not trained as one"
+
     def write_lessons(self, context: AuditContext) -> list[Lesson]:
         """Write the trainings that are tried."""
         raise NotImplementedError
@@ -190,10 +222,6 @@ class InsideAttack(Attack):
 
     It is given each model by itself and leaves it as it was.
     """
-
-    def find_model_fault(self, loaded: LoadedModel) -> str:
-        """Say why it cannot read a model; empty: it can. The model has no weights yet."""
-        return ""
 
     def look_inside(
         self, context: AuditContext, engine: HFEngine, progress: Progress

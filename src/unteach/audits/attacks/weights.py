@@ -31,8 +31,8 @@ class Quantize(WeightAttack):
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
-        if getattr(loaded.model, "is_quantized", False):
-            return "the weights are quantised already"
+        if fault := _find_quantized(loaded):
+            return fault
         if self.scheme not in BITS and not has_extra("quant"):
             return "bitsandbytes is not installed (pip install 'unteach[quant]')"
         return ""
@@ -53,6 +53,9 @@ class Noise(WeightAttack):
     seed: int = field(default=0, metadata={"help": "of the noise"})
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
 
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        return _find_quantized(loaded)
+
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -69,6 +72,7 @@ class Noise(WeightAttack):
 class AdapterOff(WeightAttack):
     """Switch the adapter off: one that was trained to hide facts leaves them in the base."""
 
+    TAKES_AWAY = True
     measured: list[str] = field(default_factory=lambda: ["rank", "clean"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
@@ -79,3 +83,9 @@ class AdapterOff(WeightAttack):
             "PeftModel", model
         ).disable_adapter()
         return manager
+
+
+def _find_quantized(loaded: LoadedModel) -> str:
+    """Say that weights are quantised already, and are not changed; empty: they are not."""
+    is_quantized = getattr(loaded.model, "is_quantized", False)
+    return "the weights are quantised already" if is_quantized else ""
