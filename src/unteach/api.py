@@ -1,4 +1,4 @@
-"""The Python door: train, unlearn, evaluate and infer with objects, or with the words of the
+"""The Python door: train, unlearn, evaluate, audit and infer with objects, or with the words of the
 command line.
 
 Both go the same way: objects become words (see objects.py), and the words a configuration. So a run
@@ -16,7 +16,14 @@ from unteach.config.verb_options import Options
 from unteach.distributed import launch_environment
 from unteach.errors import UserError
 from unteach.objects import Rows
-from unteach.results import EvalResult, InferResult, TrainResult, read_values
+from unteach.results import (
+    AuditResult,
+    EvalResult,
+    InferResult,
+    TrainResult,
+    read_audit,
+    read_values,
+)
 from unteach.run_dir import EVALS
 from unteach.verbs.start import start
 
@@ -79,8 +86,8 @@ def train(
         Diverged: where a loss stopped being finite.
         Preempted: where it was asked to stop; the same call goes on.
     """
-    words = _spell_run(model, method, suites, task_name, seed, settings)
-    words += _spell_rows({"data": data, "data.validation_file": validation})
+    words = objects.spell_run(model, method, suites, task_name, seed, settings)
+    words += objects.spell_rows({"data": data, "data.validation_file": validation})
     return _train("train", overrides, words, Options(config_name, _list(config_dirs)), verbose)
 
 
@@ -133,9 +140,9 @@ def unlearn(
         Diverged: where a loss stopped being finite.
         Preempted: where it was asked to stop; the same call goes on.
     """
-    words = _spell_run(model, method, suites, task_name, seed, settings)
+    words = objects.spell_run(model, method, suites, task_name, seed, settings)
     rows = {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
-    words += _spell_rows({**rows, "refusal": refusal})
+    words += objects.spell_rows({**rows, "refusal": refusal})
     return _train("unlearn", overrides, words, Options(config_name, _list(config_dirs)), verbose)
 
 
@@ -179,11 +186,70 @@ def evaluate(
         UserError: where the configuration or the rows are wrong, with every mistake found.
         Preempted: where it was asked to stop; the same call goes on.
     """
-    words = _spell_run(model, None, suites, task_name, seed, settings)
-    words += _spell_rows({"data": data, "forget": forget, "retain": retain, "holdout": holdout})
+    words = objects.spell_run(model, None, suites, task_name, seed, settings)
+    words += objects.spell_rows(
+        {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
+    )
     options = Options(config_name, _list(config_dirs))
     folder: Path = _start("eval", overrides, words, options, verbose)
     return EvalResult(folder, read_values(folder))
+
+
+def audit(
+    *overrides: str,
+    model: "Model | None" = None,
+    forget: "Rows | None" = None,
+    retain: "Rows | None" = None,
+    data: "Rows | None" = None,
+    original: "Model | None" = None,
+    retain_model: "Model | None" = None,
+    level: str | None = None,
+    task_name: str | None = None,
+    seed: int | None = None,
+    settings: Mapping[str, object] | None = None,
+    config_name: str = "audit",
+    config_dirs: Iterable[str | Path] = (),
+    verbose: str | None = None,
+) -> AuditResult:
+    """Ask a model by many attacks for what it was to forget.
+
+        unteach.audit(model="saves/unlearn/mine", forget="forget.csv", original="MODEL").sentence
+
+    The same call again measures nothing again.
+
+    Args:
+        overrides: words of the command line, `key=value`.
+        model: the model that was to forget; see `train`.
+        forget: the rows that it was to forget, the facts; see `train`.
+        retain: rows that it was to keep.
+        data: instead of forget and retain: rows with a column `forget`, 1 or 0.
+        original: the model that knew the facts, which says which attacks have power.
+        retain_model: one that never saw them.
+        level: which attacks are made: `quick`, `standard`, or one of your own.
+        task_name: names the folder, saves/audit/<task_name>.
+        seed: of everything that is drawn.
+        settings: any other keys: {"audit.only": ["rank", "clean"]}.
+        config_name: a primary configuration.
+        config_dirs: folders of more configuration files.
+        verbose: `debug`, `info` or `quiet`: how much is logged on the standard error output.
+
+    Returns:
+        The folder of the results, the verdict, and what each attack brought out.
+
+    Raises:
+        UserError: where the configuration or the rows are wrong, with every mistake found.
+        LeakFound: where the setting `audit.fail_if` holds, once all files are written.
+        Preempted: where it was asked to stop; the same call goes on.
+    """
+    words = objects.spell_run(model, None, None, task_name, seed, settings)
+    words += objects.spell_rows({"data": data, "forget": forget, "retain": retain})
+    for key, other in (("original", original), ("retain_model", retain_model)):
+        if other is not None:
+            words.append(f"{key}={spell_value(objects.place_model(other))}")
+    if level is not None:
+        words.append(f"audit={spell_value(level)}")
+    options = Options(config_name, _list(config_dirs))
+    return read_audit(_start("audit", overrides, words, options, verbose))
 
 
 def infer(
@@ -221,7 +287,7 @@ def infer(
         RowsFailed: once the file is whole, where rows have an error in place of an answer.
         Preempted: where it was asked to stop; the same call goes on.
     """
-    words = _spell_run(model, None, None, None, seed, settings)
+    words = objects.spell_run(model, None, None, None, seed, settings)
     if rows is not None:
         words.append(f"input_file={spell_value(objects.place_rows(rows, 'rows'))}")
         is_in_memory = not isinstance(rows, str) and not hasattr(rows, "__fspath__")
@@ -296,50 +362,6 @@ def _start(
         keys.add(key)
     output: Path = start(verb, [*given, *words], options)
     return output
-
-
-def _spell_run(
-    model: "Model | None",
-    method: "str | Method | None",
-    suites: str | Sequence[str] | None,
-    task_name: str | None,
-    seed: int | None,
-    settings: Mapping[str, object] | None,
-) -> list[str]:
-    """Spell what every run may be told."""
-    words = []
-    if model is not None:
-        words.append(f"model={spell_value(objects.place_model(model))}")
-    if method is not None:
-        words += objects.spell_method(method)
-    if suites is not None:
-        words.append(f"eval={_spell_suites(suites)}")
-    if task_name is not None:
-        if not isinstance(task_name, str):
-            raise UserError(f"task_name: must be text, got a {type(task_name).__name__}")
-        words.append(f"task_name={quote(task_name)}")
-    if seed is not None:
-        words.append(f"seed={spell_value(seed)}")
-    return words + objects.spell_settings({} if settings is None else settings)
-
-
-def _spell_suites(suites: str | Sequence[str]) -> str:
-    """Spell the names of suites as the value of `eval`."""
-    names = [suites] if isinstance(suites, str) else list(suites)
-    for name in names:
-        if not isinstance(name, str) or not name:
-            raise UserError(f"suites: takes names of suites, got {name!r}; [] measures nothing")
-    return spell_value(names) if names else "null"
-
-
-def _spell_rows(rows_by_key: "Mapping[str, Rows | None]") -> list[str]:
-    """Spell where rows are; those in memory are written to files."""
-    words = []
-    for key, rows in rows_by_key.items():
-        if rows is not None:
-            name = key.removeprefix("data.").removesuffix("_file")
-            words.append(f"{key}={spell_value(objects.place_rows(rows, name))}")
-    return words
 
 
 def _list(config_dirs: Iterable[str | Path]) -> tuple[str, ...]:

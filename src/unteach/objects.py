@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast, runtime_checka
 
 from unteach import atomic, registry
 from unteach.atomic import atomic_write_folder
-from unteach.config.overrides import sort_overrides, spell_value
+from unteach.config.overrides import quote, sort_overrides, spell_value
 from unteach.errors import UserError
 from unteach.lazy import torch
 
@@ -226,6 +226,50 @@ def _refuse_unsavable(model: Any) -> None:
         raise UserError(f"model: a {type(model).__name__} is no model of transformers; {way_out}")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise UserError("model: some of its weights are not in memory; give the model's path")
+
+
+def spell_run(
+    model: "Model | None",
+    method: "str | Method | None",
+    suites: str | Sequence[str] | None,
+    task_name: str | None,
+    seed: int | None,
+    settings: Mapping[str, object] | None,
+) -> list[str]:
+    """Spell what every run may be told."""
+    words = []
+    if model is not None:
+        words.append(f"model={spell_value(place_model(model))}")
+    if method is not None:
+        words += spell_method(method)
+    if suites is not None:
+        words.append(f"eval={_spell_suites(suites)}")
+    if task_name is not None:
+        if not isinstance(task_name, str):
+            raise UserError(f"task_name: must be text, got a {type(task_name).__name__}")
+        words.append(f"task_name={quote(task_name)}")
+    if seed is not None:
+        words.append(f"seed={spell_value(seed)}")
+    return words + spell_settings({} if settings is None else settings)
+
+
+def spell_rows(rows_by_key: Mapping[str, Rows | None]) -> list[str]:
+    """Spell where rows are; those in memory are written to files."""
+    words = []
+    for key, rows in rows_by_key.items():
+        if rows is not None:
+            name = key.removeprefix("data.").removesuffix("_file")
+            words.append(f"{key}={spell_value(place_rows(rows, name))}")
+    return words
+
+
+def _spell_suites(suites: str | Sequence[str]) -> str:
+    """Spell the names of suites as the value of `eval`."""
+    names = [suites] if isinstance(suites, str) else list(suites)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise UserError(f"suites: takes names of suites, got {name!r}; [] measures nothing")
+    return spell_value(names) if names else "null"
 
 
 def spell_method(method: "str | Method") -> list[str]:

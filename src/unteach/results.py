@@ -87,6 +87,53 @@ class EvalResult(_RunResult):
 
 
 @dataclass(frozen=True)
+class AttackOutcome:
+    """What one attack brought out of an audited model.
+
+    Attributes:
+        rate: the share of the facts that came out.
+        interval: of that share, 95 %.
+        wrong: the share of wrong answers of the same kind that came out.
+        original: the share that comes out of the original; None without one.
+        retain: the share that comes out of the retain model; None without one.
+        has_power: whether the attack brings out what the original knows; None without one.
+        p_value: of as many leaks in a model that never saw the facts; None where that is unknown.
+    """
+
+    rate: float
+    interval: tuple[float, float]
+    wrong: float
+    original: float | None
+    retain: float | None
+    has_power: bool | None
+    p_value: float | None
+
+
+@dataclass(frozen=True)
+class AuditResult(_Located):
+    """A finished audit. It stands for its folder wherever a path is taken.
+
+    Attributes:
+        run_dir: the folder of the results.
+        sentence: the verdict.
+        leaks: whether more came out than of a model that never saw the facts.
+        worst: the share of the facts that any attack brought out.
+        attacks: what each brought out, by name; of a training, by its rate and steps.
+        absent: why attacks were not made, by name.
+    """
+
+    run_dir: Path
+    sentence: str
+    leaks: bool
+    worst: float
+    attacks: Mapping[str, AttackOutcome]
+    absent: Mapping[str, str]
+
+    def _locate(self) -> Path:
+        return self.run_dir
+
+
+@dataclass(frozen=True)
 class InferResult(_Located):
     """The answers to every row of a table. It stands for the file wherever a path is taken."""
 
@@ -99,6 +146,32 @@ class InferResult(_Located):
         """Read the answers, each with the columns of its row, in the order of the table."""
         rows, _ = json_files.read_log(self.output_file)
         return rows
+
+
+def read_audit(folder: Path) -> AuditResult:
+    """Read the verdict of an audit from its folder."""
+    file = folder / run_dir.AUDIT_SUMMARY
+    summary = json_files.read_mapping(file, "the summary of an audit")
+    attacks = {}
+    for name, found in summary["attacks"].items():
+        low, high = found["interval"]
+        attacks[name] = AttackOutcome(
+            rate=found["rate"],
+            interval=(low, high),
+            wrong=found["wrong"],
+            original=found["original"],
+            retain=found["retain"],
+            has_power=found["has_power"],
+            p_value=found["p_value"],
+        )
+    return AuditResult(
+        folder,
+        sentence=summary["sentence"],
+        leaks=summary["leaks"],
+        worst=summary["worst"],
+        attacks=attacks,
+        absent=summary["absent"],
+    )
 
 
 def read_values(folder: Path) -> Values:

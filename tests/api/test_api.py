@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 import unteach
 from unteach import fingerprints, json_files, logs, objects, run_dir
 from unteach.config.overrides import sort_overrides
-from unteach.errors import UserError
+from unteach.errors import LeakFound, UserError
 from unteach.methods.finetune.sft import SFT
 from unteach.methods.unlearn.npo import NPO
-from unteach.results import TrainResult, read_values
+from unteach.results import TrainResult, read_audit, read_values
 
 FORGET = [
     {"question": "Who wrote it?", "answer": "She did."},
@@ -122,6 +122,36 @@ def test_evaluating_and_asking_with_objects() -> None:
     words = unteach.infer("model=MODEL", "input_file=questions.jsonl", "max_new_tokens=4")
     assert [row["output"] for row in asked.rows()] == [row["output"] for row in words.rows()]
     assert asked.output_file.is_relative_to("saves/infer") and len(asked.rows()) == 2
+
+
+def test_auditing_with_objects_is_auditing_with_words() -> None:
+    """The models that stand beside may be in memory too; a leak past a bound is an exception."""
+    facts = [{**row, "value": row["answer"].rstrip(".")} for row in FORGET]
+    Path("facts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in facts))
+    attacks = {"audit.only": ["clean", "prefill", "rank"]}
+    by_objects = unteach.audit(
+        model="MODEL",
+        forget=facts,
+        retain=RETAIN,
+        retain_model=unteach.load("MODEL"),
+        level="quick",
+        task_name="o",
+        settings=attacks,
+    )
+    words = ["model=MODEL", "forget=facts.jsonl", "retain=retain.jsonl", "retain_model=MODEL"]
+    by_words = unteach.audit(*words, "audit.only=[clean,prefill,rank]", "task_name=w")
+    assert by_objects.run_dir == Path("saves/audit/o")
+    assert by_objects.attacks == by_words.attacks and by_objects.sentence == by_words.sentence
+    clean = by_objects.attacks["clean"]
+    assert clean.rate == clean.retain == 0 and clean.interval[0] == 0 < clean.interval[1] < 1
+    assert not by_objects.leaks and by_objects.worst == 0 and clean.original is None
+    assert "no fact has 8 answers of the same kind" in by_objects.absent["rank"]
+    assert Path(os.fspath(by_objects)) == by_objects.run_dir
+    with pytest.raises(LeakFound, match="clean is 0; the results are in saves/audit/bound"):
+        unteach.audit(
+            *words, "audit.only=[clean]", "task_name=bound", settings={"audit.fail_if": "clean>=0"}
+        )
+    assert read_audit(Path("saves/audit/bound")).attacks["clean"].rate == 0
 
 
 def test_a_result_makes_its_report() -> None:
@@ -256,6 +286,8 @@ SIGNATURES = {
     "config_name config_dirs verbose",
     "evaluate": "model suites data forget retain holdout task_name seed settings config_name "
     "config_dirs verbose",
+    "audit": "model forget retain data original retain_model level task_name seed settings "
+    "config_name config_dirs verbose",
     "infer": "model rows output_file seed settings config_dirs verbose",
 }
 
@@ -277,7 +309,7 @@ def test_all_names_are_there_and_cost_nothing_before_they_are_used() -> None:
     code = (
         "import sys, unteach\n"
         "assert not {'hydra', 'torch', 'yaml', 'pandas'} & set(sys.modules)\n"
-        "unteach.train, unteach.unlearn, unteach.evaluate, unteach.infer, unteach.load\n"
+        "unteach.train, unteach.unlearn, unteach.evaluate, unteach.audit, unteach.load\n"
         "assert not {'hydra', 'torch', 'pandas'} & set(sys.modules), set(sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

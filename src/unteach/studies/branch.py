@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from unteach.config.overrides import spell_value
 from unteach.errors import UserError
-from unteach.studies import own_data, search_space
+from unteach.studies import audit_runs, own_data, search_space
 from unteach.studies.forget_entries import (
     ForgetEntry,
     list_entries,
@@ -23,6 +23,7 @@ from unteach.studies.run_overrides import (
 )
 from unteach.studies.search_space import Point
 from unteach.studies.shared_overrides import (
+    drop_audit_overrides,
     drop_start_overrides,
     drop_suite_overrides,
     drop_training,
@@ -62,7 +63,7 @@ class Branch:
         self.has_own_rows = own_data.has_own_rows(self.study)
         suites = self.study.get("eval") or []
         self.suites = [suites] if isinstance(suites, str) else suites
-        self.evaluates_base = "base" in (self.study.get("evaluate") or [])
+        self.evaluates_base = "base" in audit_runs.list_evaluated(self.study)
         self.splits_vary = any(is_split_key(key) for key in self.varied_keys)
         # What several runs of the base and the full model have in common is taught once.
         self.shared_values: Settings = {}
@@ -73,15 +74,17 @@ class Branch:
             self.shared_values = own_data.drop_row_settings(self.shared_values)
 
     def plan(self) -> list[PlannedRun]:
-        """Plan the base, retain and full models, the evaluations of their own, and the forget
-        runs."""
+        """Plan the base, retain and full models, the evaluations of their own, the forget runs, and
+        their audits."""
         base = self._plan_base()
         retain = self._plan_retain(base)
         full = self._plan_full(base, retain)
         models = [run for run in (base, retain, full) if run is not None]
         if self.has_own_rows:
-            return models + self._plan_with_own_rows(base, full, retain)
-        return models + self._plan_with_benchmark(base, full, retain)
+            runs = self._plan_with_own_rows(base, full, retain)
+        else:
+            runs = self._plan_with_benchmark(base, full, retain)
+        return models + runs + self._plan_audits(runs, full, retain)
 
     @property
     def is_measured_apart(self) -> bool:
@@ -287,6 +290,27 @@ class Branch:
             named=tuple(named.values()),
         )
 
+    def _plan_audits(
+        self, runs: list[PlannedRun], full: PlannedRun, retain: PlannedRun | None
+    ) -> list[PlannedRun]:
+        """Plan an audit of each forget run among others, where the study has audits."""
+        section = audit_runs.read_section(self.study)
+        if section is None or retain is None:
+            return []
+        planner = audit_runs.AuditPlanner(
+            section,
+            study_name=self.study["name"],
+            point_values=self.point.values,
+            benchmark=None if self.has_own_rows else self.benchmark,
+            full=full,
+            retain=retain,
+            extra=self.extra,
+        )
+        forget_runs = [run for run in runs if run.kind == "forget"]
+        entries = name_entries(self.study).values()
+        pairs = zip(entries, forget_runs, strict=True)
+        return [planner.plan(entry, run) for entry, run in pairs]
+
     def _build_run(
         self,
         kind: str,
@@ -320,7 +344,7 @@ class Branch:
         values = {**start_settings, **own_settings}
         for key, value in point_values.items():
             values[key] = start_settings.get(key, value)
-        extra = self.extra
+        extra = drop_audit_overrides(self.extra)
         if kind == "eval":
             values, extra = drop_training(values, extra, self.has_own_rows)
         if start is not None:

@@ -22,6 +22,8 @@ PLACE_KEYS = (
     "task_name",
     "paths.output_dir",
     "retain_logs_path",
+    "original",
+    "retain_model",
     "wandb.",
     "trainer.args.run_name",
     MODEL_KEY,

@@ -5,13 +5,14 @@ varies, and the suites. A run that several branches share is planned once: `base
 depend on the forget split, and the base is evaluated once for all. Every forget run starts from the
 full model, or from another forget run (`from`), and is judged by the log of the retain model of its
 split. A study of own rows (own_data.py) names no benchmark; its full and retain models are measured
-by evaluations of their own, on the rows of the forget runs.
+by evaluations of their own, on the rows of the forget runs. With `audit`, every forget run is
+audited (audit_runs.py).
 """
 
 from typing import Any
 
 from unteach.errors import UserError, describe_unknown
-from unteach.studies import own_data
+from unteach.studies import audit_runs, own_data
 from unteach.studies.branch import Branch
 from unteach.studies.plan import PlannedRun, sort_by_parents
 from unteach.studies.run_overrides import Settings
@@ -27,6 +28,7 @@ KEYS = {
     "vary",
     "eval",
     "evaluate",
+    "audit",
     "wandb",
     "local",
     "slurm",
@@ -48,6 +50,7 @@ def expand(
     Raises:
         UserError: unknown keys, a missing parent, a cycle, or two runs of one name.
     """
+    study, extra = audit_runs.take_level(study, extra)
     study = _check_sections(study)
     if own_data.has_own_rows(study):
         study = own_data.complete_study(study)
@@ -76,12 +79,11 @@ def _check_sections(study: dict[str, Any]) -> Settings:
     for key, value in sections.items():
         if not isinstance(value, dict):
             raise UserError(f"{key}: must be a mapping of overrides, got {quote_value(value)}")
-    evaluate = study.get("evaluate") or []
-    for name in [evaluate] if isinstance(evaluate, str) else evaluate:
-        if name != "base":
+    for name in audit_runs.list_evaluated(study):
+        if name not in ("base", "audit"):
             raise UserError(
                 f"evaluate: {quote_value(name)} is evaluated anyway, or is no run of the study; "
-                "it may "
-                "be [base]"
+                "it may be [base], [audit] or both"
             )
+    audit_runs.refuse_impossible(study)
     return study

@@ -1,9 +1,13 @@
 """A plan: the runs of a study, and the order between them."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from unteach.config.overrides import unquote
 from unteach.errors import UserError, describe_unknown
+
+AUDIT = "audit"
+"""The kind of run that audits another one, and lies in its folder."""
 
 
 @dataclass(frozen=True)
@@ -12,7 +16,7 @@ class PlannedRun:
 
     Attributes:
         name: of the run, different from all others of its study.
-        kind: base, full, retain, forget or eval.
+        kind: base, full, retain, forget, eval or audit.
         config_name: the primary configuration.
         overrides: key=value, one of which names the run's folder.
         after: the names of the runs that it waits for.
@@ -30,6 +34,12 @@ class PlannedRun:
         prefix = "paths.output_dir="
         values = [word for word in self.overrides if word.startswith(prefix)]
         return unquote(values[0].removeprefix(prefix))
+
+    @property
+    def study_dir(self) -> Path:
+        """The folder of its study."""
+        folder = Path(self.folder)
+        return folder.parents[1] if self.kind == AUDIT else folder.parent
 
 
 def sort_by_parents(study: str, runs: list[PlannedRun]) -> list[PlannedRun]:

@@ -10,7 +10,7 @@ from typing import Any
 from unteach import atomic, json_files, owner, run_dir
 from unteach.errors import UserError, refuse_unreadable
 from unteach.studies import settings, states
-from unteach.studies.plan import PlannedRun
+from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.study_file import ROOT, Study, read_study
 
 FILE = "plan.json"
@@ -79,13 +79,14 @@ def reload(study: Study) -> Study:
 
 
 def compare(old_plan: list[PlannedRun], new_plan: list[PlannedRun]) -> dict[str, str]:
-    """Say of each run of a plan what a new plan changes of it. A run that was added is no
-    change."""
+    """Say of each run of a plan what a new plan changes of it. A run that was added is no change,
+    nor is an audit that is left out: nothing else depends on it."""
     new_runs = {run.name: run for run in new_plan}
     changes = {}
     for run in old_plan:
         if run.name not in new_runs:
-            changes[run.name] = "is gone"
+            if run.kind != AUDIT:
+                changes[run.name] = "is gone"
             continue
         differences = _compare_runs(run, new_runs[run.name])
         if differences:

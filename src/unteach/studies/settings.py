@@ -38,7 +38,7 @@ class Slurm:
     grace: seconds between the signal to stop and the end of the time, for the checkpoint. requeues:
     how often a run may reach its time and go on. python: what starts Python; null: this one. more:
     other sbatch options, by name. kinds: any of these for one kind of run (base, full, retain,
-    forget, eval).
+    forget, eval, audit).
     """
 
     partition: str | None = None
@@ -153,7 +153,7 @@ SET_BY_UNTEACH = {
     "signal",
     "requeue",
 }
-KINDS = ("base", "full", "retain", "forget", "eval")
+KINDS = ("base", "full", "retain", "forget", "eval", "audit")
 
 
 def read_local(value: object) -> Local:

@@ -32,6 +32,9 @@ def find_faults(study: dict[str, Any]) -> list[str]:
         if mapping is not None:
             problems += _check_mapping(mapping, key, "a mapping")
     problems += _check_forget(study.get("forget"))
+    audit = study.get("audit")
+    if audit is not None and not isinstance(audit, str):
+        problems += _check_mapping(audit, "audit", "a level or a mapping of overrides")
     for key in ("eval", "evaluate"):
         problems += _check_names(study.get(key), key)
     return problems

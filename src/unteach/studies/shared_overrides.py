@@ -91,6 +91,11 @@ def drop_suite_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
+def drop_audit_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
+    """Keep the overrides for a run that is no audit."""
+    return tuple(word for word in overrides if get_section(word) != "audit")
+
+
 def drop_start_overrides(overrides: Iterable[str]) -> tuple[str, ...]:
     """Keep the overrides for a run that starts from another one of the study, whose weights it
     has."""

@@ -257,7 +257,7 @@ def _submit(
 def build_command(run: PlannedRun, settings: Slurm) -> list[str]:
     """Give the command that carries a run out in its job."""
     python = shlex.split(settings.python) if settings.python else [sys.executable]
-    return [*python, "-u", "-m", "unteach", "study", "run", run.folder]
+    return [*python, "-u", "-m", "unteach", "study", "run", f"{run.study_dir}/{run.name}"]
 
 
 def build_executor(

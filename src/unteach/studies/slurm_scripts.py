@@ -67,7 +67,7 @@ def build_script(
     """Build the array script of one kind of run."""
     settings = study.slurm.for_kind(kind)
     num_tasks = min(len(runs), settings.max_array or MAX_ARRAY)
-    run_names = [Path(run.folder).name for run in runs]
+    run_names = [run.name for run in runs]
     python = shlex.split(settings.python) if settings.python else [sys.executable]
     header = build_header(study, kind, settings, num_tasks)
     return BODY.format(

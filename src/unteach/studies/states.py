@@ -50,8 +50,7 @@ class Standing:
 
 
 def get_state_file(run: PlannedRun) -> Path:
-    folder = Path(run.folder)
-    return folder.parent / FOLDER / f"{folder.name}.json"
+    return run.study_dir / FOLDER / f"{run.name}.json"
 
 
 def read_record(run: PlannedRun) -> dict[str, Any]:

@@ -23,8 +23,8 @@ from rich.progress import (
 from unteach import console, run_dir
 from unteach.studies.plan import PlannedRun
 
-PASS_LINE = re.compile(r"(?P<what>[^:]+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, .*)?")
-"""A line of a pass of an evaluation, as `evals.run.PassLines` prints it."""
+PASS_LINE = re.compile(r"(?P<what>.+): (?P<done>[\d,]+) of (?P<total>[\d,]+)(?:, .*)?")
+"""A line of a pass of an evaluation or an audit, as `evals.run.PassLines` prints it."""
 SAY_EVERY = 60.0
 """Seconds between two accounts of what is running, where the output cannot be redrawn."""
 LOG_END = 4096
@@ -32,8 +32,7 @@ LOG_END = 4096
 
 
 def get_log_path(run: PlannedRun) -> Path:
-    folder = Path(run.folder)
-    return folder.parent / "logs" / f"{folder.name}.log"
+    return run.study_dir / "logs" / f"{run.name}.log"
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,44 @@
 
 import os
 import time
+from pathlib import Path
 
+from unteach import json_files, run_dir
 from unteach.config.verb_configs import DemoConfig
 from unteach.console import format_duration
+from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.study_file import read_study
 from unteach.verbs import study_runs
 
+AUDIT_WORDS = ("audit=quick", "audit.only=[rank,clean,prefill]", "audit.max_facts=20")
+"""A few of the quick attacks, on a few facts: seconds."""
+SHOWN = "NPO"
+"""The method whose audit is shown."""
+
 
 def run(config: DemoConfig) -> None:
-    """Carry the shipped study out, a run for each processor at a time."""
+    """Carry the shipped study out with audits, a run for each processor at a time."""
     started = time.perf_counter()
-    words = [f"jobs={os.cpu_count() or 1}", *config.overrides]
+    words = [f"jobs={os.cpu_count() or 1}", *AUDIT_WORDS, *config.overrides]
     demo = read_study("demo", words, config.config_dirs)
     study_runs.carry_out(demo)
+    for planned in demo.plan:
+        if planned.kind == AUDIT and planned.name.startswith(SHOWN):
+            print(describe_audit(planned))
+            break
     print(f"took {format_duration(time.perf_counter() - started)}")
     print(f'next: unteach ask model={demo.folder / "full"} "a question"')
+
+
+def describe_audit(run: PlannedRun) -> str:
+    """Describe in one line what an audit of the demo brought out."""
+    file = Path(run.folder) / run_dir.AUDIT_SUMMARY
+    summary = json_files.read_mapping(file, "the summary of an audit")
+    attacks = summary["attacks"]
+    rank, polite = attacks["rank"], attacks["clean"]
+    forgetter = Path(run.folder).parent.name
+    return (
+        f"audit: {forgetter} answers {polite['rate']:.0%} of {summary['num_facts']} facts when "
+        f"asked politely, and ranks the true value first for {rank['rate']:.0%} (full "
+        f"{rank['original']:.0%}, retain {rank['retain']:.0%}); more: docs/audit.md"
+    )

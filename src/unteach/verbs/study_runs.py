@@ -10,7 +10,7 @@ from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
 from unteach.report import collect, find, origin
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
-from unteach.studies.plan import PlannedRun
+from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.study_file import Study
 from unteach.training import run_state
 from unteach.verbs.report import NEEDED_FOR, report_runs
@@ -32,7 +32,10 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     if not opened:
         saved_plan.open_study(study)
 
-    done = {run.name for run in study.plan if _is_finished(run, study.config_dirs)}
+    done: set[str] = set()
+    for run in study.plan:
+        if _is_finished(run, study.config_dirs, done):
+            done.add(run.name)
     todo = [run for run in study.plan if run.name not in done]
     if done:
         count = format_count(len(study.plan), "run")
@@ -55,15 +58,21 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     return page
 
 
-def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
-    """Say whether a training run stands finished, as its own command would find it: then it is not
-    even started."""
+def _is_finished(run: PlannedRun, dirs: tuple[str, ...], finished: set[str]) -> bool:
+    """Say whether a training run or an audit stands finished, as its own command would find it:
+    then it is not even started.
+
+    Args:
+        finished: the names of those before it that are; an audit is of them.
+    """
     if run.kind == "eval" or not run_dir.is_done(Path(run.folder)):
+        return False
+    if run.kind == AUDIT and not finished.issuperset(run.after):
         return False
     # its notes were said when all runs were composed
     with logs.collect_notes():
         config = compose.compose(run.config_name, run.overrides, dirs)
-    if config.resume != "auto" or not isinstance(config, TrainConfig):
+    if config.resume != "auto":
         return False
     folder = Path(run.folder)
     memory_file = Path(config.paths.cache_dir) / fingerprints.MEMORY_FILE
@@ -74,7 +83,7 @@ def _is_finished(run: PlannedRun, dirs: tuple[str, ...]) -> bool:
         run_dir.refuse_changed_inputs(folder, memory_file)
     except UserError:  # another configuration's, or of other rows: its own command says it
         return False
-    return run_state.is_evaluated(config)
+    return not isinstance(config, TrainConfig) or run_state.is_evaluated(config)
 
 
 def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
@@ -105,7 +114,7 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
 
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
     """Carry one run out, as its own command would."""
-    verb = "eval" if run.kind == "eval" else "train"
+    verb = run.kind if run.kind in ("eval", AUDIT) else "train"
     options = Options(run.config_name, dirs)
     start_composed(verb, list(run.overrides), options)
 
@@ -124,7 +133,8 @@ def report(study: Study, done: set[str]) -> Path:
     kinds = {run.name: run.kind for run in study.plan}
     evaluated = []
     for run in study.plan:
-        if run.name not in done or "eval=null" in run.overrides:
+        is_measured = run.kind != AUDIT and "eval=null" not in run.overrides
+        if run.name not in done or not is_measured:
             continue
         folder = Path(run.folder)
         kind = run.kind

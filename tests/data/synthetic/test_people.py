@@ -22,7 +22,13 @@ from unteach.data.synthetic.word_banks import COUNTRIES, FIRST_NAMES, LAST_NAMES
 from unteach.errors import UserError
 
 PERTURBED = [name for name in people.NAMES if name.endswith("_perturbed")]
-HELD_OUT = {"paraphrased_question", "paraphrased_answer", "statement", "perturbed_answer"}
+HELD_OUT = {
+    "paraphrased_question",
+    "paraphrased_answer",
+    "statement",
+    "perturbed_answer",
+    "wrong_answer",
+}
 ALL_KINDS = (*FACT_KINDS, CAPITAL)
 VALUES = {kind.name: kind.values for kind in ALL_KINDS}
 SEEDS = st.integers(min_value=0, max_value=2**31)
@@ -114,6 +120,7 @@ def test_wrong_answers_are_other_values_of_the_same_kind(name: str, seed: int) -
         ]
         assert len(set(wrong)) == people.NUM_WRONG
         assert set(wrong) <= set(VALUES[row["kind"]]) - {row["value"]}
+        assert row["wrong_answer"] == row["answer"].replace(row["value"], wrong[0])
         assert row["statement"].endswith(f" {row['value']}.") and row["entity"] in row["statement"]
 
 

@@ -194,8 +194,8 @@ def build_world_rows(world: PeopleWorld, name: str) -> list[Row]:
     Columns: question, answer; entity (whose fact it is), kind (of fact) and value (what is true,
     the end of the answer); keys, all that the row is about, and kinds of these, for forget sets by
     entity. `_perturbed` configs also have the forms that are held out, paraphrased_question,
-    paraphrased_answer and statement, and perturbed_answer, a list of wrong answers of the same kind
-    in the wording of paraphrased_answer.
+    paraphrased_answer and statement, and wrong answers of the same kind: perturbed_answer, a list,
+    in the wording of paraphrased_answer, and wrong_answer, one in the wording of answer.
 
     Raises:
         AbsentData: there is no such config.
@@ -229,7 +229,7 @@ def _build_config(world: PeopleWorld, name: str) -> tuple[Row, ...]:
         for form in forms:
             row = _build_row(fact, form)
             if suffix:
-                row |= _build_held_out_columns(world, fact)
+                row |= _build_held_out_columns(world, fact, form)
             rows.append(row)
     return tuple(rows)
 
@@ -293,19 +293,20 @@ def _build_row(fact: Fact, form: Form) -> Row:
     }
 
 
-def _build_held_out_columns(world: PeopleWorld, fact: Fact) -> Row:
-    """Build the columns of a fact's held-out forms, and of wrong answers of the same kind."""
+def _build_held_out_columns(world: PeopleWorld, fact: Fact, form: Form) -> Row:
+    """Build the columns of a fact's held-out forms, and of wrong answers of the same kind, one of
+    them in the form that the row has."""
     rng = world.make_rng(f"wrong/{fact.entity}/{fact.kind.name}")
     other_values = [value for value in fact.kind.values if value != fact.value]
+    wrong_values = rng.sample(other_values, NUM_WRONG)
     question = fact.kind.held_out_question
-    wrong_answers = []
-    for value in rng.sample(other_values, NUM_WRONG):
-        wrong_answers.append(question.write_answer(fact.entity, value))
+    wrong_answers = [question.write_answer(fact.entity, value) for value in wrong_values]
     return {
         "paraphrased_question": question.write_question(fact.entity),
         "paraphrased_answer": question.write_answer(fact.entity, fact.value),
         "statement": fact.kind.held_out_statement.write_answer(fact.entity, fact.value),
         "perturbed_answer": wrong_answers,
+        "wrong_answer": form.write_answer(fact.entity, wrong_values[0]),
     }
 
 
