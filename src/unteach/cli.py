@@ -40,6 +40,7 @@ VERBS = {
     "unlearn": Verb("make a model forget some rows and keep others", RUN_OPTIONS),
     "eval": Verb("measure what a model knows", RUN_OPTIONS),
     "audit": Verb("attack a model: what it still knows of rows that it was to forget", RUN_OPTIONS),
+    "forget": Verb("from rows to a model that forgot them, tested, with a record"),
     "infer": Verb("ask a model every row of a table, and lose none"),
     "ask": Verb("put one question to a model, or one after the other"),
     "check": Verb(

@@ -1,6 +1,7 @@
 """What people call the keys of verbs that compose no configuration, from habit."""
 
 from unteach.config import verb_configs
+from unteach.config.forget import ForgetConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
 from unteach.errors import find_nearest
@@ -14,6 +15,7 @@ CONFIGS: dict[str, type] = {
     "fetch": verb_configs.FetchConfig,
     "export": verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
+    "forget": ForgetConfig,
     "tokenize": TokenizeConfig,
     VERIFY: verb_configs.VerifyConfig,
 }

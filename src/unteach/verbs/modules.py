@@ -8,6 +8,7 @@ MODULES = {
     "unlearn": "train",
     "eval": "evaluate",
     "audit": "audit",
+    "forget": "forget",
     "audit verify": "audit",
     "infer": "infer",
     "ask": "ask",

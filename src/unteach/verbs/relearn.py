@@ -5,12 +5,13 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from unteach import atomic, fingerprints, run_dir
+from unteach import fingerprints, run_dir
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.lessons import Lesson
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files
+from unteach.json_files import write_lines
 from unteach.verbs import train
 
 FOLDER = "relearn"
@@ -32,7 +33,7 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
     rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
-    atomic.write_text(home / ROWS, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(home / ROWS, rows)
     config = _compose(home, model, lesson)
     if not run_dir.is_done(Path(config.paths.output_dir)):
         with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
