@@ -9,8 +9,10 @@ BUDGET = 0.02
 AUTO = "auto"
 RUN_WORDS = ("data", "launch", "model", "nproc", "paths", "plugins", "seed", "template", "trainer")
 """Beginnings of the words that go to the runs that a request is made of."""
-AUDIT_WORDS = ("audit", "data", "model", "paths", "plugins", "seed", "template")
-"""Beginnings of those that go to its audits."""
+LOOK_WORDS = ("data", "model", "paths", "plugins", "seed", "template")
+"""Beginnings of those that go to the first look at the model, at all rows."""
+AUDIT_WORDS = ("audit", *LOOK_WORDS)
+"""Beginnings of those that go to audits of what came of it."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,10 @@ class ForgetConfig:
     holdout: rows that no model was taught: prompts for the budget, and a control of the audits.
     retain_model: one that never saw the rows: the audits' gold standard. task_name: names the
     folder; null: by the model and the rows. budget: how far the model may move, KL in nats a token.
-    method: methods that are tried, of those that `unteach forget --help` lists; auto: by the size
-    of the model. level: of the audits. exact: whether the model is taught anew without the rows,
-    where the run that taught it is at hand. keep: whether candidates keep their weights. jobs: runs
-    at a time. sign_key: of the statement. words: that go on to the runs.
+    method: methods that are tried, of those that `unteach forget --help` lists; auto: the usual
+    ones. level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
+    sign_key: a PEM file of an ed25519 key, with which the statement is signed. words: that go on to
+    the runs.
     """
 
     names: list[str] = field(metadata={POSITIONAL: True})
@@ -36,13 +38,10 @@ class ForgetConfig:
     budget: float = BUDGET
     method: list[str] | str = AUTO
     level: str = "quick"
-    exact: bool = False
     keep: bool = False
     jobs: int = 1
     sign_key: str | None = None
-    words: list[str] = field(
-        default_factory=list, metadata={PASSED_ON: (*RUN_WORDS, "audit")}
-    )
+    words: list[str] = field(default_factory=list, metadata={PASSED_ON: (*RUN_WORDS, "audit")})
 
     def __post_init__(self) -> None:
         if len(self.names) != 1:

@@ -6,8 +6,8 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
 from unteach.errors import find_nearest
 
-VERIFY = "audit verify"
-"""The one verb of two words."""
+VERIFY, FORGET, CHECK_FORGET = "audit verify", "forget", "check forget"
+OF_TWO_WORDS = (VERIFY, CHECK_FORGET)
 CONFIGS: dict[str, type] = {
     "report": verb_configs.ReportConfig,
     "compare": verb_configs.CompareConfig,
@@ -15,7 +15,8 @@ CONFIGS: dict[str, type] = {
     "fetch": verb_configs.FetchConfig,
     "export": verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
-    "forget": ForgetConfig,
+    FORGET: ForgetConfig,
+    CHECK_FORGET: ForgetConfig,
     "tokenize": TokenizeConfig,
     VERIFY: verb_configs.VerifyConfig,
 }

@@ -5,36 +5,41 @@ where it was stopped.
 """
 
 import contextlib
-import logging
 import shutil
-import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from unteach import atomic, console, owner, run_dir
-from unteach.audits.files import FINDINGS, SUMMARY
+from unteach.audits.files import FINDINGS
 from unteach.audits.redaction import Redactor, load_redaction_key
+from unteach.audits.signing_keys import load_signer
 from unteach.config.compose import compose
 from unteach.config.forget import ForgetConfig
 from unteach.config.schema import AuditConfig
 from unteach.config.verb_options import Options
 from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
-from unteach.errors import NotForgotten
-from unteach.forget import choice, known_rows, record, runs, table
-from unteach.forget.recipes import Recipe, choose_recipes
-from unteach.forget.runs import Run
-from unteach.forget.texts import Texts, split_retain_rows, write_own_texts
+from unteach.errors import Diverged, NotForgotten, UserError
+from unteach.forgetting import choice, known_rows, record, runs, table
+from unteach.forgetting.recipes import Recipe, choose_recipes
+from unteach.forgetting.texts import Texts, split_retain_rows, write_own_texts
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
+from unteach.studies import gpu_slots, local
+from unteach.studies.plan import PlannedRun
+from unteach.studies.settings import Local
 from unteach.training.build_streams import build_rows
 from unteach.verbs.start_composed import start_composed
 from unteach.wording import format_count
 
-logger = logging.getLogger(__name__)
 ROOT = Path("saves/forget")
+REQUEST = "request.json"
 MODEL, BEST = "model", "best_candidate"
 """The model that is given, and the name of the best one where none is good enough."""
+REFERENCE = "reference"
+"""The folder of a run in which its landing keeps what the model said before."""
 
 
 def run(config: ForgetConfig) -> Path:
@@ -42,48 +47,25 @@ def run(config: ForgetConfig) -> Path:
 
     Raises:
         NotForgotten: no method meets both the budget and the audit; the best one is kept.
+        Diverged: no method came to a model.
     """
     recipes = choose_recipes(config.method)
+    if config.sign_key is not None:
+        load_signer(Path(config.sign_key))
     folder = find_folder(config)
     with owner.own(folder):
-        if (folder / record.RECORD).exists():
-            console.say(f"done before: {folder / record.RECORD}")
-            done: dict[str, Any] = read_json(folder / record.RECORD, "a record")
-            _refuse_failure(done, folder)
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        num_steps = 2 + 2 * len(recipes)
-
-        look = runs.plan_look(config, folder)
-        _carry_out(look, f"1 of {num_steps}: what the model knows of the rows")
-        known = known_rows.write_known_rows(look.folder / FINDINGS, folder)
-        _tell_known(known)
-        plan = _plan_candidates(config, folder, recipes, look)
-
-        candidates = []
-        for number, candidate in enumerate(plan, start=1):
-            _carry_out(candidate, f"{2 * number} of {num_steps}: {candidate.folder.name}")
-            model = str(runs.find_model(candidate))
-            audit = runs.plan_audit(config, folder, model, candidate.folder / choice.AUDIT)
-            _carry_out(audit, f"{2 * number + 1} of {num_steps}: its audit")
-            candidates.append(choice.read_candidate(candidate.folder.name, candidate.folder))
-
-        console.say(f"step {num_steps} of {num_steps}: the choice")
-        chosen = choice.choose(candidates)
-        table.print_candidates(candidates, chosen)
-        request = _describe_request(config, folder, known)
-        to = _give(chosen, folder)
-        if not config.keep:
-            _delete_weights(candidates)
-        summary = read_json(chosen.folder / choice.AUDIT / SUMMARY, "the summary of an audit")
-        seconds = time.monotonic() - began
-        written = record.build_record(request, candidates, chosen, to, summary, seconds)
-        record.write_record(folder, written)
-    console.say(chosen.sentence)
-    console.say(f"model: {to}")
+        _open_request(config, folder)
+        if not (folder / record.RECORD).exists():
+            _carry_out_request(config, folder, recipes)
+    written: dict[str, Any] = read_json(folder / record.RECORD, "the record of a request")
+    console.say(str(written["sentence"]))
+    console.say(f"model: {written['done']['model']}")
     console.say(f"record: {folder / record.RECORD}")
-    _refuse_failure(written, folder)
+    if not written["done"]["meets_budget_and_audit"]:
+        raise NotForgotten(
+            f"no method meets both the budget of {config.budget:g} nats a token and the audit; the "
+            f"best one is {written['done']['model']}. A larger budget allows more: budget=…"
+        )
     return folder
 
 
@@ -93,45 +75,102 @@ def find_folder(config: ForgetConfig) -> Path:
     return ROOT / name
 
 
-def _carry_out(step: Run, what: str) -> None:
-    """Carry one step out, unless it is finished."""
-    console.say(f"step {what}")
-    if run_dir.is_done(step.folder):
-        console.say(f"  done before: {step.folder}")
+def _open_request(config: ForgetConfig, folder: Path) -> None:
+    """Begin a request in its folder, or go on with it.
+
+    Raises:
+        UserError: another one was begun there.
+    """
+    file = folder / REQUEST
+    asked = asdict(config)
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic.write_json(file, asked)
         return
-    start_composed(step.verb, list(step.words), Options())
+    begun = read_json(file, "a request")
+    changes = [name for name in asked if asked[name] != begun.get(name) and name != "jobs"]
+    if changes:
+        raise UserError(
+            f"{folder}: another request was begun there (it differs in {', '.join(changes)}); give "
+            "this one a name: task_name=…"
+        )
+
+
+def _carry_out_request(config: ForgetConfig, folder: Path, recipes: Sequence[Recipe]) -> None:
+    console.say("what does the model know of the rows?")
+    look = runs.plan_look(config, folder)
+    _carry_out([look], jobs=1)
+    known = known_rows.write_known_rows(Path(look.folder) / FINDINGS, folder)
+    _tell_known(known)
+
+    console.say("what holds it while it forgets?")
+    plan = _plan_candidates(config, folder, recipes, look)
+    console.say(f"{format_count(len(recipes), 'method')}, each landed on the budget and attacked:")
+    _carry_out(plan, config.jobs)
+
+    candidates = []
+    for one in plan:
+        if one.kind == "forget" and run_dir.is_done(Path(one.folder) / run_dir.AUDIT):
+            candidates.append(choice.read_candidate(one.name, Path(one.folder)))
+    if not candidates:
+        raise Diverged("no method came to a model; what happened stands above")
+    chosen = choice.choose(candidates)
+    table.print_candidates(candidates, chosen)
+
+    to = _give(chosen, folder)
+    if not config.keep:
+        _delete_weights(candidates)
+    request = _describe_request(config, folder, known)
+    record.write_record(folder, request, candidates, chosen, to)
+
+
+def _carry_out(plan: Sequence[PlannedRun], jobs: int) -> None:
+    """Carry runs out that are not finished."""
+    todo = [run for run in plan if not run_dir.is_done(Path(run.folder))]
+    slots = gpu_slots.build_slots(Local(jobs=jobs))
+    for outcome in local.execute(todo, _carry_out_one, slots):
+        if outcome.state != "done":
+            console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
+
+
+def _carry_out_one(run: PlannedRun) -> None:
+    verb = "audit" if run.kind == "audit" else "unlearn"
+    start_composed(verb, list(run.overrides), Options())
 
 
 def _tell_known(known: known_rows.KnownRows) -> None:
-    console.say(f"the model knows {format_count(known.num_known, 'row')} of them")
+    console.say(f"it knows {format_count(known.num_known, 'row')} of them")
     if known.unknown:
         places = ", ".join(known.unknown[:5])
-        more = len(known.unknown) - 5
-        rest = f" and {more} more" if more > 0 else ""
-        console.say(f"left alone, as it does not know them: {places}{rest}")
+        more = f" and {len(known.unknown) - 5} more" if len(known.unknown) > 5 else ""
+        console.say(f"left alone, as it does not know them: {places}{more}")
 
 
 def _plan_candidates(
-    config: ForgetConfig, folder: Path, recipes: list[Recipe], look: Run
-) -> list[Run]:
-    """Plan the run of each method, by the size of the model, with the texts that hold it."""
-    composed = compose("audit", look.words)
+    config: ForgetConfig, folder: Path, recipes: Sequence[Recipe], look: PlannedRun
+) -> list[PlannedRun]:
+    """Plan a run and an audit of each method, by the size of the model and what holds it."""
+    composed = compose("audit", look.overrides)
     assert isinstance(composed, AuditConfig)
     composed = resolve_files(composed)
     empty = loading.load_empty(composed.model)
     num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
-    texts = _write_texts(composed, folder, config.holdout)
-    return [
-        runs.plan_candidate(config, folder, recipe, texts, num_parameters, bool(empty.adapter))
-        for recipe in recipes
-    ]
+    texts = _write_texts(composed, empty, folder, config.holdout)
+    plan = []
+    for recipe in recipes:
+        candidate = runs.plan_candidate(
+            config, folder, recipe, texts, num_parameters, empty.adapter is not None
+        )
+        plan += [candidate, runs.plan_audit(config, folder, candidate)]
+    return plan
 
 
-def _write_texts(composed: AuditConfig, folder: Path, holdout: str | None) -> Texts:
+def _write_texts(
+    composed: AuditConfig, empty: loading.LoadedModel, folder: Path, holdout: str | None
+) -> Texts:
     """Write what holds the model while it forgets: rows to keep, else texts of its own."""
     parts = composed.data.streams.get("retain")
     if parts:
-        empty = loading.load_empty(composed.model)
         datasets, _ = build_rows(empty, "retain", parts, composed.seed)
         return split_retain_rows(Stream("retain", datasets), folder, composed.seed, holdout)
     loaded = loading.load(composed.model, training=False)
@@ -161,19 +200,9 @@ def _give(chosen: choice.Candidate, folder: Path) -> Path:
     return to
 
 
-def _delete_weights(candidates: list[choice.Candidate]) -> None:
+def _delete_weights(candidates: Sequence[choice.Candidate]) -> None:
     """Delete the weights of all that was tried: they still know of the rows."""
     for candidate in candidates:
-        for name in (run_dir.FINAL, "reference"):
+        for name in (run_dir.FINAL, REFERENCE):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(candidate.folder / name)
-
-
-def _refuse_failure(written: dict[str, Any], folder: Path) -> None:
-    """Raise NotForgotten where the model that is given is not good enough."""
-    if not written["done"]["meets_budget_and_audit"]:
-        raise NotForgotten(
-            f"no method meets both the budget of {written['done']['budget']:g} nats a token and "
-            f"the audit; the best one is in {folder / BEST}. A larger budget allows more: "
-            "budget=…"
-        )

@@ -9,6 +9,7 @@ MODULES = {
     "eval": "evaluate",
     "audit": "audit",
     "forget": "forget",
+    "check forget": "check_forget",
     "audit verify": "audit",
     "infer": "infer",
     "ask": "ask",

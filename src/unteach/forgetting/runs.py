@@ -2,57 +2,63 @@
 `unlearn` that lands on the budget and an audit of what came of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from unteach import run_dir
-from unteach.config.forget import AUDIT_WORDS, RUN_WORDS, ForgetConfig
+from unteach.config.forget import AUDIT_WORDS, LOOK_WORDS, RUN_WORDS, ForgetConfig
 from unteach.config.overrides import spell_value
-from unteach.forget.known_rows import ASKED, TAUGHT
-from unteach.forget.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
-from unteach.forget.texts import Texts
+from unteach.forgetting.known_rows import ASKED, TAUGHT
+from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
+from unteach.forgetting.texts import Texts
+from unteach.studies.plan import PlannedRun
 
 BEFORE, CANDIDATES = "before", "candidates"
 LOOKS = "[rank,clean,prefill]"
 """The attacks by which the model is asked what it knows."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """One command of a request: its verb, its words, and its folder."""
-
-    verb: str
-    words: list[str]
-    folder: Path
-
-
-def plan_look(config: ForgetConfig, folder: Path) -> Run:
+def plan_look(config: ForgetConfig, folder: Path) -> PlannedRun:
     """Plan the audit of the model before anything is changed."""
-    to = folder / BEFORE
     words = [
         f"model={config.model}",
         f"forget={config.rows}",
         *_spell_beside(config),
         "audit=quick",
         f"audit.only={LOOKS}",
-        *_select(config.words, AUDIT_WORDS),
-        *_place(to),
+        *_select(config.words, LOOK_WORDS),
+        *_place(folder / BEFORE),
     ]
-    return Run("audit", words, to)
+    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
 
 
-def plan_audit(config: ForgetConfig, folder: Path, model: str, to: Path) -> Run:
-    """Plan an audit of a model on the rows that were known, with the model before as original."""
+def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
+    """Plan an audit of the model before at the level of the request: what each method's model will
+    be asked, of the rows as they were given."""
     words = [
-        f"model={model}",
+        f"model={config.model}",
+        f"forget={config.rows}",
+        *_spell_beside(config),
+        f"audit={config.level}",
+        *_select(config.words, AUDIT_WORDS),
+        *_place(folder / BEFORE),
+    ]
+    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
+
+
+def plan_audit(config: ForgetConfig, folder: Path, candidate: PlannedRun) -> PlannedRun:
+    """Plan the audit of what a method came to, on the rows that were known, with the model before
+    as original."""
+    words = [
+        f"model={Path(candidate.folder) / run_dir.FINAL}",
         f"forget={folder / ASKED}",
         *_spell_beside(config),
         f"original={config.model}",
         f"audit={config.level}",
         *_select(config.words, AUDIT_WORDS),
-        *_place(to),
+        *_place(Path(candidate.folder) / run_dir.AUDIT),
     ]
-    return Run("audit", words, to)
+    name = f"{candidate.name}-{run_dir.AUDIT}"
+    return PlannedRun(name, "audit", "audit", tuple(words), after=(candidate.name,))
 
 
 def plan_candidate(
@@ -62,9 +68,8 @@ def plan_candidate(
     texts: Texts,
     num_parameters: int,
     has_adapter: bool,
-) -> Run:
+) -> PlannedRun:
     """Plan the run of one method: past the budget, and landed on it."""
-    to = folder / CANDIDATES / recipe.trainer
     words = [
         f"model={config.model}",
         f"forget={folder / TAUGHT}",
@@ -82,13 +87,9 @@ def plan_candidate(
     ]
     if texts.prompts is not None:
         words.append(f"data.landing_file={texts.prompts}")
-    words += [*_select(config.words, RUN_WORDS), *_place(to)]
-    return Run("unlearn", words, to)
-
-
-def find_model(run: Run) -> Path:
-    """Find the model that a run of `unlearn` left."""
-    return run.folder / run_dir.FINAL
+    words += [*_select(config.words, RUN_WORDS)]
+    words += _place(folder / CANDIDATES / recipe.trainer)
+    return PlannedRun(recipe.trainer, "forget", "unlearn", tuple(words))
 
 
 def _spell_beside(config: ForgetConfig) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from unteach.forget.choice import Candidate
+from unteach.forgetting.choice import Candidate
 from unteach.whole_tables import print_whole
 
 MISSING = "–"

@@ -7,14 +7,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic
+from unteach import atomic, run_dir
+from unteach.audits.evidence import STATEMENT
 from unteach.audits.redaction import Redactor
+from unteach.audits.signing_keys import load_signer
+from unteach.audits.statement import (
+    EXTRA,
+    FORGET_PREDICATE_TYPE,
+    build_statement,
+    write_statement,
+)
+from unteach.audits.subjects import list_subjects
 from unteach.config.forget import ForgetConfig
-from unteach.forget.choice import Candidate
-from unteach.forget.known_rows import KnownRows
+from unteach.errors import has_extra
+from unteach.forgetting.choice import Candidate
+from unteach.forgetting.known_rows import KnownRows
+from unteach.json_files import read_mapping
 
 RECORD = "record.json"
-PREDICATE_TYPE = "https://unteach.dev/forget/v1"
 PACKAGES = ("unteach", "torch", "transformers", "peft")
 
 
@@ -48,7 +58,6 @@ def build_record(
     chosen: Candidate,
     model: Path,
     audit: Mapping[str, Any],
-    seconds: float,
 ) -> dict[str, Any]:
     """Build the record of a request: plain values, and no text of a row.
 
@@ -58,10 +67,10 @@ def build_record(
         chosen: which of them is given.
         model: where.
         audit: the summary of its audit.
-        seconds: that all of it took.
     """
     config = request.config
     return {
+        "sentence": audit["sentence"],
         "request": {
             "rows": list(request.row_hashes),
             "redaction_key_id": request.key_id,
@@ -80,7 +89,6 @@ def build_record(
         },
         "candidates": [_describe(candidate) for candidate in candidates],
         "left": {
-            "sentence": audit["sentence"],
             "worst_case": audit["worst"],
             "upper_bound": audit["upper_bound"],
             "num_facts": audit["num_asked"],
@@ -88,7 +96,7 @@ def build_record(
             "attacks": {name: attack["rate"] for name, attack in audit["attacks"].items()},
         },
         "copies_may_remain": list_copies(config),
-        "cost": {"seconds": round(seconds, 1)},
+        "cost": {"training_seconds": sum(candidate.seconds for candidate in candidates)},
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "to_be_decided_by_a_person": (
             "whether this meets the request: this record says what was done and measured, and is "
@@ -116,6 +124,27 @@ def list_copies(config: ForgetConfig) -> list[str]:
     return copies
 
 
-def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write the record of a request, whole or not at all."""
-    atomic.write_json(folder / RECORD, dict(record))
+def write_record(
+    folder: Path,
+    request: Request,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    model: Path,
+) -> None:
+    """Write the record of a request, and a statement that binds it to the files of the model; the
+    record last.
+
+    Args:
+        folder: of the request.
+        model: the folder of the chosen one.
+    """
+    file = chosen.folder / run_dir.AUDIT / run_dir.AUDIT_SUMMARY
+    audit = read_mapping(file, "the summary of an audit")
+    record = build_record(request, candidates, chosen, model, audit)
+    key = request.config.sign_key
+    if key is not None or has_extra(EXTRA):
+        subjects = list_subjects(str(model))
+        payload = build_statement(subjects, record, FORGET_PREDICATE_TYPE)
+        signer = load_signer(Path(key)) if key is not None else None
+        write_statement(folder / STATEMENT, payload, signer)
+    atomic.write_json(folder / RECORD, record)

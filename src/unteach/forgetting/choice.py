@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unteach import run_dir
-from unteach.audits.files import SUMMARY
 from unteach.json_files import read_json, read_mapping
 
 LANDING = "landing.json"
-AUDIT = "audit"
 UTILITY = "retain_prob"
 
 
@@ -53,8 +51,9 @@ class Candidate:
 
     @property
     def is_good(self) -> bool:
-        """Whether it moved within the budget, and no attack finds a leak."""
-        return self.a > 0 and not self.leaks
+        """Whether it moved within the budget, and no attack finds a leak where one could be found:
+        of what was held against nothing nothing can be said."""
+        return self.a > 0 and self.is_tested and not self.leaks
 
     @property
     def kept(self) -> float | None:
@@ -67,7 +66,7 @@ class Candidate:
 def read_candidate(method: str, folder: Path) -> Candidate:
     """Read what the run of a method and its audit left."""
     landing = read_mapping(folder / LANDING, "a landing")
-    audit = read_mapping(folder / AUDIT / SUMMARY, "the summary of an audit")
+    audit = read_mapping(folder / run_dir.AUDIT / run_dir.AUDIT_SUMMARY, "the summary of an audit")
     controls = (audit["worst_retain"], audit["worst_unseen"], audit["worst_wrong"])
     before, after = read_utility(folder)
     last = run_dir.read_last_metrics(folder) or {}

@@ -4,7 +4,7 @@ which the result lands on it. docs/forget.md has the experiments behind these nu
 from dataclasses import dataclass
 
 from unteach.errors import UserError, describe_unknown
-from unteach.forget.known_rows import ALTERNATE
+from unteach.forgetting.known_rows import ALTERNATE
 
 NUM_STEPS, BATCH_SIZE = 60, 8
 WHOLE_UNTIL = 1_000_000_000
