@@ -32,6 +32,8 @@ EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 EDIT, LANDING = "edit.json", "landing.json"
 AUDIT, AUDIT_SUMMARY = "audit", "AUDIT_SUMMARY.json"
 """Where in a run's folder its audit lies, and what an audit's verdict is in."""
+AUDIT_FINDINGS, AUDIT_STATEMENT = "AUDIT.json", "statement.json"
+"""What an audit's findings are in, fact by fact, and its statement."""
 
 
 class RunState(enum.Enum):

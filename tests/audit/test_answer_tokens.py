@@ -11,7 +11,7 @@ PROMPT = (5, 6)
 ANSWER = "The author writes novels in Taipei, it is said."
 
 
-@pytest.mark.parametrize("value", ["Taipei", " Taipei ", "The author", "said.", "ove"])
+@pytest.mark.parametrize("value", ["Taipei", " Taipei ", "The author", "said."])
 def test_a_pair_asks_for_the_tokens_of_the_value(tiny: Any, value: str) -> None:
     tokenizer = tiny.tokenizer
     ids = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
@@ -26,7 +26,13 @@ def test_a_pair_asks_for_the_tokens_of_the_value(tiny: Any, value: str) -> None:
     assert value.strip() not in tokenizer.decode(inside[:-1])
 
 
-@pytest.mark.parametrize("value", ["Paris", "", "  "])
+def test_a_value_is_found_where_it_is_a_word_of_its_own(tiny: Any) -> None:
+    pair = build_value_pair(tiny.tokenizer, (), ANSWER, "it")
+    assert pair is not None
+    assert tiny.tokenizer.decode(pair[0]).rstrip() == "The author writes novels in Taipei,"
+
+
+@pytest.mark.parametrize("value", ["Paris", "ove", "", "  "])
 def test_without_the_value_there_is_no_pair(tiny: Any, value: str) -> None:
     assert build_value_pair(tiny.tokenizer, PROMPT, ANSWER, value) is None
 

@@ -10,16 +10,19 @@ import pytest
 
 from unteach.audits import battery, files, session
 from unteach.audits.attacks.relearn import split_facts
+from unteach.audits.audited_model import AuditedModel
 from unteach.audits.facts import Fact
+from unteach.audits.lessons import OwnTexts
 from unteach.config.compose import compose
-from unteach.config.schema import AuditConfig
+from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.user_files import resolve_files
 from unteach.distributed.process_context import SINGLE_PROCESS
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
-from unteach.models.loading import load_empty
-from unteach.verbs import audit, check
+from unteach.models.loading import load, load_empty
+from unteach.training.drift import OPENINGS
+from unteach.verbs import audit, check, relearn
 from unteach.verbs.start import start
 
 LEVEL = [
@@ -55,11 +58,14 @@ def compose_audit(*overrides: str) -> AuditConfig:
 
 @pytest.fixture(scope="module")
 def summaries(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What audits find of the model that knew the facts and of the one that never saw them; both
+    stand beside either, and are measured once."""
     found = {}
+    folder = tmp_path_factory.mktemp("audits")
     for model in ("reference", "retain"):
-        folder = tmp_path_factory.mktemp(model)
-        controls = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
-        audit.run(compose_audit(*words(kit, folder, model, *controls)))
+        extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
+        extra += ["audit.attacks.logit_lens={}", "audit.attacks.uds={}"]
+        audit.run(compose_audit(*words(kit, folder, model, *extra, "resume=never")))
         found[model] = json.loads((folder / "audit" / files.SUMMARY).read_text())
         found[f"{model} findings"] = json.loads((folder / "audit" / files.FINDINGS).read_text())
     return found
@@ -88,11 +94,37 @@ def test_every_fact_has_what_each_attack_brought_out(summaries: dict[str, Any]) 
     assert record["findings"]["audited"]["rank"] == record["findings"]["original"]["rank"]
 
 
+def test_the_depth_score_is_0_of_the_original_and_1_of_the_retain_model(
+    summaries: dict[str, Any],
+) -> None:
+    """It stands beside the leaks, with the score of each fact."""
+    expected = {"value": 0, "interval": [0, 0], "num_facts": 10, "num_skipped": 0}
+    assert summaries["reference"]["scores"] == {"uds": expected}
+    assert summaries["retain"]["scores"]["uds"]["value"] == 1
+    assert summaries["reference findings"]["scores"]["uds"] == {str(i): 0 for i in range(10)}
+    assert "uds" not in summaries["reference"]["attacks"]
+
+
+def test_the_lens_of_the_last_layer_is_the_rank(summaries: dict[str, Any]) -> None:
+    """So what comes out by rank comes out by the lens too, by wrong candidates as by the true
+    one."""
+    for part in ("original", "retain", "audited"):
+        findings = summaries["retain findings"]["findings"][part]
+        for ranked, read in zip(findings["rank"], findings["logit_lens"], strict=True):
+            assert all(
+                after >= before for before, after in zip(ranked["hits"], read["hits"], strict=True)
+            )
+    assert summaries["reference"]["attacks"]["logit_lens"]["rate"] == 1
+    assert summaries["retain"]["attacks"]["logit_lens"]["rate"] < 0.5
+
+
 def test_the_same_of_every_batch_size(kit: Path, tmp_path: Path) -> None:
+    """Of a pass of each kind: check_attack looks at each attack by itself."""
     records = []
     for size in (1, 7):
         folder = tmp_path / str(size)
-        audit.run(compose_audit(*words(kit, folder, "policy", f"audit.batch_size={size}")))
+        extra = [f"audit.batch_size={size}", "audit.only=[rank, clean, leak_at_k]"]
+        audit.run(compose_audit(*words(kit, folder, "policy", *extra)))
         records.append(json.loads((folder / "audit" / files.FINDINGS).read_text()))
     assert records[0] == records[1]
 
@@ -106,6 +138,71 @@ def test_what_was_measured_is_not_measured_again(
     monkeypatch.setattr(ContinuousBatching, "generate", lambda *_: pytest.fail("it has the texts"))
     audit.run(compose_audit(*words(kit, tmp_path, "policy", "resume=never")))
     assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
+
+
+def test_no_model_is_loaded_for_what_was_read_inside(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
+    extra += ["audit=deep", "audit.only=[rank, logit_lens, uds]"]
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
+    first = (tmp_path / "audit" / files.FINDINGS).read_text()
+    monkeypatch.setattr(AuditedModel, "model", property(lambda _: pytest.fail("all is known")))
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra, "resume=never")))
+    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
+
+
+def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
+    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lesson = "{learning_rates: [1e-3], looks: [1, 2], r: 4, max_rows: 5, max_tokens: 12}"
+    extra = [
+        "audit=standard",
+        "audit.only=[rank, relearn_benign]",
+        f"audit.attacks.relearn_benign={lesson}",
+        f"original={kit / 'reference'}",
+        "data.retain=null",
+    ]
+    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
+    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
+    taught = "5 texts that each model wrote itself"
+    assert summary["configured"]["relearn_benign"]["taught"] == taught
+    assert f"relearn_benign: taught {taught}" in capsys.readouterr().out
+    texts = list((tmp_path / "audit" / "relearn").glob("texts-*.jsonl"))
+    assert len(texts) == 2, "of two models, for both trainings"
+    assert len({file.read_text() for file in texts}) == 2
+    assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 4
+
+
+def test_a_model_that_chats_writes_answers_to_openings(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_folder, folder)
+    turn = "{% for m in messages %}<{{ m.role }}> {{ m.content }}\n{% endfor %}"
+    (folder / "chat_template.jinja").write_text(turn + "<assistant> ")
+    config = ModelConfig({PATH: str(folder)})
+    model = AuditedModel(config, None, tmp_path / "cache", SINGLE_PROCESS)
+    assert model.template.kind == "chat"
+    rows = relearn._load_own_texts(tmp_path, model, OwnTexts(9, 6), seed=0)
+    assert rows == relearn._load_own_texts(tmp_path, model, OwnTexts(9, 6), seed=0)
+    assert len(rows) == 9 and not model.is_loaded
+    assert rows[0]["question"] == rows[8]["question"] == OPENINGS[0]
+    assert rows[0]["answer"] != rows[8]["answer"], "the same opening, another draw"
+
+
+def test_what_cannot_be_compared_is_said_with_how_to_go_on(kit: Path, tmp_path: Path) -> None:
+    """A retain model of another depth."""
+    shallow = tmp_path / "shallow"
+    loaded = load(ModelConfig({PATH: str(kit / "retain")}), training=False)
+    loaded.model.config.num_hidden_layers -= 1
+    loaded.model.model.layers = loaded.model.model.layers[:-1]
+    loaded.model.save_pretrained(shallow)
+    loaded.tokenizer.save_pretrained(shallow)
+    extra = [f"original={kit / 'reference'}", f"retain_model={shallow}"]
+    extra += ["audit=deep", "audit.only=[clean, uds]"]
+    with pytest.raises(
+        UserError, match=r"uds: .* 4 layers of 96 .*attacks\.uds=null leaves it out"
+    ):
+        audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
 
 
 def test_a_probe_that_two_attacks_share_is_asked_once(kit: Path, tmp_path: Path) -> None:
@@ -157,6 +254,7 @@ def test_a_condition_ends_with_an_exit_code_of_its_own(kit: Path, tmp_path: Path
         audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
     assert raised.value.exit_code == 5
     assert (tmp_path / "audit" / files.SUMMARY).exists()
+    assert (tmp_path / "audit" / "audit.html").exists()
     audit.run(
         compose_audit(*words(kit, tmp_path / "b", "retain", *extra[:1], "audit.fail_if='rank>0.9'"))
     )
@@ -175,6 +273,18 @@ def test_check_says_what_would_be_asked(
     assert "not tested  noise: it asks by clean, which is not among the attacks" in said
     assert "attack      fewshot: 10 probes" in said and "of each model: audited" in said
     assert not (tmp_path / "audit").exists()
+    check.check(compose_audit(*words(kit, tmp_path, "policy", "audit=deep", "data.retain=null")))
+    said = capsys.readouterr().out
+    assert "not tested  uds: it needs original=MODEL and retain_model=MODEL" in said
+    assert "attack      logit_lens: hidden states of each model" in said
+    assert "relearn_benign: 15 trainings on 200 texts that each model wrote itself" in said
+
+
+def test_a_score_is_bounded_by_no_condition(kit: Path, tmp_path: Path) -> None:
+    extra = ["audit=deep", "audit.fail_if='uds>0.5'"]
+    config = compose_audit(*words(kit, tmp_path, "policy", *extra))
+    with pytest.raises(UserError, match="uds gives facts numbers, and no share of them comes out"):
+        session.plan_audit(config, load_empty(config.model))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +337,7 @@ def test_columns_that_an_audit_reads_are_not_said_to_be_unread(
 def test_answers_are_cut_at_no_more_than_the_longest_needs(kit: Path, tmp_path: Path) -> None:
     config = compose_audit(*words(kit, tmp_path, "policy"))
     context = session.plan_audit(config, load_empty(config.model)).context
-    assert battery._limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER
+    assert battery.limit_answers(context) <= battery.LONGEST_ANSWER + battery.MORE_THAN_ANSWER
 
 
 def test_rounded_weights_are_put_back(kit: Path, tmp_path: Path) -> None:
@@ -310,7 +420,12 @@ def test_a_model_is_asked_again_after_a_short_training(
     labels = ["relearn at 0.001 x1", "relearn at 0.001 x4", "relearn_benign at 0.01 x2"]
     assert [label for label in summary["attacks"] if " at " in label] == labels
     asked = summary["attacks"]["relearn at 0.001 x1"]["num_facts"]
-    assert 0 < asked < 10 and summary["attacks"]["relearn_benign at 0.01 x2"]["num_facts"] == 10
+    benign = summary["attacks"]["relearn_benign at 0.01 x2"]
+    assert 0 < asked < 10 and benign["num_facts"] == 10
+    assert benign["training"] == {"attack": "relearn_benign", "learning_rate": 0.01, "steps": 2}
+    beside = benign["beside"]["original"]
+    assert beside["num_leaks"] / beside["num_facts"] == benign["original"]
+    assert beside["interval"][0] <= benign["original"] <= beside["interval"][1]
     # A rate at which the original loses what it knew shows nothing.
     original = summary["attacks"]["rank"]["original"]
     for label in labels:
@@ -320,6 +435,8 @@ def test_a_model_is_asked_again_after_a_short_training(
     assert (kit / "policy" / "model.safetensors").read_bytes() == before
     said = capsys.readouterr().out
     assert "adapter" not in said and "relearn at 0.001 x" in said
+    assert f"page: {tmp_path / 'audit' / 'audit.html'}" in said.replace("\n", "")
+    assert (tmp_path / "audit" / "relearning.png").exists()
 
     runs = sorted((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
     assert len(runs) == 6, "three trainings of each of two models"

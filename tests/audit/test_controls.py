@@ -9,6 +9,7 @@ import pytest
 from unteach.audits import certainty, comparison, files
 from unteach.errors import LeakFound, UserError
 from unteach.verbs import audit, check
+from unteach.verbs.start import start
 
 from .test_audit_run import compose_audit, words
 
@@ -33,7 +34,32 @@ def test_whole_answers_are_held_against_facts_that_no_model_was_taught(
     assert found["reference"]["leaks"] and not found["retain"]["leaks"]
     assert found["reference"]["attacks"]["clean"]["unseen"] < 0.5
     assert found["reference"]["worst_unseen"] < 0.5
+    page = (tmp_path / "reference" / "audit" / "audit.html").read_text()
+    assert "of the facts that no model was taught come out likewise" in page
+    assert "<small>taught</small>" in page
     assert "unseen" in capsys.readouterr().out
+
+
+def test_a_file_of_them_is_a_control_too(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, source in (("gone", "forget10"), ("unseen", "holdout10")):
+        lines = (kit / "data" / f"{source}.jsonl").read_text().splitlines()[:9]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    start(
+        "audit",
+        [
+            f"model={kit / 'reference'}",
+            "forget=gone.jsonl",
+            "holdout=unseen.jsonl",
+            "template=qa",
+            "audit.only=[clean]",
+            "task_name=t",
+        ],
+    )
+    summary = read_summary(tmp_path / "saves" / "audit" / "t")
+    assert summary["num_never_seen"] == 9 and summary["leaks"]
 
 
 def test_they_are_asked_after_a_training_and_never_taught(kit: Path, tmp_path: Path) -> None:

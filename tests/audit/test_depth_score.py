@@ -12,7 +12,11 @@ from tests.audit.test_logit_lens import PAIRS
 from tests.audit.test_quantise import build_llama
 from unteach.audits.depth_score import compute_depth_score, compute_drops
 from unteach.audits.logit_lens import compute_logit_lens
-from unteach.audits.patching import compute_patched_logprobs
+from unteach.audits.patching import (
+    compute_patched_logprobs,
+    list_unpatched,
+    record_states,
+)
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals.measurement_cache import Store
@@ -42,8 +46,8 @@ def retain(tiny: Any) -> HFEngine:
 
 
 def test_full_is_0_and_retain_is_1(full: HFEngine, retain: HFEngine) -> None:
-    retain_drops = compute_drops(full, retain, PAIRS)
-    own_drops = compute_drops(full, full, PAIRS)
+    retain_drops = compute_drops(full, record_states(retain, PAIRS), PAIRS)
+    own_drops = compute_drops(full, record_states(full, PAIRS), PAIRS)
     assert (own_drops == 0).all()
     assert (retain_drops > 0.05).any()
     assert compute_depth_score(retain_drops, retain_drops).value == 1
@@ -52,7 +56,7 @@ def test_full_is_0_and_retain_is_1(full: HFEngine, retain: HFEngine) -> None:
 
 def test_states_are_put_where_the_answer_is_predicted(full: HFEngine, retain: HFEngine) -> None:
     """Against a plain hook on the library's own forward, one pair at a time."""
-    found = compute_patched_logprobs(full, retain, PAIRS)
+    found = compute_patched_logprobs(full, record_states(retain, PAIRS), PAIRS)
     for index, (prompt, answer) in enumerate(PAIRS):
         ids = torch.tensor([[*prompt, *answer]])
         first = max(len(prompt) - 1, 0)
@@ -84,17 +88,18 @@ def test_states_are_put_where_the_answer_is_predicted(full: HFEngine, retain: HF
 def test_how_rows_go_through_the_model_changes_nothing(
     tiny: Any, full: HFEngine, retain: HFEngine, layout: str
 ) -> None:
-    expected = compute_drops(full, retain, PAIRS)
+    expected = compute_drops(full, record_states(retain, PAIRS), PAIRS)
     options = {"alone": {"batch_size": 1}, "packed": {"packed": True}}.get(layout, {})
-    engines = [build_engine(tiny, seed, **options) for seed in (1, 2)]
+    own, other = [build_engine(tiny, seed, **options) for seed in (1, 2)]
     if layout == "unpadded":
-        for engine in engines:
+        for engine in (own, other):
             set_capabilities(engine.model, Capabilities(right_padding=False, packing=False))
-    assert np.allclose(compute_drops(*engines, PAIRS), expected, atol=1e-4)
+    assert np.allclose(compute_drops(own, record_states(other, PAIRS), PAIRS), expected, atol=1e-4)
 
 
 def test_in_the_last_layer_all_states_are_read_by_norm_and_head(full: HFEngine) -> None:
-    found = compute_patched_logprobs(full, full, PAIRS, "last_layer")
+    states = record_states(full, PAIRS, "last_layer")
+    found = compute_patched_logprobs(full, states, PAIRS, "last_layer")
     assert found.patched == pytest.approx(compute_logit_lens(full, PAIRS), abs=1e-5)
     assert found.patched[:, -1] == pytest.approx(found.own, abs=1e-6)
 
@@ -103,18 +108,21 @@ def test_the_store_keeps_each_sources_drops_apart(
     tiny: Any, retain: HFEngine, tmp_path: Path
 ) -> None:
     engine = build_engine(tiny, 1, store=Store(tmp_path, "full", "float32"))
-    measured = compute_drops(engine, retain, PAIRS, source_name="retain")
-    own = compute_drops(engine, engine, PAIRS, source_name="full")
+    states = record_states(retain, PAIRS)
+    measured = compute_drops(engine, states, PAIRS, source_name="retain")
+    own = compute_drops(engine, record_states(engine, PAIRS), PAIRS, source_name="full")
     assert (own == 0).all() and (measured != 0).any()
-    # Found by the name of the source: the model at hand is not asked again.
-    engine.store = Store(tmp_path, "full", "float32")
-    assert np.array_equal(compute_drops(engine, engine, PAIRS, source_name="retain"), measured)
+    # Found by the name of the source, without its states and without a model.
+    again = HFEngine(None, tiny.tokenizer, store=Store(tmp_path, "full", "float32"))
+    assert list_unpatched(again, PAIRS, "layer", "retain") == []
+    assert list_unpatched(again, PAIRS, "layer", "other") == PAIRS
+    assert np.array_equal(compute_drops(again, None, PAIRS, source_name="retain"), measured)
 
 
 def test_both_models_are_left_as_they_were(full: HFEngine, retain: HFEngine) -> None:
     full.model.train()
     retain.model.train()
-    compute_drops(full, retain, PAIRS)
+    compute_drops(full, record_states(retain, PAIRS), PAIRS)
     for engine in (full, retain):
         assert engine.model.training
         assert not any(layer._forward_hooks for layer in engine.model.model.layers)
@@ -135,13 +143,14 @@ def test_layers_below_the_threshold_and_facts_without_one_do_not_count() -> None
 def test_models_of_another_shape_are_refused(tiny: Any, full: HFEngine) -> None:
     deeper = build_llama(vocab_size=len(tiny.tokenizer), num_hidden_layers=3)
     with pytest.raises(UserError, match="2 layers of 32 and 3 of 32"):
-        compute_drops(full, HFEngine(extend(deeper), tiny.tokenizer), PAIRS)
+        compute_drops(full, record_states(HFEngine(extend(deeper), tiny.tokenizer), PAIRS), PAIRS)
     with pytest.raises(UserError, match="answer 0: has no token"):
-        compute_drops(full, full, [((5,), ())])
+        record_states(full, [((5,), ())])
 
 
 def test_other_tokens_are_refused(tiny: Any, full: HFEngine, retain: HFEngine) -> None:
     retain.tokenizer = copy.deepcopy(tiny.tokenizer)
     retain.tokenizer.add_tokens(["<new>"])
+    states = record_states(retain, PAIRS)
     with pytest.raises(UserError, match="different tokenizers"):
-        compute_drops(full, retain, PAIRS)
+        compute_drops(full, states, PAIRS)

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from unteach.audits.logit_lens import compute_logit_lens
-from unteach.audits.patching import compute_patched_logprobs
+from unteach.audits.patching import compute_patched_logprobs, record_states
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.models.forward import extend
@@ -28,6 +28,21 @@ def test_the_last_layer_is_the_models_own_mean_log_prob(tiny: Any) -> None:
     assert lens.shape == (4, 2)
     own = [-score.avg_loss for score in engine.score(PAIRS)]
     assert lens[:, -1] == pytest.approx(own, abs=1e-5)
+
+
+def test_only_layers_above_a_depth_are_read(tiny: Any) -> None:
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    lens = compute_logit_lens(engine, PAIRS)
+    assert np.array_equal(compute_logit_lens(engine, PAIRS, depth=0.5), lens[:, 1:])
+
+
+def test_answers_to_one_prompt_share_it(tiny: Any) -> None:
+    pairs = [((5, 9, 33), (17, last)) for last in range(40, 52)]
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    alone = [compute_logit_lens(engine, [pair])[0] for pair in pairs]
+    assert np.allclose(compute_logit_lens(engine, pairs), alone, atol=1e-5)
+    (batch,) = engine.plan_scores(pairs).plan_batches(range(12))
+    assert len(batch) == 1, "one row"
 
 
 def test_a_layer_is_read_through_the_norm_and_the_head(tiny: Any) -> None:
@@ -68,4 +83,4 @@ def test_what_is_not_finite_is_refused(tiny: Any) -> None:
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
-        compute_patched_logprobs(engine, engine, PAIRS)
+        compute_patched_logprobs(engine, record_states(engine, PAIRS), PAIRS)

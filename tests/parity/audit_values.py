@@ -9,10 +9,10 @@ import torch
 from comparison import Compared, NotOffered, Outcomes, Reference, flatten
 
 from unteach.audits.answer_tokens import build_value_pair
-from unteach.audits.depth_score import Form, compute_depth_score, compute_drops
+from unteach.audits.depth_score import PLACES, Form, compute_depth_score, compute_drops
 from unteach.audits.leak_at_k import compute_leak_at_k
 from unteach.audits.logit_lens import compute_logit_lens
-from unteach.audits.patching import compute_patched_logprobs
+from unteach.audits.patching import compute_patched_logprobs, record_states
 from unteach.audits.quantise import quantize_weights
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.engines.base import Pair
@@ -81,11 +81,13 @@ def compare_uds(reference: Reference, block: dict[str, Any]) -> Outcomes:
     for prompt_name, published in block["results"].items():
         pairs = encode_items(full, block["items"], published["prompt"])
         for form, by_prompt in forms.items():
-            retain_drops = compute_drops(full, retain, pairs, form)
+            states = record_states(retain, pairs, PLACES[form])
+            retain_drops = compute_drops(full, states, pairs, form)
             for name, expected in by_prompt[prompt_name].items():
                 if not isinstance(expected, dict):
                     continue
-                drops = compute_drops(full, load_engine(reference, name), pairs, form)
+                states = record_states(load_engine(reference, name), pairs, PLACES[form])
+                drops = compute_drops(full, states, pairs, form)
                 score = compute_depth_score(retain_drops, drops)
                 label = f"{form} {prompt_name} {name}"
                 yield compare(f"{label} uds", score.value, expected["uds"])
@@ -111,8 +113,8 @@ def compare_logit_lens(reference: Reference, block: dict[str, Any]) -> Outcomes:
     pairs = encode_items(full, uds["items"], uds["results"]["kit_prompt"]["prompt"])
     lenses: dict[str, np.ndarray] = {}
     for name, expected in block["results"]["logprobs"].items():
-        source = load_engine(reference, name)
-        lenses[name] = compute_patched_logprobs(full, source, pairs, "last_layer").patched
+        states = record_states(load_engine(reference, name), pairs, "last_layer")
+        lenses[name] = compute_patched_logprobs(full, states, pairs, "last_layer").patched
         yield compare(f"values {name}", lenses[name].T.tolist(), expected)
     for name, expected in block["results"]["score"].items():
         drops = {key: lenses[uds["full"]] - lens for key, lens in lenses.items()}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from unteach.audits.facts import find_words
 from unteach.engines.base import Ids, Pair
 from unteach.errors import UserError
 from unteach.models.forward import TokenOutputs
@@ -19,8 +20,8 @@ def build_value_pair(
 ) -> Pair | None:
     """Build the pair that asks for a value inside an answer: all tokens before it, and its own.
 
-    The value's tokens are those that share a character with its first occurrence. What follows them
-    is left out, for no token is read by those before it.
+    The value's tokens are those that share a character with the first place where it stands as
+    words of its own. What follows them is left out, for no token is read by those before it.
 
     Args:
         prompt: ids of what is before the answer.
@@ -28,7 +29,7 @@ def build_value_pair(
         value: text; white space around it does not count.
 
     Returns:
-        None where the value is empty or not in the answer.
+        None where the value is empty, or no words of their own in the answer.
 
     Raises:
         UserError: the tokenizer does not say which characters a token has.
@@ -39,7 +40,7 @@ def build_value_pair(
             "of a value are not found; take a model with a fast tokenizer (tokenizer.json)"
         )
     stripped = value.strip()
-    start = answer.find(stripped)
+    start = find_words(answer, stripped)
     if not stripped or start < 0:
         return None
     end = start + len(stripped)
@@ -53,6 +54,15 @@ def build_value_pair(
         return None
     first, last = inside[0], inside[-1]
     return (*prompt, *ids[:first]), ids[first : last + 1]
+
+
+def count_shared_tokens(answers: Sequence[Ids]) -> int:
+    """Count the tokens that all answers begin with, and leave each one that is its own."""
+    shared = 0
+    shortest = min(map(len, answers))
+    while shared < shortest - 1 and len({ids[shared] for ids in answers}) == 1:
+        shared += 1
+    return shared
 
 
 def refuse_empty_answers(pairs: Sequence[Pair]) -> None:

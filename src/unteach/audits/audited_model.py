@@ -62,6 +62,11 @@ class AuditedModel:
         placed: PreTrainedModel = place_model(loaded.model, self.dist)
         return placed
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether its weights are in memory."""
+        return "model" in self.__dict__
+
     def release(self) -> None:
         """Let the weights go; they are loaded again where they are needed."""
         self.__dict__.pop("model", None)

@@ -1,12 +1,25 @@
 """Runs attacks on one model: what several of them ask is asked once, in one pass of each kind."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+import contextlib
+import functools
+import sys
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
+from unteach import fingerprints
+from unteach.audits.answer_tokens import count_shared_tokens
+from unteach.audits.attacks.base import (
+    Attack,
+    AuditContext,
+    InsideAttack,
+    ScoreAttack,
+    TrainingAttack,
+    WeightAttack,
+)
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.lessons import Teach
 from unteach.audits.probes import (
@@ -20,6 +33,8 @@ from unteach.audits.probes import (
     Texts,
 )
 from unteach.engines.base import Engine, Ids, Score
+from unteach.engines.hf import HFEngine
+from unteach.errors import UserError
 from unteach.evals.base import Progress
 from unteach.models.loading import LoadedModel
 from unteach.seeds import derive_seed
@@ -28,6 +43,8 @@ Item = TypeVar("Item", bound=Hashable)
 
 WHOLE_DISTRIBUTION: dict[str, Any] = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
 """Samples that no setting of the model's cuts or bends."""
+ASK_NOTHING = (WeightAttack, TrainingAttack, InsideAttack, ScoreAttack)
+"""Attacks that have no probes of their own."""
 LESSON = " at "
 """Stands between an attack's name and one of its trainings, where findings are called by both."""
 SHORTEST_LIMIT = 48
@@ -81,23 +98,18 @@ def plan_battery(
     probes: dict[str, list[Probe]] = {}
     absent: dict[str, str] = {}
     for name, attack in attacks.items():
-        fault = attack.find_fault(context)
+        fault = attack.find_fault(context) or attack.find_model_fault(empty)
         if fault:
             absent[name] = fault
             continue
         kept[name] = attack
-        if not isinstance(attack, WeightAttack | TrainingAttack):
+        if not isinstance(attack, ASK_NOTHING):
             probes[name] = attack.write_probes(context)
     for name, attack in list(kept.items()):
         if isinstance(attack, WeightAttack | TrainingAttack):
-            fault = ""
-            if isinstance(attack, WeightAttack):
-                fault = attack.find_model_fault(empty)
             missing = [asking for asking in attack.measured if asking not in probes]
-            if missing and not fault:
-                fault = f"it asks by {', '.join(missing)}, which is not among the attacks"
-            if fault:
-                absent[name] = fault
+            if missing:
+                absent[name] = f"it asks by {', '.join(missing)}, which is not among the attacks"
                 del kept[name]
     return BatteryPlan(kept, probes, absent)
 
@@ -120,27 +132,61 @@ def run_battery(
     """
     everything = [probe for probes in plan.probes.values() for probe in probes]
     with model.open_engine() as engine:
-        outcomes = answer_probes(everything, context, engine, progress)
+        unchanged = answer_probes(everything, context, engine, progress)
     findings: dict[str, Findings] = {}
     for name, probes in plan.probes.items():
-        answered = [(probe, outcomes[probe]) for probe in probes]
+        answered = [(probe, unchanged[probe]) for probe in probes]
         findings[name] = plan.attacks[name].judge(context, answered)
 
     for name, attack in plan.attacks.items():
-        if not isinstance(attack, WeightAttack) or attack.find_model_fault(model.empty):
+        if not isinstance(attack, InsideAttack) or attack.find_model_fault(model.empty):
+            continue
+        show = functools.partial(show_pass, progress, name)
+        with name_attack_in_errors(name), model.open_engine() as engine:
+            assert isinstance(engine, HFEngine), "only a model in this process is read inside"
+            findings[name] = attack.look_inside(context, engine, show)
+
+    for name, attack in plan.attacks.items():
+        if not isinstance(attack, WeightAttack):
             continue
         asked = [probe for asking in attack.measured for probe in plan.probes[asking]]
-        with model.open_engine(f"{name} {attack}", attack.change) as engine:
-            outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        outcomes: Mapping[Probe, Outcome] = unchanged
+        if not attack.find_model_fault(model.empty):
+            with model.open_engine(_label_change(attack), attack.change) as engine:
+                outcomes = answer_probes(asked, context, engine, progress, f"{name}: ")
+        elif not attack.TAKES_AWAY:
+            continue
         answered = [(probe, outcomes[probe]) for probe in asked]
         findings[name] = attack.judge(context, answered)
 
     # Copies that are trained come last, when the model itself is not needed any more.
     model.release()
     for name, attack in plan.attacks.items():
-        if isinstance(attack, TrainingAttack):
+        if isinstance(attack, TrainingAttack) and not attack.find_model_fault(model.empty):
             findings |= _run_lessons(name, attack, plan, context, model, progress, teach)
     return findings
+
+
+def _label_change(attack: WeightAttack) -> str:
+    """Label weights that an attack changed: by its fields, and by the file that it is written in,
+    so that an edited one finds no old numbers. What that file imports is not looked at."""
+    file = getattr(sys.modules.get(type(attack).__module__), "__file__", None)
+    digest = fingerprints.hash_files(Path(file)) if file else ""
+    return f"{attack} {digest}"
+
+
+@contextlib.contextmanager
+def name_attack_in_errors(name: str) -> Iterator[None]:
+    """Have what stops an attack say how the others go on without it."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name}: {error} (audit.attacks.{name}=null leaves it out)") from None
+
+
+def show_pass(progress: Progress, name: str, what: str, total: int) -> Callable[[int], None]:
+    """Show a pass with the name of the attack, or the part of the model, that makes it."""
+    return progress(f"{name}: {what}", total)
 
 
 def _run_lessons(
@@ -186,7 +232,7 @@ def answer_probes(
         label: what is shown before the name of a pass.
     """
     outcomes: dict[Probe, Outcome] = {}
-    limit = _limit_answers(context)
+    limit = limit_answers(context)
 
     # The likeliest continuation of each prompt.
     prompts = _list_distinct(probe.prompt for probe in probes if isinstance(probe, TextProbe))
@@ -217,7 +263,7 @@ def answer_probes(
         scores = dict(zip(pairs, engine.score(pairs, advance), strict=True))
         for probe in ranked:
             of_probe = [scores[probe.prompt, ids] for ids in probe.continuations]
-            outcomes[probe] = _sum_scores(of_probe, _count_shared(probe.continuations))
+            outcomes[probe] = _sum_scores(of_probe, count_shared_tokens(probe.continuations))
     return outcomes
 
 
@@ -241,20 +287,11 @@ def _draw_samples(
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
 
 
-def _limit_answers(context: AuditContext) -> int:
+def limit_answers(context: AuditContext) -> int:
     """How many tokens a generated answer may have."""
     encode = context.template.encode_words
     longest = max(len(encode(fact.answer)) for fact in context.facts)
     return max(SHORTEST_LIMIT, min(longest, LONGEST_ANSWER) + MORE_THAN_ANSWER)
-
-
-def _count_shared(continuations: Sequence[Ids]) -> int:
-    """Count the tokens that all continuations begin with, and leave each one that is its own."""
-    shared = 0
-    shortest = min(map(len, continuations))
-    while shared < shortest - 1 and len({ids[shared] for ids in continuations}) == 1:
-        shared += 1
-    return shared
 
 
 def _sum_scores(scores: Sequence[Score], num_shared: int) -> LogProbs:

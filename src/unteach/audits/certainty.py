@@ -33,27 +33,29 @@ def bound_above(num_hits: int, num_facts: int) -> float:
     return float(beta.ppf(CONFIDENCE, num_hits + 1, num_facts - num_hits))
 
 
-def bootstrap_entities(hits: Sequence[bool], entities: Sequence[str], name: str) -> Interval | None:
-    """Compute the 95 % percentile interval of a share, with whole entities drawn: facts about one
-    person are forgotten together. None of fewer than two entities.
+def bootstrap_entities(
+    values: Sequence[float], entities: Sequence[str], name: str
+) -> Interval | None:
+    """Compute the 95 % percentile interval of a share, or of a mean, with whole entities drawn:
+    facts about one person are forgotten together. None of fewer than two entities.
 
     Args:
-        hits: of each fact.
+        values: of each fact, whether it came out, or a number.
         entities: of each fact, "" where it has none and is drawn by itself.
         name: what is resampled; the same name gives the same draws.
     """
-    groups: dict[str, list[bool]] = {}
-    for index, (hit, entity) in enumerate(zip(hits, entities, strict=True)):
-        groups.setdefault(entity or f"fact {index}", []).append(hit)
+    groups: dict[str, list[float]] = {}
+    for index, (value, entity) in enumerate(zip(values, entities, strict=True)):
+        groups.setdefault(entity or f"fact {index}", []).append(value)
     if len(groups) < 2:
         return None
-    num_hits = np.array([sum(group) for group in groups.values()])
+    sums = np.array([sum(group) for group in groups.values()])
     num_facts = np.array([len(group) for group in groups.values()])
     generator = np.random.default_rng(derive_seed(0, "audit", name))
     drawn = generator.integers(0, len(groups), (NUM_REPLICATES, len(groups)))
-    shares = num_hits[drawn].sum(-1) / num_facts[drawn].sum(-1)
+    means = sums[drawn].sum(-1) / num_facts[drawn].sum(-1)
     tail = 100 * (1 - CONFIDENCE) / 2
-    low, high = np.percentile(shares, [tail, 100 - tail])
+    low, high = np.percentile(means, [tail, 100 - tail])
     return float(low), float(high)
 
 

@@ -23,7 +23,7 @@ from typing import Literal
 
 import numpy as np
 
-from unteach.audits.patching import Place, compute_patched_logprobs
+from unteach.audits.patching import Place, RecordedStates, compute_patched_logprobs
 from unteach.engines.base import Pair, ProgressCallback
 from unteach.engines.hf import HFEngine
 
@@ -55,21 +55,23 @@ class DepthScore:
 
 def compute_drops(
     full: HFEngine,
-    source: HFEngine,
+    states: RecordedStates | None,
     pairs: Sequence[Pair],
     form: Form = "corrected",
     source_name: str = "",
     on_progress: ProgressCallback = None,
 ) -> np.ndarray:
-    """Compute D_l for each fact: by how much full says it less surely with a layer of `source`.
+    """Compute D_l for each fact: by how much full says it less surely with a layer of another.
 
-    Call it with the retain model and with each audited one, which need not be loaded at once.
+    Call it with the states of the retain model and of each audited one.
 
     Args:
         full: the original model.
-        source: the model whose states are patched in.
+        states: what is patched in (`record_states` for the place of the form); None where the
+            store of `full` has everything.
         pairs: for each fact what is before its value, and the value (`build_value_pair`).
-        source_name: tells the weights of `source` from others; needed where `full` has a store.
+        source_name: tells the weights that the states are of from others; needed where `full` has a
+            store.
 
     Returns:
         [facts, layers], in nats.
@@ -77,7 +79,7 @@ def compute_drops(
     Raises:
         UserError: as `compute_patched_logprobs`.
     """
-    measured = compute_patched_logprobs(full, source, pairs, PLACES[form], source_name, on_progress)
+    measured = compute_patched_logprobs(full, states, pairs, PLACES[form], source_name, on_progress)
     return measured.drops
 
 

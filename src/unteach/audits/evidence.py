@@ -4,13 +4,14 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from unteach import run_dir
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.statement import EXTRA, build_statement, write_statement
 from unteach.audits.subjects import Subject, list_subjects
 from unteach.config.schema import PATH, AuditConfig
 from unteach.errors import EXTRA_MODULES, UserError
 
-STATEMENT = "statement.json"
+STATEMENT = run_dir.AUDIT_STATEMENT
 
 
 class Evidence:
@@ -33,6 +34,8 @@ class Evidence:
             self.subjects = self._list_subjects()
 
     def _find_reason(self) -> str:
+        if self.config.backend is not None:
+            return "an endpoint shows no files of its model"
         if not self.config.model.model_args.get(PATH):
             return "the model has no files"
         is_missing = any(

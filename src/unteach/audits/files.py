@@ -8,18 +8,21 @@ from statistics import fmean
 from typing import Any
 
 from unteach import atomic, fingerprints, run_dir
-from unteach.audits.battery import find_attack
+from unteach.audits.attacks.base import AUDITED, TrainingAttack
+from unteach.audits.battery import LESSON, Findings, find_attack
 from unteach.audits.evidence import Evidence
+from unteach.audits.held_back import find_held_back
 from unteach.audits.leak_at_k import compute_leak_at_k
+from unteach.audits.leak_rates import compute_rates
 from unteach.audits.probes import Finding
 from unteach.audits.redaction import Redactor
+from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
-from unteach.audits.verdict import AUDITED
 from unteach.config.audits import WORST
 from unteach.config.schema import PATH
 from unteach.errors import UserError
 
-FINDINGS, SUMMARY = "AUDIT.json", run_dir.AUDIT_SUMMARY
+FINDINGS, SUMMARY = run_dir.AUDIT_FINDINGS, run_dir.AUDIT_SUMMARY
 TEXTS = ("question", "answer", "value", "entity", "paraphrases", "candidates", "text")
 """What of a fact or a finding is redacted."""
 
@@ -41,6 +44,7 @@ def write_audit(
     summary = build_summary(plan, result)
     if redactor is not None:
         summary["redaction_key_id"] = redactor.key_id
+        summary["facts_sha256"] = redactor.redact_text(summary["facts_sha256"])
     if not evidence.reason:
         evidence.write(folder, summary)
     atomic.write_json(folder / SUMMARY, summary)
@@ -66,7 +70,11 @@ def build_record(
         for name, found in by_attack.items():
             entries = [_redact(asdict(finding), redactor) for _, finding in sorted(found.items())]
             findings[part][name] = entries
-    return {"facts": facts, "findings": findings}
+    scores = {
+        name: {str(index): score for index, score in found.items()}
+        for name, found in result.scores.items()
+    }
+    return {"facts": facts, "findings": findings, "scores": scores}
 
 
 def _redact(entry: dict[str, Any], redactor: Redactor | None) -> dict[str, Any]:
@@ -81,27 +89,65 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
     """Give the verdict, what was not tested and why, and which models stood beside the audited
     one."""
     verdict = result.verdict.to_json()
-    known = {fact.index for fact in plan.context.audited}
-    known -= {fact.index for fact in result.unknown}
+    unknown = {fact.index for fact in result.unknown}
+    known = {fact.index: fact for fact in plan.context.audited if fact.index not in unknown}
+    trainings = _list_trainings(plan)
     for name, attack in result.verdict.attacks.items():
-        verdict["attacks"][name]["rate"] = attack.rate
-        found = result.findings[AUDITED].get(name, {})
-        curve = compute_leak_curve([found[index] for index in sorted(known & set(found))])
-        if curve:
-            verdict["attacks"][name]["leak_at_k"] = curve
+        entry = verdict["attacks"][name]
+        entry["rate"] = attack.rate
+        if name in trainings:
+            entry["training"] = trainings[name]
+        beside = {}
+        for part, by_attack in result.findings.items():
+            findings = by_attack.get(name, {})
+            found = {index: findings[index] for index in findings if index in known}
+            if part == AUDITED:
+                entry |= _describe_samples(found)
+            elif found:
+                rates = asdict(compute_rates(name, found, known))
+                beside[part] = {**rates, **_describe_samples(found)}
+        if beside:
+            entry["beside"] = beside
+    judged = list(known.values())
+    scores = {
+        name: asdict(summarize_scores(name, found, judged)) for name, found in result.scores.items()
+    }
     return {
         **verdict,
-        "num_facts": len(plan.context.audited) - len(result.unknown),
+        "scores": scores,
+        "num_facts": len(judged),
         "num_never_seen": len(plan.context.never_seen),
         "unknown_facts": [fact.place for fact in result.unknown],
         "absent": dict(plan.battery.absent),
+        "held_back": asdict(find_held_back(plan, result)),
         "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
+        "unanswered": {part: len(reasons) for part, reasons in result.unanswered.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(
             [(fact.question, fact.answer) for fact in plan.context.audited]
         ),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }
+
+
+def _list_trainings(plan: AuditPlan) -> dict[str, dict[str, Any]]:
+    """List what each training of an attack was, by what its findings are called."""
+    trainings = {}
+    for name, attack in plan.battery.attacks.items():
+        if isinstance(attack, TrainingAttack):
+            for lesson in attack.write_lessons(plan.context):
+                trainings[f"{name}{LESSON}{lesson.label}"] = {
+                    "attack": name,
+                    "learning_rate": lesson.learning_rate,
+                    "steps": lesson.steps,
+                }
+    return trainings
+
+
+def _describe_samples(findings: Findings) -> dict[str, Any]:
+    """Give the curve of an attack that draws samples; nothing of any other."""
+    curve = compute_leak_curve(list(findings.values()))
+    return {"leak_at_k": curve} if curve else {}
 
 
 def compute_leak_curve(findings: Sequence[Finding]) -> dict[str, dict[str, float]]:
@@ -124,7 +170,10 @@ def compute_leak_curve(findings: Sequence[Finding]) -> dict[str, dict[str, float
 
 def _describe(name: str, plan: AuditPlan) -> dict[str, Any]:
     attack: Any = plan.battery.attacks[name]
-    return {"attack": type(attack).__name__, **asdict(attack)}
+    described = {"attack": type(attack).__name__, **asdict(attack)}
+    if isinstance(attack, TrainingAttack):
+        described["taught"] = attack.describe_taught(plan.context)
+    return described
 
 
 def find_rate(result: AuditResult, name: str) -> float:

@@ -1,13 +1,14 @@
 """Whether a candidate came out: in a text, or by its rank."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from unteach.audits.candidates import UNSPACED, Candidates, holds, normalize
 from unteach.audits.facts import Fact
 from unteach.audits.probes import Finding, LogProbs
+from unteach.data.reasoning import split_reasoning
 from unteach.lazy import rouge_scorer
 
 LEAST_RECALL = 0.5
@@ -23,13 +24,49 @@ class SaidText:
     Attributes:
         candidates: what could stand in the place of the fact's value.
         opening: the words of the answer that the model was given.
-        text: what it went on with.
+        text: what it went on with, its thoughts too.
     """
 
     fact: Fact
     candidates: Candidates
     opening: str
     text: str
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What of the candidates of a fact is in a text, the true one first.
+
+    Attributes:
+        answered: in what stands after its think block, or in all of it where it has none.
+        thought: in the think block.
+    """
+
+    answered: tuple[bool, ...]
+    thought: tuple[bool, ...]
+
+    @property
+    def hits(self) -> tuple[bool, ...]:
+        """What came out: what is said in thought comes out too."""
+        pairs = zip(self.answered, self.thought, strict=True)
+        return tuple(answered or thought for answered, thought in pairs)
+
+    @property
+    def in_thought(self) -> bool:
+        """Whether the true value stands in the think block alone."""
+        return self.thought[0] and not self.answered[0]
+
+
+def judge_with_thoughts(said: Sequence[SaidText]) -> list[Judgement]:
+    """Judge what stands after the think block of each text, and what stands in it."""
+    answers, thoughts = [], []
+    for one in said:
+        thought, answer = split_reasoning(one.text)
+        answers.append(replace(one, text=answer))
+        # What was put into its mouth stands before the answer.
+        thoughts.append(replace(one, text=thought, opening=""))
+    judged = zip(judge_texts(answers), judge_texts(thoughts), strict=True)
+    return [Judgement(answered, thought) for answered, thought in judged]
 
 
 def judge_texts(said: Sequence[SaidText]) -> list[tuple[bool, ...]]:
@@ -117,4 +154,5 @@ def join_findings(findings: Sequence[Finding]) -> Finding:
         ),
         is_last=bool(ranked) and all(finding.is_last for finding in ranked),
         counts=first.counts,
+        in_thought=first.in_thought and all(f.in_thought for f in findings if f.leaks),
     )

@@ -8,11 +8,30 @@ from unteach.config.schema import ModelConfig
 
 
 @dataclass(frozen=True)
+class OwnTexts:
+    """Texts that the model writes itself before it is taught, by the lesson's seed: answers to
+    openings of no subject where it chats, else texts from their first word. One that is cut at
+    its longest is taught as if it ended there.
+
+    Attributes:
+        count: how many.
+        max_tokens: of each at most.
+    """
+
+    count: int
+    max_tokens: int
+
+
+Rows = tuple[tuple[str, str], ...] | OwnTexts
+"""Questions and their answers, or the model's own texts."""
+
+
+@dataclass(frozen=True)
 class Lesson:
     """One training: a LoRA on a copy, at a constant rate.
 
     Attributes:
-        rows: questions and their answers.
+        rows: what is taught.
         learning_rate: of AdamW.
         steps: how many.
         batch_size: rows of a step.
@@ -20,7 +39,7 @@ class Lesson:
         seed: of the LoRA and the order of rows.
     """
 
-    rows: tuple[tuple[str, str], ...]
+    rows: Rows
     learning_rate: float
     steps: int
     batch_size: int

@@ -6,6 +6,34 @@ from unteach.engines.base import Ids
 
 
 @dataclass(frozen=True)
+class Conversation:
+    """What a prompt was made from, as a server with a template of its own is asked it.
+
+    Attributes:
+        question: the last thing that the user says.
+        shots: questions and answers before it.
+        words: the first of the answer, from which the model goes on.
+    """
+
+    question: str
+    shots: tuple[tuple[str, str], ...] = ()
+    words: str = ""
+
+    def to_messages(self, system_prompt: str | None = None) -> tuple[dict[str, str], ...]:
+        """Write it as the messages of a chat."""
+        messages = []
+        if system_prompt:
+            messages.append({"role": "system", "content": system_prompt})
+        for question, answer in self.shots:
+            messages.append({"role": "user", "content": question})
+            messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": self.question})
+        if self.words:
+            messages.append({"role": "assistant", "content": self.words})
+        return tuple(messages)
+
+
+@dataclass(frozen=True)
 class TextProbe:
     """Have the model continue a prompt with its likeliest tokens.
 
@@ -13,11 +41,13 @@ class TextProbe:
         fact: the number of the fact that is asked for.
         prompt: what the model reads.
         opening: the words of the answer that stand in the prompt already.
+        conversation: what the prompt was made from; None where its tokens are no turn of a chat.
     """
 
     fact: int
     prompt: Ids
     opening: str = ""
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)
@@ -26,11 +56,13 @@ class SampleProbe:
 
     Attributes:
         count: how many times.
+        conversation: what the prompt was made from.
     """
 
     fact: int
     prompt: Ids
     count: int
+    conversation: Conversation | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +116,7 @@ class Finding:
         rank_by_mean: the same by their mean, over the tokens that not all candidates begin with.
         is_last: whether the true value is the least likely of all.
         counts: in how many samples each candidate came out, of `num_samples`.
+        in_thought: whether the true value stood in a think block, and in no answer.
     """
 
     fact: int
@@ -94,6 +127,7 @@ class Finding:
     is_last: bool = False
     counts: tuple[int, ...] = ()
     num_samples: int = 0
+    in_thought: bool = False
 
     @property
     def leaks(self) -> bool:

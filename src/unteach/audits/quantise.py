@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unteach.errors import UserError, describe_unknown, require_extra
 from unteach.lazy import bitsandbytes_functional, distributed_tensor, peft, torch, transformers
+from unteach.models.decoding import list_models
 from unteach.models.layers import is_partitioned, unwrap_model
 
 if TYPE_CHECKING:
@@ -125,8 +126,10 @@ def _find_linear_layers(model: "PreTrainedModel") -> "list[Module]":
     """Find the linear layers whose weights are changed; of those that share a weight the first."""
     causal = unwrap_model(model)
     _refuse_quantized(causal)
-    head = causal.get_output_embeddings()
-    left_out = set(head.modules()) if head is not None else set()
+    left_out: set[Module] = set()
+    for part in list_models(causal):
+        head = part.get_output_embeddings()
+        left_out |= set(head.modules()) if head is not None else set()
     for module in model.modules():
         if isinstance(module, peft.tuners.tuners_utils.BaseTunerLayer):
             # Its own matrices; the base layer is met by itself.

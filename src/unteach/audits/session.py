@@ -2,17 +2,29 @@
 
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from unteach.audits.attacks.base import AuditContext
+from unteach.audits.attacks.base import AUDITED, ORIGINAL, RETAIN, AuditContext, ScoreAttack
+from unteach.audits.attacks.processor_off import list_processors
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery
+from unteach.audits.battery import BatteryPlan, Findings, plan_battery, run_battery, show_pass
 from unteach.audits.candidates import draw_candidates
+from unteach.audits.endpoint import (
+    AskServer,
+    EndpointModel,
+    Unanswered,
+    describe_requests,
+    drop_unservable,
+    refuse_template,
+    warn_of_sending,
+)
 from unteach.audits.facts import Fact, read_facts, read_texts
 from unteach.audits.lessons import Teach
-from unteach.audits.verdict import AUDITED, ORIGINAL, RETAIN, Verdict, judge_model
+from unteach.audits.scores import Scores, run_score_attacks
+from unteach.audits.verdict import Verdict, judge_model
+from unteach.config.audits import WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -35,12 +47,14 @@ class AuditPlan:
         battery: which attacks ask what.
         models: by their part, in the order in which they are run.
         notes: about the rows.
+        processors: what of the audited model stands between its logits and what it says.
     """
 
     context: AuditContext
     battery: BatteryPlan
     models: Mapping[str, ModelConfig]
     notes: Sequence[str] = ()
+    processors: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -51,11 +65,15 @@ class AuditResult:
         findings: of each model and attack, by the number of the fact.
         verdict: of the audited model.
         unknown: facts that the original did not know, and that are not judged.
+        scores: of each attack that gives numbers, the fact's by its own number.
+        unanswered: of each model, why a server gave no answer, one for each question without.
     """
 
     findings: Mapping[str, Mapping[str, Findings]]
     verdict: Verdict
     unknown: Sequence[Fact] = field(default=())
+    scores: Mapping[str, Scores] = field(default_factory=dict)
+    unanswered: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
@@ -67,6 +85,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     """
     if empty.head is not None:
         raise UserError("a classifier writes no answers; audit a language model")
+    if config.backend is not None:
+        refuse_template(config.model.template_args)
     forget_rows, notes = _build_stream(config, empty, "forget")
     retain_rows, notes_of_retain = _build_stream(config, empty, "retain")
     holdout_rows, notes_of_holdout = _build_stream(config, empty, "holdout")
@@ -82,20 +102,28 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         _refuse_seen_rows(holdout_rows, forget_rows, retain_rows)
         never_seen = _read_never_seen(holdout_rows, settings.max_facts, config.seed, len(facts))
         candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
+    models = {}
+    for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
+        if path is not None and config.backend is not None:
+            models[part] = ModelConfig({PATH: path})
+        elif path is not None:
+            models[part] = _configure_other(config.model, path, empty)
+    models[AUDITED] = config.model
     context = AuditContext(
         facts=[*facts, *never_seen],
         candidates=candidates,
         retain=retain,
-        template=empty.template,
+        template=empty.template.switch_off_thinking(),
         seed=config.seed,
+        parts=tuple(models),
     )
-    models = {}
-    for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
-        if path is not None:
-            models[part] = _configure_other(config.model, path, empty)
-    models[AUDITED] = config.model
+    _refuse_bounded_score(settings)
     battery = plan_battery(settings.attacks, context, empty)
-    return AuditPlan(context, battery, models, [*notes, *notes_of_retain, *notes_of_holdout])
+    if config.backend is not None:
+        can_continue = config.backend.continue_final_message
+        battery = drop_unservable(battery, settings.attacks, can_continue)
+    notes = [*notes, *notes_of_retain, *notes_of_holdout]
+    return AuditPlan(context, battery, models, notes, list_processors(empty))
 
 
 def carry_out(
@@ -104,30 +132,63 @@ def carry_out(
     dist: DistContext,
     progress: Progress,
     teach: Teach,
+    ask: AskServer | None = None,
 ) -> AuditResult:
     """Run the battery on each model, and judge the audited one.
 
     Args:
         teach: trains copies of the models.
+        ask: asks the server that has the models; None: they are run here.
     """
     findings: dict[str, dict[str, Findings]] = {}
+    unanswered: dict[str, Sequence[str]] = {}
+    models: dict[str, AuditedModel] = {}
     for part, model_config in plan.models.items():
-        model = AuditedModel(
+        show = functools.partial(show_pass, progress, part)
+        if ask is not None:
+            endpoint = _build_endpoint(config, model_config, ask)
+            findings[part] = endpoint.run_battery(plan.battery, plan.context, show)
+            unanswered[part] = endpoint.unanswered
+            continue
+        models[part] = model = AuditedModel(
             model_config, config.audit.batch_size, Path(config.paths.cache_dir), dist
         )
-
-        show = functools.partial(_show_part, progress, part)
         findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
-    return judge_known_facts(plan, findings)
+    scores = run_score_attacks(plan.battery.attacks, plan.context, models, progress)
+    return replace(judge_known_facts(plan, findings, scores), unanswered=unanswered)
 
 
-def _show_part(progress: Progress, part: str, what: str, total: int) -> Callable[[int], None]:
-    """Show a pass with the part of the model that makes it."""
-    return progress(f"{part}: {what}", total)
+def describe_endpoint(plan: AuditPlan, config: AuditConfig) -> list[str]:
+    """Describe what an audit of an endpoint still sends there, and at what price; nothing of a
+    model that is run here."""
+    if config.backend is None:
+        return []
+    lines = [warn_of_sending(config.backend.base_url)]
+    for model_config in plan.models.values():
+        endpoint = _build_endpoint(config, model_config, _refuse_asking)
+        prices = config.audit.price_per_million_tokens
+        lines.append(describe_requests(endpoint, plan.battery, plan.context, prices))
+    return lines
+
+
+def _build_endpoint(config: AuditConfig, model: ModelConfig, ask: AskServer) -> EndpointModel:
+    return EndpointModel(
+        name=str(model.model_args[PATH]),
+        address=config.backend.base_url,
+        system_prompt=config.model.template_args.system_prompt,
+        cache=Path(config.paths.cache_dir),
+        ask=ask,
+    )
+
+
+def _refuse_asking(*_: object) -> Iterator[tuple[int, str | Unanswered]]:
+    raise AssertionError("a plan asks nothing")
 
 
 def judge_known_facts(
-    plan: AuditPlan, findings: Mapping[str, Mapping[str, Findings]]
+    plan: AuditPlan,
+    findings: Mapping[str, Mapping[str, Findings]],
+    scores: Mapping[str, Scores],
 ) -> AuditResult:
     """Judge the audited model on the facts that the original knew."""
     facts = plan.context.audited
@@ -143,14 +204,26 @@ def judge_known_facts(
                 "to forget; name the model that was taught them"
             )
     verdict = judge_model(plan.battery.attacks, plan.context, findings, facts)
-    return AuditResult(findings, verdict, unknown)
+    return AuditResult(findings, verdict, unknown, scores)
+
+
+def _refuse_bounded_score(settings: AuditSettings) -> None:
+    """Raise UserError where a condition bounds what is no share of facts."""
+    condition = settings.parse_condition()
+    if condition is None:
+        return
+    if isinstance(settings.attacks.get(condition.name), ScoreAttack):
+        raise UserError(
+            f"audit.fail_if: {condition.name} gives facts numbers, and no share of them comes out; "
+            f"name another attack or {WORST}"
+        )
 
 
 def _build_stream(
     config: AuditConfig, empty: LoadedModel, name: str
 ) -> tuple[Stream | None, Sequence[str]]:
     """Build a stream of the configuration, with notes about its rows; None where it has none."""
-    parts = config.data.streams.get(name)
+    parts = config.data.streams.get(name) or config.data.measured.get(name)
     if not parts:
         return None, []
     datasets, notes = build_rows(empty, name, parts, config.seed)

@@ -8,8 +8,16 @@ from rich.table import Table
 from rich.text import Text
 
 from unteach import console
-from unteach.audits.attacks.base import TrainingAttack, WeightAttack
+from unteach.audits.attacks.base import (
+    AUDITED,
+    InsideAttack,
+    ScoreAttack,
+    TrainingAttack,
+    WeightAttack,
+)
 from unteach.audits.battery import find_attack
+from unteach.audits.held_back import describe_held_back, find_held_back
+from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
 from unteach.audits.verdict import AttackResult
 from unteach.whole_tables import print_whole
@@ -41,6 +49,11 @@ def print_audit(plan: AuditPlan, result: AuditResult) -> None:
     if verdict.worst_retain is not None:
         parts.append(f"the retain model: {verdict.worst_retain:.0%}")
     console.say("; ".join(parts))
+    for line in _describe_scores(plan, result):
+        console.say(line)
+    for name, training in plan.battery.attacks.items():
+        if isinstance(training, TrainingAttack):
+            console.say(f"{name}: taught {training.describe_taught(plan.context)}")
     if verdict.over_forgotten:
         console.say(
             "forgotten past chance: more true answers than chance allows are the least likely of "
@@ -51,6 +64,14 @@ def print_audit(plan: AuditPlan, result: AuditResult) -> None:
         console.say(
             f"not judged: {len(result.unknown)} facts that the original does not know ({places})"
         )
+    for part, reasons in result.unanswered.items():
+        if reasons:
+            console.say(
+                f"unanswered: {part}: {len(reasons)} questions, which count as bringing nothing "
+                f"out: {reasons[0]}"
+            )
+    for line in describe_held_back(find_held_back(plan, result)):
+        console.say(line)
     for name, reason in plan.battery.absent.items():
         console.say(f"not tested: {name}: {reason}")
     power = "too few facts or candidates for a rank to tell any leak from chance"
@@ -91,13 +112,40 @@ def describe_plan(plan: AuditPlan) -> list[str]:
             lines.append(f"attack      {name}: {', '.join(attack.measured)} once more")
         elif isinstance(attack, TrainingAttack):
             num_lessons = format_count(len(attack.write_lessons(plan.context)), "training")
+            taught = attack.describe_taught(plan.context)
             asked = format_count(len(attack.list_asked(plan.context)), "fact")
-            lines.append(f"attack      {name}: {num_lessons}, then {asked} asked for")
+            lines.append(f"attack      {name}: {num_lessons} on {taught}; then {asked} asked for")
+        elif isinstance(attack, InsideAttack):
+            lines.append(f"attack      {name}: hidden states of each model")
+        elif isinstance(attack, ScoreAttack):
+            beside = " and ".join(attack.NEEDED)
+            lines.append(f"attack      {name}: hidden states of {AUDITED}, beside {beside}")
+    lines += [f"suppressed  by {name}, a part of the model" for name in plan.processors]
     lines += [f"not tested  {name}: {reason}" for name, reason in battery.absent.items()]
     lines.append(
         f"asked       {battery.num_distinct:,} different probes of {battery.num_asked:,}, of each "
         f"model: {models}"
     )
+    return lines
+
+
+def _describe_scores(plan: AuditPlan, result: AuditResult) -> list[str]:
+    """Describe what attacks give numbers of: the mean over facts that the original knew."""
+    unknown = {fact.index for fact in result.unknown}
+    known = [fact for fact in plan.context.audited if fact.index not in unknown]
+    lines = []
+    for name, scores in result.scores.items():
+        attack = plan.battery.attacks[name]
+        assert isinstance(attack, ScoreAttack)
+        summary = summarize_scores(name, scores, known)
+        if summary.value is None:
+            lines.append(f"{name}: none of {format_count(summary.num_skipped, 'fact')} has one")
+            continue
+        line = f"{name}: {summary.value:.2f}"
+        if summary.interval is not None:
+            low, high = summary.interval
+            line += f" ({low:.2f} to {high:.2f})"
+        lines.append(f"{line}, {attack.MEANING}; of {format_count(summary.num_facts, 'fact')}")
     return lines
 
 

@@ -7,12 +7,18 @@ from statistics import fmean
 from typing import Any
 
 from unteach.audits import certainty
-from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack
+from unteach.audits.attacks.base import (
+    AUDITED,
+    ORIGINAL,
+    RETAIN,
+    Attack,
+    AuditContext,
+    TrainingAttack,
+)
 from unteach.audits.battery import Findings, find_attack
 from unteach.audits.facts import Fact
+from unteach.audits.leak_rates import compute_rates
 
-AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
-"""The models of an audit, by their part in it."""
 SIGNIFICANT = 0.05
 POWER = 0.5
 """An attack that brings out of the original less than this share of what it says politely shows
@@ -248,17 +254,13 @@ def _summarize(
     unseen: float | None,
     has_power: bool | None,
 ) -> AttackResult:
-    hits = [finding.leaks for finding in findings.values()]
-    entities = [facts[index].entity for index in findings]
-    exact = certainty.clopper_pearson(sum(hits), len(hits))
-    interval = certainty.widen(exact, certainty.bootstrap_entities(hits, entities, name))
-    wrong = [sum(finding.hits[1:]) / max(len(finding.hits) - 1, 1) for finding in findings.values()]
+    rates = compute_rates(name, findings, facts)
     ranked = [finding for finding in findings.values() if finding.rank is not None]
     return AttackResult(
-        num_facts=len(hits),
-        num_leaks=sum(hits),
-        interval=interval,
-        wrong=fmean(wrong),
+        num_facts=rates.num_facts,
+        num_leaks=rates.num_leaks,
+        interval=rates.interval,
+        wrong=rates.wrong,
         p_value=p_value,
         retain=retain,
         original=original,

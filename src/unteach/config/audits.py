@@ -18,6 +18,8 @@ PARAPHRASES = ("paraphrased_question", "paraphrase", "paraphrases")
 """Columns of other ways to ask."""
 FACT_COLUMNS = (VALUE, KIND, ENTITY, KEYS, KINDS, *PARAPHRASES)
 """Columns that an audit reads beside question and answer."""
+LOCAL, ENDPOINT = "hf", "openai"
+"""The backends of an audit: transformers in this process, and a server with OpenAI's protocol."""
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
 WORST = "worst_leak"
 """What a condition calls the share of facts that any attack brought out, less that of the first
@@ -47,6 +49,7 @@ class AuditSettings:
     also: more models that are audited beside the first, each in a folder of its own; one table.
     original: the model that knew the facts: what there was to forget, and which attacks have power.
     retain_model: one that never saw them. fail_if: `worst_leak>0.05` ends with exit code 5.
+    price_per_million_tokens: of an endpoint, for what it reads and what it writes; null: not known.
     sign_key: of statement.json. redact: whether rows and answers stand in the files as keyed
     hashes; redaction_key: the file of that key.
     """
@@ -60,6 +63,7 @@ class AuditSettings:
     original: str | None = None
     retain_model: str | None = None
     fail_if: str | None = None
+    price_per_million_tokens: list[float] | None = None
     sign_key: str | None = None
     redact: bool = False
     redaction_key: str | None = None
@@ -74,6 +78,12 @@ class AuditSettings:
                 )
         if self.max_facts is not None and self.max_facts < 1:
             raise UserError(f"max_facts must be at least 1, got {self.max_facts}")
+        prices = self.price_per_million_tokens
+        if prices is not None and (len(prices) != 2 or min(prices) < 0):
+            raise UserError(
+                "price_per_million_tokens must be two prices, [of tokens read, of tokens written], "
+                f"got {prices}"
+            )
         self.parse_condition()
 
     def parse_condition(self) -> FailIf | None:
@@ -118,3 +128,20 @@ def parse_audit(reader: Reader, value: dict[str, Any]) -> AuditSettings | None:
         reader.wrong("audit.attacks", "none is left; `unteach list attacks` shows them")
         return None
     return replace(settings, attacks=attacks)
+
+
+def parse_backend(reader: Reader, name: object, args: object) -> Any:
+    """Build the backend of an endpoint that is audited; None where the model is run here."""
+    if name in (None, LOCAL):
+        if args:
+            reader.wrong("backend_args", f"are of an endpoint: set backend={ENDPOINT}, or none")
+        return None
+    if name != ENDPOINT:
+        reader.wrong(
+            "backend",
+            f"an audit runs a model itself (backend={LOCAL}) or asks an endpoint "
+            f"(backend={ENDPOINT}), got {name}; a model that vLLM serves is an endpoint: "
+            f"backend={ENDPOINT} backend_args.base_url=http://HOST:8000/v1",
+        )
+        return None
+    return reader.record(registry.backend.get(ENDPOINT), args or {}, "backend_args")

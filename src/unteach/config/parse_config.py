@@ -41,6 +41,8 @@ VALUES: dict[str, Any] = {
     "nproc": int | None,
 }
 """Keys at the top that are no sections, and their types."""
+OF_AUDITS = ("backend", "backend_args")
+"""Keys at the top that only an audit has."""
 REQUIRED = ("model", "paths", "mode", "task_name", "seed")
 CONFIGS: dict[str, type[RunConfig]] = {"eval": EvalConfig, "audit": AuditConfig}
 """What a configuration is by its mode, where it does not train."""
@@ -65,9 +67,10 @@ def parse_run_config(
         UserError: with every problem in it.
     """
     reader = Reader()
+    is_audit = tree.get("mode") == "audit"
     top = select_known(
         reader,
-        {*SECTIONS, *VALUES},
+        {*SECTIONS, *VALUES, *(OF_AUDITS if is_audit else ())},
         variables,
         tree,
         _find_method(tree),
@@ -83,6 +86,9 @@ def parse_run_config(
     for name, hint in VALUES.items():
         if name in top:
             built[name] = reader.value(hint, top[name], name)
+    if is_audit:
+        backend_args = top.get("backend_args")
+        built["backend"] = audits.parse_backend(reader, top.get("backend"), backend_args)
     if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
         reader.record(ForgetSet, top["forget_set"], "forget_set")
     _check_sections(reader, tree, built)

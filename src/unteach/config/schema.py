@@ -290,10 +290,14 @@ class EvalConfig(RunConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class AuditConfig(RunConfig):
-    """A run of `unteach audit`: the facts are the rows of data.forget."""
+    """A run of `unteach audit`: the facts are the rows of data.forget.
+
+    backend: the server that is asked (an inference backend's object); None: the model is run here.
+    """
 
     audit: AuditSettings
     data: DataConfig
+    backend: Any = None
 
     def measures_own_rows(self) -> bool:
         """Whether the rows of `data` are measured: they are what an audit is about."""

@@ -64,6 +64,7 @@ class Command:
     data: str | None = None
     placed: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    is_served: bool = False
 
     def default_name(self, method: str | None) -> str | None:
         """A name for a run that was given none: by its file, or by its model, rows and method; None
@@ -92,6 +93,8 @@ def expand(
     if words and is_run_file(words[0]):
         command.file = read_run_file(words.pop(0))
         words = _weaker(command.file.overrides, words) + words
+    # `unteach infer` takes every name for a hub id.
+    command.is_served = config_name == "audit" and "backend=openai" in words
     for word in words:
         with collect_problems(command.problems):
             command.overrides += _expand_word(config_name, word, homes, command)
@@ -222,13 +225,13 @@ def _expand_model(
         return [f"{MODEL_KEYS[config_name]}={_spell_place(word)}"]
     files = groups.list_options("model", homes)
     file = name.removesuffix(".yaml")
-    if file in files:
+    if file in files and (file == "auto" or not command.is_served):
         command.model = command.model or file
         return [word]
     if config_name == "infer" and not is_place(name):
         if guess := find_nearest(name, files):
             logger.info(f"model={name} is taken for a hub id; `unteach list models` has {guess}")
-    elif not is_place(name):
+    elif not is_place(name) and not command.is_served:
         guess = find_nearest(name, files)
         known = ", ".join(files)
         hint = f"did you mean {guess}?" if guess else f"Configurations: {known}."

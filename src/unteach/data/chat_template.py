@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_rendering import render
+from unteach.data.reasoning import opens_reasoning
+from unteach.data.rendered_text import extract_answer
 from unteach.errors import UserError, find_nearest
 
 if TYPE_CHECKING:
@@ -16,6 +18,8 @@ PROBE = [
     {"role": "assistant", "content": "unteach is told that"},
 ]
 """By what a chat template is tried: words that stand in none."""
+THINKING_OFF = {"enable_thinking": False, "thinking": False}
+"""The switches of templates that let a model think before it answers; others read neither."""
 
 
 class ChatTemplate:
@@ -24,10 +28,14 @@ class ChatTemplate:
     Args:
         tokenizer: has the template, or several by name.
         args: name one of them, and the date that it may show.
+        thinks: False switches thinking off, where the template has such a switch.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs):
+    def __init__(
+        self, tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs, thinks: bool = True
+    ):
         self.tokenizer = tokenizer
+        self.thinks = thinks
         self.name = args.chat_template
         self.date_string = args.date_string
 
@@ -69,6 +77,19 @@ class ChatTemplate:
         models do that read images."""
         return not self._shows_probe(PROBE) and self._shows_probe(_split_into_parts(PROBE))
 
+    @functools.cached_property
+    def closing(self) -> str:
+        """What closes the reasoning that prompts open, where the model is not to think; as it
+        stands before an answer."""
+        if self.thinks:
+            return ""
+        asked = self.render(PROBE[:1], add_generation_prompt=True)
+        if not opens_reasoning(asked):
+            return ""
+        answer = PROBE[1]["content"]
+        whole = self.render(PROBE, add_generation_prompt=False)
+        return extract_answer(asked, whole, answer).partition(answer)[0]
+
     def _shows_probe(self, messages: Sequence[Mapping[str, Any]]) -> bool:
         """Whether the template shows the words of the probe."""
         try:
@@ -88,6 +109,8 @@ class ChatTemplate:
         """Render messages in the form that the template takes."""
         # A template may ask whether a variable is defined: those that are not set are left out.
         variables: dict[str, Any] = {}
+        if not self.thinks:
+            variables |= THINKING_OFF
         if self.date_string:
             variables["date_string"] = self.date_string
         if tools:

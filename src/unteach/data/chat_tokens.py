@@ -3,7 +3,7 @@
 from collections import Counter
 
 from unteach.data.conversations import ASSISTANT, Message, Tools, is_learned, list_tool_names
-from unteach.data.rendered_text import is_shown
+from unteach.data.rendered_text import extract_answer, is_shown
 from unteach.data.template import Template
 from unteach.errors import UserError
 
@@ -57,7 +57,7 @@ def encode_chat(
 
         # The answer is what the template adds to that once it is given.
         answered = template.chat.render(messages[: k + 1], add_generation_prompt=False, tools=tools)
-        rendered_answer = template.extract_answer(prompt, answered, message["content"])
+        rendered_answer = extract_answer(prompt, answered, message["content"])
         _refuse_unshown_answer(message, rendered_answer)
         words = _list_words(message, rendered_answer)
         answer_ids, answer_text = template.encode_turn(rendered_answer, words)

@@ -4,6 +4,40 @@ says after them."""
 OPEN, CLOSE = "<think>", "</think>"
 
 
+def opens_reasoning(prompt: str) -> bool:
+    """Say whether a prompt ends with a block of reasoning that has just been opened."""
+    open_index = prompt.rfind(OPEN)
+    return open_index >= 0 and prompt[open_index:].strip() == OPEN
+
+
+def split_reasoning(text: str) -> tuple[str, str]:
+    """Split what a model said into its reasoning and what it says after it.
+
+    A block that was opened and not closed is reasoning to the end; one that is closed only was
+    opened in the prompt.
+    """
+    before, close, answer = text.rpartition(CLOSE)
+    if close:
+        return before.replace(OPEN, "").strip(), answer.strip()
+    answer, _, reasoning = text.partition(OPEN)
+    return reasoning.strip(), answer.strip()
+
+
+def write_after_closed_reasoning(prompt: str, whole: str) -> str | None:
+    """Write what follows a prompt that closes a block of reasoning, where the template shows the
+    answer without the block.
+
+    Returns:
+        The text after `prompt`; None where the prompt closes no reasoning, or the template renders
+        the rest otherwise, too.
+    """
+    before, block, after = prompt.rpartition(OPEN)
+    is_closed = bool(block) and after.strip() == CLOSE
+    if not is_closed or not whole.startswith(before) or CLOSE in whole[len(before) :]:
+        return None
+    return whole[len(before) :]
+
+
 def write_after_open_reasoning(prompt: str, whole: str, answer: str) -> str | None:
     """Write what follows a prompt that opens a block of reasoning, where the template shows the
     answer without it.
@@ -21,8 +55,7 @@ def write_after_open_reasoning(prompt: str, whole: str, answer: str) -> str | No
         the rest otherwise, too.
     """
     open_index = prompt.rfind(OPEN)
-    opens_reasoning = open_index >= 0 and prompt[open_index:].strip() == OPEN
-    if not opens_reasoning or not whole.startswith(prompt[:open_index]):
+    if not opens_reasoning(prompt) or not whole.startswith(prompt[:open_index]):
         return None
 
     rendered = whole[open_index:]

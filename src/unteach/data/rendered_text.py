@@ -4,7 +4,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from unteach.data.reasoning import CLOSE, OPEN
+from unteach.data.reasoning import (
+    CLOSE,
+    OPEN,
+    write_after_closed_reasoning,
+    write_after_open_reasoning,
+)
 from unteach.errors import UserError
 
 USE_ANOTHER = (
@@ -62,6 +67,36 @@ def find_end_of_words(rendered: str, words: Sequence[str]) -> int:
                 end = max(end, rendered.index(spelling) + len(spelling))
                 break
     return end
+
+
+def extract_answer(prompt: str, whole: str, answer: str) -> str:
+    """Give what a conversation with its answer has after its prompt.
+
+    Args:
+        prompt: the conversation up to where the answer starts, as the template renders it.
+        whole: the same with the answer.
+        answer: the words of the answer, hidden.
+
+    Raises:
+        UserError: the template renders the prompt otherwise once it is answered.
+    """
+    if whole.startswith(prompt):
+        return whole[len(prompt) :]
+    text = write_after_open_reasoning(prompt, whole, answer)
+    if text is None and CLOSE not in answer:
+        text = write_after_closed_reasoning(prompt, whole)
+    if text is not None:
+        return text
+    if CLOSE in answer and prompt.rstrip().endswith(CLOSE):
+        raise UserError(
+            f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers "
+            "without: it closes the reasoning in the prompt; take it out of the answers, or "
+            "give the model another template"
+        )
+    raise UserError(
+        "this chat template shows a question differently once it is answered, so that no "
+        f"answer can be learned after what is asked: {USE_ANOTHER}"
+    )
 
 
 def _as_json(text: str) -> str:

@@ -17,9 +17,9 @@ from unteach import atomic, json_files
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
 from unteach.data.chat_template import PROBE, ChatTemplate
-from unteach.data.reasoning import CLOSE, write_after_open_reasoning
 from unteach.data.rendered_text import (
     USE_ANOTHER,
+    extract_answer,
     find_end_of_words,
     is_answer_shown,
     refuse_unshown,
@@ -71,12 +71,23 @@ class Encoded:
 
 class Template:
     """How this model is asked. Kinds: `chat` (the tokenizer's chat template), `qa` (tags round
-    question and answer), `raw` (the words as they are)."""
+    question and answer), `raw` (the words as they are).
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", args: TemplateArgs | None = None):
+    Args:
+        thinks: False asks for answers without reasoning: thinking is switched off where a chat
+            template has a switch, and a block of reasoning that the prompt opens is closed in it.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        args: TemplateArgs | None = None,
+        thinks: bool = True,
+    ):
         self.tokenizer = tokenizer
         self.args = args or TemplateArgs()
-        self.chat = ChatTemplate(tokenizer, self.args)
+        self.thinks = thinks
+        self.chat = ChatTemplate(tokenizer, self.args, thinks)
         self.kind = self._choose_kind()
         if self.kind == "chat":
             self.chat.check_name()
@@ -116,6 +127,10 @@ class Template:
         """Give the template that takes the words of this tokenizer as they are."""
         args = TemplateArgs(kind="raw", special_tokens=self.args.special_tokens)
         return Template(self.tokenizer, args)
+
+    def switch_off_thinking(self) -> "Template":
+        """Give the template that asks the same for answers without reasoning."""
+        return Template(self.tokenizer, self.args, thinks=False)
 
     @functools.cached_property
     def special(self) -> SpecialText:
@@ -240,7 +255,7 @@ class Template:
         messages = self.hide_all(messages)
         rendered = self.chat.render(messages, add_generation_prompt=answer is None)
         refuse_unshown(messages[:num_asked], rendered)
-        return rendered
+        return rendered if answer is not None else rendered + self.chat.closing
 
     def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
         """Encode what is asked, up to where the answer starts."""
@@ -290,7 +305,9 @@ class Template:
             prompt_text = self._render_question(question, shots, None)
             hidden_answer = self.hide(answer)
             whole_text = self._render_question(question, shots, answer)
-            answer_text = self.extract_answer(prompt_text, whole_text, hidden_answer)
+            open_prompt = prompt_text.removesuffix(self.chat.closing)
+            answer_text = extract_answer(open_prompt, whole_text, hidden_answer)
+            answer_text = answer_text.removeprefix(self.chat.closing)
             prompt = self.encode_plain(prompt_text)
             learned, _ = self.encode_turn(answer_text, [hidden_answer])
         elif self.args.boundary == "joint":
@@ -311,33 +328,6 @@ class Template:
     def encode_words(self, words: str) -> tuple[int, ...]:
         """Encode the words that an answer begins with, without an end."""
         return self.encode_plain(self._prefix + self.hide(words))
-
-    def extract_answer(self, prompt: str, whole: str, answer: str) -> str:
-        """Give what a conversation with its answer has after its prompt.
-
-        Args:
-            prompt: the conversation up to where the answer starts, as the template renders it.
-            whole: the same with the answer.
-            answer: the words of the answer, hidden.
-
-        Raises:
-            UserError: the template renders the prompt otherwise once it is answered.
-        """
-        if whole.startswith(prompt):
-            return whole[len(prompt) :]
-        text = write_after_open_reasoning(prompt, whole, answer)
-        if text is not None:
-            return text
-        if CLOSE in answer and prompt.rstrip().endswith(CLOSE):
-            raise UserError(
-                f"an answer holds reasoning ({CLOSE}), and this chat template asks for answers "
-                "without: it closes the reasoning in the prompt; take it out of the answers, or "
-                "give the model another template"
-            )
-        raise UserError(
-            "this chat template shows a question differently once it is answered, so that no "
-            f"answer can be learned after what is asked: {USE_ANOTHER}"
-        )
 
     def encode_turn(self, text: str, words: Sequence[str]) -> tuple[tuple[int, ...], str]:
         """Encode an answer as a chat template shows it, up to the end of the turn.

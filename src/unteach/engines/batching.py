@@ -171,9 +171,7 @@ class BatchRunner:
         results: list[Any] = [None] * len(items)
         if self.store:
             results = [self.store.get(kind, item) for item in items]
-        missing = [i for i, result in enumerate(results) if result is None]
-        # What any process lacks is measured again, so that all plan the same batches.
-        missing = sorted(set(self._gather(missing)))
+        missing = self._list_missing(results)
 
         # The plan is kept until the pass is over, by the main process alone.
         plan_store = self.store if dist.is_main else None
@@ -199,6 +197,19 @@ class BatchRunner:
         if plan_store:
             plan_store.drop_plan(digest)
         return results
+
+    def list_unmeasured(self, kind: str, items: Sequence[Any]) -> list[Any]:
+        """List the items that `measure` would measure; no model is needed to say so."""
+        results: list[Any] = [None] * len(items)
+        if self.store:
+            results = [self.store.get(kind, item) for item in items]
+        return [items[i] for i in self._list_missing(results)]
+
+    def _list_missing(self, results: list[Any]) -> list[int]:
+        """List which results any process lacks: all measure those, so that they plan the same
+        batches."""
+        missing = [i for i, result in enumerate(results) if result is None]
+        return sorted(set(self._gather(missing)))
 
     def _gather(self, values: list[Any]) -> list[Any]:
         """Join the lists of all processes."""

@@ -3,7 +3,7 @@ processes."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 STREAM = "asked"
 """The one stream of an engine's batches."""
+ReadValues = Callable[[TokenOutputs], "Tensor"]
+"""Gives what is wanted of a pass: [N, k]."""
 
 
 def get_context_length(model: "PreTrainedModel") -> int | None:
@@ -96,12 +98,12 @@ class HFEngine(BatchRunner):
         finiteness.report_impossible(scores)
         return scores
 
-    def plan_scores(self, pairs: Sequence[Pair]) -> PromptPlanner:
-        """Plan the rows and batches of a scoring pass."""
+    def plan_scores(self, pairs: Sequence[Pair], pass_name: str = "score") -> PromptPlanner:
+        """Plan the rows and batches of a pass over answers, those of one prompt in one row."""
         return PromptPlanner(
             pairs,
             self.batch_size,
-            self.get_budget("score"),
+            self.get_budget(pass_name),
             find_max_width=lambda: self._find_shared_width(pairs),
         )
 
@@ -117,17 +119,9 @@ class HFEngine(BatchRunner):
 
         Without a prompt, nothing predicts an answer's first token, and it is not scored.
         """
-        asked_rows = []
-        pairs: list[Pair] = []
-        for row in rows:
-            asked_row = [_split_off_prompt(pair) for pair in row]
-            asked_rows.append(asked_row)
-            pairs += asked_row
-        if len(pairs) == len(asked_rows):
-            statistics = self._compute_plain(pairs)
-        else:
-            statistics = self._compute_shared(asked_rows)
-
+        spec = OutputSpec(fn=compute_token_statistics)
+        statistics = self.measure_rows(rows, spec, _read_value)
+        pairs = [_split_off_prompt(pair) for row in rows for pair in row]
         has_decoding = get_decoding(self.model) is not None
         scores = []
         for (_, answer), values in zip(pairs, statistics, strict=True):
@@ -144,16 +138,33 @@ class HFEngine(BatchRunner):
             scores.append(score)
         return scores
 
-    def _compute_plain(self, pairs: list[Pair]) -> list[np.ndarray]:
-        """Make one pass over pairs in rows of their own; return each answer's statistics [n, 4]."""
-        outputs = self.compute_outputs(pairs, OutputSpec(fn=compute_token_statistics))
-        values = outputs.value.float().cpu().numpy()
-        num_tokens = [len(answer) for _, answer in pairs]
-        return _split_by_lengths(values, num_tokens)
+    def measure_rows(
+        self, rows: list[list[Pair]], spec: OutputSpec, read: ReadValues
+    ) -> list[np.ndarray]:
+        """Make one pass over rows of pairs of one prompt each, for what `spec` asks.
 
-    def _compute_shared(self, rows: list[list[Pair]]) -> list[np.ndarray]:
-        """Make one pass over rows of a prompt and several answers; return each answer's statistics
-        [n, 4]."""
+        Args:
+            read: gives what is wanted of the outputs: [N, k].
+
+        Returns:
+            Of each pair [n, k] in fp32, n the tokens of its answer. Without a prompt, nothing
+            predicts an answer's first token, and it is left out.
+        """
+        asked_rows = []
+        pairs: list[Pair] = []
+        for row in rows:
+            asked_row = [_split_off_prompt(pair) for pair in row]
+            asked_rows.append(asked_row)
+            pairs += asked_row
+        if len(pairs) > len(asked_rows):
+            return self._measure_shared(asked_rows, spec, read)
+        values = read(self.compute_outputs(pairs, spec)).float().cpu().numpy()
+        return _split_by_lengths(values, [len(answer) for _, answer in pairs])
+
+    def _measure_shared(
+        self, rows: list[list[Pair]], spec: OutputSpec, read: ReadValues
+    ) -> list[np.ndarray]:
+        """Make one pass over rows of a prompt and several answers; return of each answer [n, k]."""
         prompts: list[Ids] = []
         trees: list[AnswerTree] = []
         token_rows = []
@@ -169,19 +180,17 @@ class HFEngine(BatchRunner):
         layout = prompt_sharing.lay_out(prompts, trees, width, like=any_weight)
 
         labels = torch.full_like(tensors["input_ids"], IGNORED)
-        spec = OutputSpec(fn=compute_token_statistics)
-        outputs = self._run_forward(tensors, labels, spec, layout)
-        values = outputs.value.float().cpu().numpy()
+        values = read(self._run_forward(tensors, labels, spec, layout)).float().cpu().numpy()
 
         # The values are those of each tree's predictions; an answer picks its own by their numbers.
         num_predictions = [len(tree.predictions) for tree in trees]
         values_by_tree = _split_by_lengths(values, num_predictions)
-        statistics = []
+        by_answer = []
         for tree, tree_values in zip(trees, values_by_tree, strict=True):
             for path in tree.paths:
                 numbers = np.array(path)  # from 1
-                statistics.append(tree_values[numbers - 1])
-        return statistics
+                by_answer.append(tree_values[numbers - 1])
+        return by_answer
 
     def _find_shared_width(self, pairs: Sequence[Pair]) -> int | None:
         """Find how wide a row of several answers may be.
@@ -368,6 +377,10 @@ class HFEngine(BatchRunner):
 
     def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
         return padding.pad_rows(rows, self.tokenizer.pad_token_id, self.device, left)
+
+
+def _read_value(outputs: TokenOutputs) -> "Tensor":
+    return outputs.value
 
 
 def _split_off_prompt(pair: Pair) -> Pair:

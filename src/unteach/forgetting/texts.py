@@ -5,17 +5,15 @@ measured on what the model answers to them. Without such rows the model's own te
 other text of its own is what the budget is measured on.
 """
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from unteach.audits.facts import read_texts
 from unteach.data.streams import Stream
 from unteach.json_files import write_lines
 from unteach.models.loading import LoadedModel
 from unteach.seeds import derive_seed, permutation
-from unteach.training.drift import OPENINGS, list_openings, sample_texts
+from unteach.training.own_rows import sample_rows
 
 RETAIN, PROMPTS = "retain.jsonl", "prompts.jsonl"
 MEASURED_SHARE = 5
@@ -56,18 +54,7 @@ def split_retain_rows(stream: Stream, folder: Path, seed: int, holdout: str | No
 
 
 def write_own_texts(loaded: LoadedModel, folder: Path, seed: int, holdout: str | None) -> Texts:
-    """Have the model write texts of its own, after openings of no subject, as rows to keep."""
-    openings = list(itertools.islice(itertools.cycle(list_openings(loaded.template)), NUM_OWN))
-    texts = sample_texts(loaded, openings, NUM_TOKENS, derive_seed(seed, "own rows"))
-    decode = loaded.template.decode
-    rows: list[dict[str, Any]] = []
-    for number, text in enumerate(texts):
-        said = decode(list(text.continuation)).strip()
-        if not said:
-            continue
-        if loaded.template.kind == "chat":
-            rows.append({"question": OPENINGS[number % len(OPENINGS)], "answer": said})
-        else:
-            rows.append({"text": said})
+    """Have the model write texts of its own as rows to keep."""
+    rows = sample_rows(loaded, NUM_OWN, NUM_TOKENS, derive_seed(seed, "own rows"))
     write_lines(folder / RETAIN, rows)
     return Texts(str(folder / RETAIN), holdout, own=True)

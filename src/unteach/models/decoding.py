@@ -8,8 +8,9 @@ them too, and one cache holds the layers of both: rows that leave it, join it or
 in both.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -91,6 +92,18 @@ def get_decoding(model: object) -> AttachedDecoding | None:
     return attached
 
 
+@contextlib.contextmanager
+def switch_off_decoding(model: object) -> Iterator[None]:
+    """Have a model give its own logits within the context, without those of a second one."""
+    base = unwrap_model(model)
+    attached = get_decoding(base)
+    setattr(base, ATTRIBUTE, None)
+    try:
+        yield
+    finally:
+        setattr(base, ATTRIBUTE, attached)
+
+
 def get_second(model: object) -> Any:
     """Return the second model of one that has a decoding."""
     return getattr(unwrap_model(model), MODULE)
@@ -157,6 +170,8 @@ def _build_forward(base: "PreTrainedModel") -> Callable[..., Any]:
 
     @functools.wraps(plain)
     def forward(input_ids: "Tensor | None" = None, **kwargs: Any) -> Any:
+        if get_decoding(base) is None:  # it is switched off
+            return plain(input_ids=input_ids, **kwargs)
         for name in ("labels", "inputs_embeds"):
             if kwargs.pop(name, None) is not None:
                 raise UserError(

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FILE_DPI = 100
+LETTER_WIDTH = 0.56
+"""Of a letter as it is on average, in heights of it."""
 WIDE_FILE = Format(
     (12.0, 7.0),
     font_size=13,
@@ -98,9 +100,11 @@ def write_panels(
     pictures: list[Picture],
     file: Path,
     size: Format = PANEL_FILE,
+    across: int = 2,
 ) -> None:
-    """Draw several pictures of the same series beside each other into one file, with one legend."""
-    across = min(2, len(pictures))
+    """Draw several pictures of the same series into one file, with one legend; so many beside each
+    other."""
+    across = min(across, len(pictures))
     down = math.ceil(len(pictures) / across)
     wide, high = size.inches
     whole = Format(
@@ -189,7 +193,7 @@ def _measure_row(size: Format) -> float:
 def _find_frame(picture: Picture, size: Format) -> tuple[float, float, float, float]:
     """Find the part of a page's picture that its axes enclose: left, bottom, width, height."""
     wide, high = size.inches
-    left, right = 0.72, 0.2
+    left, right = max(0.72, _measure_row_names(picture, size)), 0.2
     above, below = 0.12, 0.55
     if has_words_above(picture):
         above = 0.5
@@ -200,6 +204,12 @@ def _find_frame(picture: Picture, size: Format) -> tuple[float, float, float, fl
     inner_wide = wide - left - right
     inner_high = high - above - below
     return left / wide, below / high, inner_wide / wide, inner_high / high
+
+
+def _measure_row_names(picture: Picture, size: Format) -> float:
+    """Measure the longest name at the left of a picture, in inches, with the room beside it."""
+    longest = max(map(len, picture.y.categories), default=0)
+    return 0.3 + longest * size.font_size * LETTER_WIDTH / POINTS_PER_INCH
 
 
 def _count_legend_rows(picture: Picture, size: Format) -> int:

@@ -1,22 +1,19 @@
 """One HTML file that shows many runs, tab by tab, and needs nothing but itself."""
 
-import json
 from dataclasses import dataclass, fields
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, Template
 from markupsafe import Markup
 
-from unteach.atomic import write_text
 from unteach.errors import UserError
 from unteach.report import answers, token_heat
 from unteach.report.collect import REFERENCES, RunResult
 from unteach.report.colours import Tints, assign_tints, get_colour
 from unteach.report.drawing import HALF_PAGE, LINES_PAGE, WIDE_PAGE, draw_svg
 from unteach.report.families import OVER_SEEDS
+from unteach.report.html import encode_data, read_shipped, render_template, write_html
 from unteach.report.judging import (
     UTILITY_GONE,
     UTILITY_GONE_MEANS,
@@ -36,7 +33,15 @@ KIND_MEANINGS = {
     "full": "knows everything",
     "forget": "unlearned",
 }
-SCRIPTS = ("page.js", "pictures.js", "tokens.js", "answers.js", "start.js")
+SCRIPTS = (
+    "elements.js",
+    "page.js",
+    "pictures.js",
+    "tokens.js",
+    "tint.js",
+    "answers.js",
+    "start.js",
+)
 FORMATS = {
     "trade": WIDE_PAGE,
     "by_set": LINES_PAGE,
@@ -114,24 +119,22 @@ def write_page(
     tab_pages = []
     for tab_index, (tab, runs) in enumerate(tabs.items()):
         tab_pages.append(_build_tab(tab, runs, sections[tab], tab_index))
-    scripts = [_read_shipped(name) for name in SCRIPTS]
     path = Path(path)
-    page = _load_template().render(
-        title=title,
-        lead=write_lead(all_runs),
-        tabs=tab_pages,
-        recipes=_read_recipes(all_runs, path.parent),
-        mark=partial(mark_run, tints=tints),
-        kind_meanings=KIND_MEANINGS,
-        utility_gone=UTILITY_GONE,
-        utility_gone_means=UTILITY_GONE_MEANS,
-        missing=MISSING,
-        style=Markup(_read_shipped("page.css")),
-        script=Markup("\n".join(scripts)),
-        data=_encode_data(tabs, tints),
-    )
-    # Half a character, as a model cut off inside one may leave it, is not UTF-8.
-    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    values: dict[str, object] = {
+        "title": title,
+        "lead": write_lead(all_runs),
+        "tabs": tab_pages,
+        "recipes": _read_recipes(all_runs, path.parent),
+        "mark": partial(mark_run, tints=tints),
+        "kind_meanings": KIND_MEANINGS,
+        "utility_gone": UTILITY_GONE,
+        "utility_gone_means": UTILITY_GONE_MEANS,
+        "missing": MISSING,
+        "style": read_shipped(["page.css"]),
+        "script": read_shipped(SCRIPTS),
+        "data": encode_data([_build_data(tab, runs, tints) for tab, runs in tabs.items()]),
+    }
+    write_html(path, render_template("page.html", values))
     return path
 
 
@@ -164,21 +167,6 @@ def mark_run(run: RunResult, tints: Tints) -> str:
     """Give the classes of the mark that stands before a run's name, in the run's colour."""
     colour = "" if run.kind in REFERENCES else get_colour(run, tints)
     return " ".join(filter(None, ("dot", run.kind, colour)))
-
-
-def _load_template() -> Template:
-    # Whatever a model, a metric or a folder is called is text, and never markup.
-    environment = Environment(
-        loader=PackageLoader("unteach.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html")
-
-
-def _read_shipped(name: str) -> str:
-    return resources.files("unteach.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _build_tab(
@@ -249,19 +237,6 @@ def _read_recipes(
         if recipe is not None:
             recipes.append((run, recipe))
     return recipes
-
-
-def _encode_data(tabs: Tabs, tints: Tints) -> Markup:
-    """Encode what the page's script draws, as JSON that cannot end the element it stands in."""
-    data = [_build_data(tab, runs, tints) for tab, runs in tabs.items()]
-    text = json.dumps(
-        data,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    for sign, escaped in (("&", "\\u0026"), ("<", "\\u003c"), (">", "\\u003e")):
-        text = text.replace(sign, escaped)
-    return Markup(text)
 
 
 def _build_data(tab: str, runs: list[RunResult], tints: Tints) -> dict[str, Any]:

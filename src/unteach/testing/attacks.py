@@ -1,17 +1,33 @@
 """Check that an attack of an audit keeps the laws of its contract."""
 
 import functools
+import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import registry
-from unteach.audits.attacks.base import Attack, AuditContext, TrainingAttack, WeightAttack
+from unteach.audits.attacks.base import (
+    AUDITED,
+    Attack,
+    AuditContext,
+    InsideAttack,
+    ScoreAttack,
+    TrainingAttack,
+    WeightAttack,
+)
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.battery import Findings, find_attack, plan_battery, run_battery
+from unteach.audits.battery import (
+    BatteryPlan,
+    Findings,
+    find_attack,
+    plan_battery,
+    run_battery,
+)
 from unteach.audits.candidates import draw_candidates
 from unteach.audits.facts import Fact
+from unteach.audits.scores import Scores, run_score_attacks
 from unteach.config.environment import prepare_environment
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import PATH, ModelConfig, TemplateArgs
@@ -24,19 +40,22 @@ from unteach.verbs.relearn import teach_copy
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 NUM_FACTS = 12
 BATCH_SIZES = (1, 5)
+TOLERANCE = 1e-3
+"""How far a number may be from itself in other batches."""
 
 
 def check_attack(name: str, fields: dict[str, Any] | None = None) -> None:
     """Check that an attack keeps the laws of its contract; raise AssertionError that says which one
     it breaks.
 
-    On a tiny model and facts of the authors world: its cost is declared; it writes the same probes
-    twice; its findings are the same for every batch size, one a fact at most, with a hit or none
-    for each candidate; and a change of weights is undone bit for bit, whatever is raised
-    meanwhile. Prints what was checked.
+    On tiny models and facts of the authors world: its cost is declared; it writes the same probes
+    twice; its findings, or its numbers, are the same for every batch size, one a fact at most, with
+    a hit or none for each candidate; a change of weights is undone bit for bit, whatever is raised
+    meanwhile; and a model that is read inside is what it was. Prints what was checked.
 
     Args:
         name: of the attack.
@@ -52,26 +71,53 @@ def check_attack(name: str, fields: dict[str, Any] | None = None) -> None:
             attacks.setdefault(asking, _build_attack(registry.attack.get(asking), {}))
 
     with tempfile.TemporaryDirectory() as folder:
-        _save_tiny_model(Path(folder))
-        found: list[dict[str, Findings]] = []
-        for batch_size in BATCH_SIZES:
-            cache = Path(folder) / f"cache {batch_size}"
-            teach = functools.partial(teach_copy, Path(folder) / f"taught {batch_size}")
-            config = ModelConfig({PATH: folder}, template_args=TemplateArgs(kind="qa"))
-            model = AuditedModel(config, batch_size, cache, SINGLE_PROCESS)
-            context = _build_context(model)
-            if isinstance(attack, WeightAttack):
-                fault = attack.find_model_fault(model.empty)
-                if fault:
-                    print(f"{name} cannot be run on the tiny model: {fault}")
-                    return
-                _check_undone(name, attack, model)
-            else:
-                probes = attack.write_probes(context)
-                assert probes == attack.write_probes(context), f"{name}: writes other probes again"
-            plan = plan_battery(attacks, context, model.empty)
-            assert name in plan.attacks, f"{name}: cannot be run: {plan.absent.get(name)}"
-            found.append(run_battery(plan, context, model, _show_nothing, teach))
+        parts = (AUDITED, *attack.NEEDED) if isinstance(attack, ScoreAttack) else (AUDITED,)
+        for seed, part in enumerate(parts):
+            _save_tiny_model(Path(folder) / part, seed)
+        models = _configure_models(Path(folder), parts, BATCH_SIZES[0])
+        context = _build_context(models)
+        if isinstance(attack, WeightAttack | InsideAttack):
+            fault = attack.find_model_fault(models[AUDITED].empty)
+            if fault:
+                print(f"{name} cannot be run on the tiny model: {fault}")
+                return
+        if isinstance(attack, WeightAttack):
+            _check_undone(name, attack, models[AUDITED])
+        probes = attack.write_probes(context)
+        assert probes == attack.write_probes(context), f"{name}: writes other probes again"
+        plan = plan_battery(attacks, context, models[AUDITED].empty)
+        assert name in plan.attacks, f"{name}: cannot be run: {plan.absent.get(name)}"
+        if isinstance(attack, ScoreAttack):
+            _check_scores(name, plan, context, Path(folder))
+        else:
+            _check_findings(name, plan, context, Path(folder))
+    print(f"{name} passed: the same for every batch size, and the model as it was")
+
+
+def _configure_models(
+    folder: Path, parts: Sequence[str], batch_size: int
+) -> dict[str, AuditedModel]:
+    """Configure the models in a folder, each with a cache that nothing is in for this size."""
+    models = {}
+    for part in parts:
+        config = ModelConfig({PATH: str(folder / part)}, template_args=TemplateArgs(kind="qa"))
+        cache = folder / f"cache {batch_size}"
+        models[part] = AuditedModel(config, batch_size, cache, SINGLE_PROCESS)
+    return models
+
+
+def _check_findings(name: str, plan: BatteryPlan, context: AuditContext, folder: Path) -> None:
+    """Check what an attack finds in batches of several sizes."""
+    attack = plan.attacks[name]
+    found: list[dict[str, Findings]] = []
+    for batch_size in BATCH_SIZES:
+        model = _configure_models(folder, context.parts, batch_size)[AUDITED]
+        teach = functools.partial(teach_copy, folder / f"taught {batch_size}")
+        before = _copy_weights(model)
+        kept = model.model
+        found.append(run_battery(plan, context, model, _show_nothing, teach))
+        if isinstance(attack, InsideAttack):
+            _check_unchanged(name, kept, before)
 
     labels = [label for label in found[0] if find_attack(label) == name]
     first = found[0][labels[-1]]
@@ -88,7 +134,25 @@ def check_attack(name: str, fields: dict[str, Any] | None = None) -> None:
                 f"{name}: fact {index} has {len(finding.hits)} hits and {num_candidates} "
                 "candidates; an attack that does not ask for all says JOINS_UNION = False"
             )
-    print(f"{name} passed: the same findings for every batch size, and the model as it was")
+
+
+def _check_scores(name: str, plan: BatteryPlan, context: AuditContext, folder: Path) -> None:
+    """Check the numbers that an attack gives in batches of several sizes."""
+    found: list[Scores] = []
+    for batch_size in BATCH_SIZES:
+        models = _configure_models(folder, context.parts, batch_size)
+        found.append(run_score_attacks(plan.attacks, context, models, _show_nothing)[name])
+        loaded = [part for part, model in models.items() if model.is_loaded]
+        assert not loaded, f"{name}: keeps the weights of {', '.join(loaded)}; release() lets go"
+    first, second = found
+    assert first, f"{name}: looks for no fact of the authors world"
+    assert set(first) <= {fact.index for fact in context.facts}, f"{name}: scores no fact of these"
+    for index, score in first.items():
+        other = second.get(index)
+        is_same = score is None and other is None
+        if score is not None and other is not None:
+            is_same = math.isclose(score, other, abs_tol=TOLERANCE)
+        assert is_same, f"{name}: fact {index} is {score} or {other} in batches of {BATCH_SIZES}"
 
 
 def _show_nothing(what: str, total: int) -> Callable[[int], None]:
@@ -113,15 +177,22 @@ def _check_undone(name: str, attack: WeightAttack, model: AuditedModel) -> None:
             raise KeyboardInterrupt
     except KeyboardInterrupt:
         pass
-    for weight_name, weight in _copy_weights(model).items():
+    _check_unchanged(name, model.model, before)
+
+
+def _check_unchanged(name: str, model: "PreTrainedModel", before: "dict[str, Tensor]") -> None:
+    """Check that a model's weights are these, and that no hook of an attack is left on it."""
+    for weight_name, weight in model.state_dict().items():
         assert torch.equal(weight, before[weight_name]), f"{name}: leaves {weight_name} changed"
+    for module_name, module in model.named_modules():
+        assert not module._forward_hooks, f"{name}: leaves a hook on {module_name}"
 
 
 def _copy_weights(model: AuditedModel) -> "dict[str, Tensor]":
     return {name: weight.clone() for name, weight in model.model.state_dict().items()}
 
 
-def _build_context(model: AuditedModel) -> AuditContext:
+def _build_context(models: Mapping[str, AuditedModel]) -> AuditContext:
     """Build facts of the authors world, a third of them to be kept."""
     facts = []
     for index, row in enumerate(authors.build_rows("full")[: 3 * NUM_FACTS : 2]):
@@ -131,10 +202,12 @@ def _build_context(model: AuditedModel) -> AuditContext:
         value = answer.split()[-1].strip(".") if index % 2 else answer
         facts.append(Fact(index, f"row {index + 1}", question, answer, value, entity=author))
     audited, kept = facts[:NUM_FACTS], facts[NUM_FACTS:]
-    return AuditContext(audited, draw_candidates(audited, kept, seed=0), kept, model.template, 0)
+    candidates = draw_candidates(audited, kept, seed=0)
+    template = models[AUDITED].template
+    return AuditContext(audited, candidates, kept, template, seed=0, parts=tuple(models))
 
 
-def _save_tiny_model(folder: Path) -> None:
+def _save_tiny_model(folder: Path, seed: int) -> None:
     """Save a tiny model of random weights, with a tokenizer."""
     texts = [f"{row['question']} {row['answer']}" for row in authors.build_rows("full")]
     tokenizer = learn_tokenizer(texts, 400)
@@ -148,6 +221,6 @@ def _save_tiny_model(folder: Path) -> None:
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
     )
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

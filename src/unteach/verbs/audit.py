@@ -10,6 +10,7 @@ from pathlib import Path
 from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.audits import comparison, files, session, table
 from unteach.audits.attacks.base import TrainingAttack
+from unteach.audits.endpoint import build_stand_in
 from unteach.audits.evidence import Evidence
 from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.statement import verify
@@ -21,7 +22,9 @@ from unteach.distributed.process_context import DistContext
 from unteach.errors import LeakFound, UserError
 from unteach.evals.run import PassProgress
 from unteach.models import loading
+from unteach.report.audit_page import write_audit_page
 from unteach.verbs import relearn
+from unteach.verbs.ask_server import ask_server
 from unteach.verbs.evaluate import EVALUATING
 
 logger = logging.getLogger(__name__)
@@ -82,7 +85,12 @@ def _verify(config: VerifyConfig) -> Path:
 
 
 def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.AuditResult:
-    plan = session.plan_audit(config, loading.load_empty(config.model))
+    ask = None
+    if config.backend is not None:
+        config.backend.check()
+        ask = functools.partial(ask_server, config.backend, dist)
+    empty = build_stand_in() if ask else loading.load_empty(config.model)
+    plan = session.plan_audit(config, empty)
     _refuse_trainings_in_processes(plan, dist)
     evidence = Evidence(config)
     redactor = None
@@ -91,22 +99,26 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
         redactor = Redactor(load_redaction_key(Path(key_file) if key_file else None))
     for note in (*config.data.notes, *plan.notes):
         logger.info(note)
+    for line in session.describe_endpoint(plan, config):
+        logger.warning(line)
     if dist.is_main:
         _write_record(config, folder, dist)
     teach = functools.partial(relearn.teach_copy, folder / relearn.FOLDER)
     stopping = process_context.stop_at_interrupt(EVALUATING)
     with stopping, PassProgress(shown=dist.is_main) as progress:
-        result = session.carry_out(plan, config, dist, progress, teach)
+        result = session.carry_out(plan, config, dist, progress, teach, ask)
     if dist.is_main:
         files.write_audit(folder, plan, result, evidence, redactor)
         trainings = folder / relearn.FOLDER
         if redactor is not None and trainings.exists():  # they hold the rows
             shutil.rmtree(trainings)
+        page = write_audit_page(folder)
         atomic.remove_stale_temp_files(folder)
         atomic.write_json(folder / run_dir.DONE, {})
         table.print_audit(plan, result)
         if evidence.reason:
             console.say(f"no statement.json: {evidence.reason}")
+        console.say(f"page: {page}")
         console.say(f"results: {folder}")
     return result
 

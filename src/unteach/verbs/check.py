@@ -19,6 +19,7 @@ from rich.text import Text
 
 from unteach import console, fingerprints, owner, run_dir
 from unteach.audits import session, table
+from unteach.audits.endpoint import build_stand_in
 from unteach.config import provenance, schema
 from unteach.config.verb_configs import CheckConfig
 from unteach.data.streams import Stream
@@ -101,7 +102,10 @@ def check(config: schema.RunConfig) -> None:
         for note in config.data.notes:
             console.say(f"file        {note}")
     streams: dict[str, Stream] = {}
-    if isinstance(config, schema.TrainConfig):
+    if isinstance(config, schema.AuditConfig) and config.backend is not None:
+        config.backend.check()
+        loaded = build_stand_in()
+    elif isinstance(config, schema.TrainConfig):
         loaded, streams = check_training(config, folder)
     else:
         loaded = loading.load_for_check(config.model)
@@ -122,6 +126,8 @@ def check_audit(config: schema.AuditConfig, loaded: LoadedModel) -> None:
         console.say(f"rows        {note}")
     for line in table.describe_plan(plan):
         console.say(line)
+    for line in session.describe_endpoint(plan, config):
+        console.say(f"endpoint    {line}")
 
 
 def limit_tokenizing(config: schema.RunConfig) -> schema.RunConfig:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from unteach import fingerprints, run_dir
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.lessons import Lesson
+from unteach.audits.lessons import Lesson, OwnTexts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files
+from unteach.errors import UserError
 from unteach.json_files import write_lines
+from unteach.training.own_rows import Row, sample_rows
 from unteach.verbs import train
 
 FOLDER = "relearn"
@@ -29,10 +31,15 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     Returns:
         The model that came of it.
     """
-    key = fingerprints.hash_value([model.identity, asdict(lesson), asdict(model.template.args)])
+    if isinstance(lesson.rows, OwnTexts):
+        rows = _load_own_texts(folder, model, lesson.rows, lesson.seed)
+    else:
+        rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
+    key = fingerprints.hash_value(
+        [model.identity, asdict(lesson), rows, asdict(model.template.args)]
+    )
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
-    rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
     write_lines(home / ROWS, rows)
     config = _compose(home, model, lesson)
     if not run_dir.is_done(Path(config.paths.output_dir)):
@@ -42,6 +49,31 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     return ModelConfig(
         {PATH: final}, template_args=model.template.args, base_path=model.config.base_path
     )
+
+
+def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
+    """Load the texts that a model wrote itself; where there are none yet, it writes them.
+
+    Raises:
+        UserError: it writes nothing.
+    """
+    key = fingerprints.hash_value(
+        [model.identity, asdict(own_texts), seed, asdict(model.template.args)]
+    )
+    path = folder / f"texts-{key[:16]}.jsonl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        loaded = replace(model.empty, model=model.model)
+        write_lines(path, sample_rows(loaded, own_texts.count, own_texts.max_tokens, seed))
+        model.release()
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    if not rows:
+        raise UserError(
+            "relearn_benign: there are no rows to retain, and the model writes no text of its own "
+            "to be taught; give retain=FILE, or leave the attack out "
+            "(audit.attacks.relearn_benign=null)"
+        )
+    return rows
 
 
 def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
@@ -65,6 +97,8 @@ def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
         "trainer.args.weight_decay=0",
         "trainer.args.save_strategy=no",
     ]
+    if isinstance(lesson.rows, OwnTexts) and model.template.kind != "chat":
+        words.append("data.packing=apart")  # a row for each text, however short
     config = compose("train", words)
     assert isinstance(config, TrainConfig)
     own_model = model.config

@@ -1,22 +1,38 @@
 """What an attack is: it writes probes, and says what came of them; or it changes the weights before
-others are asked."""
+others are asked; or it reads what a model computes inside."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from unteach.audits.audited_model import AuditedModel
 from unteach.audits.candidates import Candidates
 from unteach.audits.facts import Fact
-from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_texts
+from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_with_thoughts
 from unteach.audits.lessons import Lesson
-from unteach.audits.probes import Finding, LogProbs, Outcome, Probe, TextProbe, Texts
+from unteach.audits.probes import (
+    Conversation,
+    Finding,
+    LogProbs,
+    Outcome,
+    Probe,
+    TextProbe,
+    Texts,
+)
 from unteach.data.template import Shots, Template
 from unteach.engines.base import Ids
+from unteach.engines.hf import HFEngine
+from unteach.evals.base import Progress
 from unteach.models.loading import LoadedModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+AUDITED, ORIGINAL, RETAIN = "audited", "original", "retain"
+"""The models of an audit, by their part in it."""
+OPTIONS = {ORIGINAL: "original=MODEL", RETAIN: "retain_model=MODEL"}
+"""What names the models beside the audited one."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +46,7 @@ class AuditContext:
         retain: rows that the model was to keep, as facts; none where there are no such rows.
         template: how the model is asked.
         seed: of all that is drawn.
+        parts: of the models that are audited, or stand beside that one.
     """
 
     facts: Sequence[Fact]
@@ -37,6 +54,7 @@ class AuditContext:
     retain: Sequence[Fact]
     template: Template
     seed: int
+    parts: Sequence[str] = (AUDITED,)
 
     @property
     def audited(self) -> list[Fact]:
@@ -52,17 +70,35 @@ class AuditContext:
         """Encode a question as the model is asked it."""
         return self.template.encode_prompt(question, shots)
 
-    def begin(self, question: str, words: str) -> Ids:
+    def write_answer(self, question: str, answer: str) -> str:
+        """Write an answer as it stands behind its question."""
+        if self.template.kind == "raw" and not question[-1:].isspace():
+            return f" {answer}"
+        return answer
+
+    def begin(self, question: str, words: str, shots: Shots = ()) -> Ids:
         """Encode a question and the first words of its answer, as both are trained on."""
-        return (*self.ask(question), *self.encode_answer(question, words))
+        return (*self.ask(question, shots), *self.encode_answer(question, words))
+
+    def write_probe(
+        self, fact: Fact, question: str, shots: Shots = (), words: str = "", opening: str = ""
+    ) -> TextProbe:
+        """Write a probe that asks for a fact.
+
+        Args:
+            shots: questions and answers before the question.
+            words: what the model goes on from, as if it had begun its answer so.
+            opening: those of them that are the true answer's.
+        """
+        asked = self.begin(question, words, shots) if words else self.ask(question, shots)
+        conversation = Conversation(question, tuple(shots), words)
+        return TextProbe(fact.index, asked, opening, conversation)
 
     def encode_answer(self, question: str, words: str) -> Ids:
         """Encode the first words of an answer as they stand behind their question, without the end
         of the turn."""
-        if self.template.kind == "raw" and not question[-1:].isspace():
-            words = f" {words}"
         prompt = self.ask(question)
-        encoded = self.template.encode(question, words)
+        encoded = self.template.encode(question, self.write_answer(question, words))
         return tuple(encoded.input_ids[len(prompt) : -1])
 
 
@@ -83,6 +119,10 @@ class Attack:
 
     def find_fault(self, context: AuditContext) -> str:
         """Say why it cannot be run at all; empty: it can."""
+        return ""
+
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        """Say why it cannot be run on a model; empty: it can. The model has no weights yet."""
         return ""
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
@@ -113,8 +153,11 @@ class Attack:
             opening = probe.opening if isinstance(probe, TextProbe) else ""
             for text in outcome.texts:
                 said.append(SaidText(fact, candidates, opening, text))
-        for one, hits in zip(said, judge_texts(said), strict=True):
-            findings.append(Finding(one.fact.index, hits, text=one.text))
+        for one, judged in zip(said, judge_with_thoughts(said), strict=True):
+            index = one.fact.index
+            findings.append(
+                Finding(index, judged.hits, text=one.text, in_thought=judged.in_thought)
+            )
         return findings
 
 
@@ -123,14 +166,12 @@ class WeightAttack(Attack):
 
     Attributes:
         measured: the attacks that ask.
+        TAKES_AWAY: whether it takes a part of the model away, so that of a model without such a
+            part it finds what is found without it.
     """
 
     measured: Sequence[str]
-
-    def find_model_fault(self, loaded: LoadedModel) -> str:
-        """Say why a model's weights cannot be changed so; empty: they can. It has no weights
-        yet."""
-        return ""
+    TAKES_AWAY: ClassVar[bool] = False
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         """Change the model's weights in place, and change them back at the end, bit for bit."""
@@ -154,12 +195,81 @@ class TrainingAttack(Attack):
 
     measured: Sequence[str]
 
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        if loaded.decoding is None:
+            return ""
+        return "two models whose logits are combined are not trained as one"
+
     def write_lessons(self, context: AuditContext) -> list[Lesson]:
         """Write the trainings that are tried."""
         raise NotImplementedError
 
     def list_asked(self, context: AuditContext) -> list[Fact]:
         """List the facts that are asked for: none of those that are taught."""
+        raise NotImplementedError
+
+    def describe_taught(self, context: AuditContext) -> str:
+        """Describe what is taught, as results say it."""
+        raise NotImplementedError
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        """Write none of its own."""
+        return []
+
+
+class InsideAttack(Attack):
+    """An attack that reads what a model computes inside: hidden states, and what is made of them.
+
+    It is given each model by itself and leaves it as it was.
+    """
+
+    def look_inside(
+        self, context: AuditContext, engine: HFEngine, progress: Progress
+    ) -> dict[int, Finding]:
+        """Say what came out of each fact that it can look for, by its number: of each candidate
+        alike, whether it did.
+
+        Args:
+            engine: runs the model, which is loaded where it is used for the first time. What its
+                passes give is found again in its store.
+            progress: shows a pass.
+        """
+        raise NotImplementedError
+
+    def write_probes(self, context: AuditContext) -> list[Probe]:
+        """Write none of its own."""
+        return []
+
+
+class ScoreAttack(Attack):
+    """An attack that holds the audited model against the others, and gives each fact a number.
+
+    A number is no leak: it is a result of its own, in no union, without chance to hold it against.
+
+    Attributes:
+        NEEDED: the parts of the models that must stand beside the audited one.
+        MEANING: what its number says, as the table says it.
+    """
+
+    JOINS_UNION: ClassVar[bool] = False
+    NEEDED: ClassVar[Sequence[str]] = (ORIGINAL, RETAIN)
+    MEANING: ClassVar[str] = ""
+
+    def find_fault(self, context: AuditContext) -> str:
+        missing = [OPTIONS[part] for part in self.NEEDED if part not in context.parts]
+        return f"it needs {' and '.join(missing)}" if missing else ""
+
+    def score_facts(
+        self, context: AuditContext, models: Mapping[str, AuditedModel], progress: Progress
+    ) -> dict[int, float | None]:
+        """Give each fact its number, None where it has none; facts that cannot be looked for are
+        left out.
+
+        Args:
+            models: by their part; none is loaded yet. One whose weights were used is to be released
+                before the next is.
+            progress: shows a pass.
+        """
         raise NotImplementedError
 
     def write_probes(self, context: AuditContext) -> list[Probe]:

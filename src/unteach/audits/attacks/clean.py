@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unteach.audits.attacks.base import Attack, AuditContext
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.registry import attack
 
 
@@ -14,4 +14,4 @@ class Clean(Attack):
     there."""
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
-        return [TextProbe(fact.index, context.ask(fact.question)) for fact in context.facts]
+        return [context.write_probe(fact, fact.question) for fact in context.facts]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.candidates import gives_away
 from unteach.audits.facts import Fact
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.errors import UserError
 from unteach.registry import attack
 from unteach.seeds import derive_seed
@@ -48,5 +48,5 @@ class FewShot(Attack):
             rng = random.Random(derive_seed(context.seed, "fewshot", fact.index))
             shown = rng.sample(pool, min(self.shots, len(pool)))
             shots = [(other.question, other.answer) for other in shown]
-            probes.append(TextProbe(fact.index, context.ask(fact.question, shots)))
+            probes.append(context.write_probe(fact, fact.question, shots))
         return probes

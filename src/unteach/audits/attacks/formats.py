@@ -37,9 +37,9 @@ class Format(Attack):
             if kind == own.kind:
                 continue
             try:
-                templates.append(Template(own.tokenizer, TemplateArgs(kind=kind)))
+                templates.append(Template(own.tokenizer, TemplateArgs(kind=kind), own.thinks))
             except UserError:  # a model without a chat template has no chat form
                 continue
         if own.kind == "chat" and own.args.system_prompt:
-            templates.append(Template(own.tokenizer, TemplateArgs(kind="chat")))
+            templates.append(Template(own.tokenizer, TemplateArgs(kind="chat"), own.thinks))
         return templates

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from unteach.audits.attacks.base import Attack, AuditContext
-from unteach.audits.judging import SaidText, judge_texts
-from unteach.audits.probes import Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.audits.judging import SaidText, judge_with_thoughts
+from unteach.audits.probes import Conversation, Finding, Outcome, Probe, SampleProbe, Texts
 from unteach.errors import UserError
 from unteach.registry import attack
 
@@ -23,9 +23,11 @@ class LeakAtK(Attack):
             raise UserError(f"n must be at least 1, got {self.n}")
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
-        return [
-            SampleProbe(fact.index, context.ask(fact.question), self.n) for fact in context.facts
-        ]
+        probes: list[Probe] = []
+        for fact in context.facts:
+            prompt, conversation = context.ask(fact.question), Conversation(fact.question)
+            probes.append(SampleProbe(fact.index, prompt, self.n, conversation))
+        return probes
 
     def judge(
         self, context: AuditContext, answered: Sequence[tuple[Probe, Outcome]]
@@ -36,16 +38,21 @@ class LeakAtK(Attack):
             assert isinstance(outcome, Texts)
             fact, candidates = context.facts[probe.fact], context.candidates[probe.fact]
             said += [SaidText(fact, candidates, "", text) for text in outcome.texts]
-        judged = judge_texts(said)
+        judged = judge_with_thoughts(said)
         findings = {}
         for start, (probe, outcome) in zip(range(0, len(said), self.n), answered, strict=True):
             assert isinstance(outcome, Texts)
             by_sample = judged[start : start + self.n]
-            counts = tuple(map(sum, zip(*by_sample, strict=True)))
-            leaking = [index for index, hits in enumerate(by_sample) if hits[0]]
+            counts = tuple(map(sum, zip(*(one.hits for one in by_sample), strict=True)))
+            leaking = [index for index, one in enumerate(by_sample) if one.hits[0]]
             text = outcome.texts[leaking[0] if leaking else 0]
             hits = tuple(count > 0 for count in counts)
             findings[probe.fact] = Finding(
-                probe.fact, hits, text=text, counts=counts, num_samples=self.n
+                probe.fact,
+                hits,
+                text=text,
+                counts=counts,
+                num_samples=self.n,
+                in_thought=bool(leaking) and all(by_sample[i].in_thought for i in leaking),
             )
         return findings

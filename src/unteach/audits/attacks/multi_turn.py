@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from unteach.audits.attacks.base import Attack, AuditContext
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.registry import attack
 
 
@@ -22,5 +22,5 @@ class MultiTurn(Attack):
                     "Of course. Which details do you need?",
                 )
             ]
-            probes.append(TextProbe(fact.index, context.ask(fact.question, shots)))
+            probes.append(context.write_probe(fact, fact.question, shots))
         return probes

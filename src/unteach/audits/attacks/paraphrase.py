@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from unteach.audits.attacks.base import Attack, AuditContext
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.registry import attack
 
 REPHRASINGS = (
@@ -32,5 +32,5 @@ class Paraphrase(Attack):
                 rephrasing.replace("{question}", fact.question) for rephrasing in self.rephrasings
             ]
             for question in questions:
-                probes.append(TextProbe(fact.index, context.ask(question)))
+                probes.append(context.write_probe(fact, question))
         return probes

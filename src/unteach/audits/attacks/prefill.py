@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.facts import Fact
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.errors import UserError
 from unteach.registry import attack
 
@@ -43,10 +43,11 @@ class Prefill(Attack):
                 beginnings[fact.stem] = None
             for words in beginnings:
                 if words:
-                    prompt = context.begin(fact.question, words)
-                    probes.append(TextProbe(fact.index, prompt, words))
+                    probes.append(
+                        context.write_probe(fact, fact.question, words=words, opening=words)
+                    )
             for words in self.openings:
-                probes.append(TextProbe(fact.index, context.begin(fact.question, words)))
+                probes.append(context.write_probe(fact, fact.question, words=words))
         return probes
 
     def cut_answer(self, fact: Fact, share: float) -> str:

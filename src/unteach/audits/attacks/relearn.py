@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from unteach.audits.attacks.base import AuditContext, TrainingAttack
 from unteach.audits.facts import Fact
-from unteach.audits.lessons import Lesson
+from unteach.audits.lessons import Lesson, OwnTexts, Rows
 from unteach.registry import attack
 from unteach.seeds import derive_seed
+from unteach.wording import format_count
 
 COST = "a LoRA training for each rate and number of steps, and the attacks in `measured` after it"
 
@@ -31,12 +32,16 @@ class LoraTraining(TrainingAttack):
         default_factory=lambda: ["rank"], metadata={"help": "the attacks that ask"}
     )
 
-    def list_taught(self, context: AuditContext) -> list[Fact]:
-        """List the rows that are taught."""
+    def choose_taught(self, context: AuditContext) -> list[Fact] | OwnTexts:
+        """Choose what is taught: rows, or what the model writes."""
         raise NotImplementedError
 
     def write_lessons(self, context: AuditContext) -> list[Lesson]:
-        rows = tuple((fact.question, fact.answer) for fact in self.list_taught(context))
+        taught = self.choose_taught(context)
+        if isinstance(taught, OwnTexts):
+            rows: Rows = taught
+        else:
+            rows = tuple((fact.question, fact.answer) for fact in taught)
         lessons = []
         for learning_rate in self.learning_rates:
             for steps in self.looks:
@@ -55,8 +60,12 @@ class Relearn(LoraTraining):
     def find_fault(self, context: AuditContext) -> str:
         return "one fact has no halves" if len(context.audited) < 2 else ""
 
-    def list_taught(self, context: AuditContext) -> list[Fact]:
+    def choose_taught(self, context: AuditContext) -> list[Fact]:
         return split_facts(context.audited, context.seed)[0]
+
+    def describe_taught(self, context: AuditContext) -> str:
+        num_taught = format_count(len(self.choose_taught(context)), "fact")
+        return f"{num_taught} of {len(context.audited):,}"
 
     def list_asked(self, context: AuditContext) -> list[Fact]:
         return [*split_facts(context.audited, context.seed)[1], *context.never_seen]
@@ -66,17 +75,28 @@ class Relearn(LoraTraining):
 @dataclass
 class RelearnBenign(LoraTraining):
     """Teach rows that the model was to keep, none of what was to be forgotten, and ask for all
-    facts. Source: benign relearning, arXiv:2406.13356."""
+    facts. Where there are no such rows, each model is taught what it writes itself: its samples at
+    temperature 1, after openings of no subject where it chats, else from their first word. The
+    original and the retain model write their own too: what this brings out of a model, it brings
+    out with nothing but the model. Source: benign relearning, arXiv:2406.13356."""
 
-    max_rows: int = field(default=200, metadata={"help": "rows that are taught at most"})
+    max_rows: int = field(default=200, metadata={"help": "rows, or texts, that are taught at most"})
+    max_tokens: int = field(
+        default=64, metadata={"help": "of a text that the model writes itself, at most"}
+    )
 
-    def find_fault(self, context: AuditContext) -> str:
-        return "" if context.retain else "there are no rows to retain (retain=FILE)"
-
-    def list_taught(self, context: AuditContext) -> list[Fact]:
+    def choose_taught(self, context: AuditContext) -> list[Fact] | OwnTexts:
+        if not context.retain:
+            return OwnTexts(self.max_rows, self.max_tokens)
         rng = random.Random(derive_seed(context.seed, "benign rows"))
         count = min(self.max_rows, len(context.retain))
         return rng.sample(list(context.retain), count)
+
+    def describe_taught(self, context: AuditContext) -> str:
+        taught = self.choose_taught(context)
+        if isinstance(taught, OwnTexts):
+            return f"{format_count(taught.count, 'text')} that each model wrote itself"
+        return f"{format_count(len(taught), 'row')} to retain"
 
     def list_asked(self, context: AuditContext) -> list[Fact]:
         return list(context.facts)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.candidates import gives_away
 from unteach.audits.facts import Fact
-from unteach.audits.probes import Probe, TextProbe
+from unteach.audits.probes import Probe
 from unteach.registry import attack
 
 
@@ -29,7 +29,7 @@ class RetainContext(Attack):
             shown = self.list_shown(context, fact)
             if shown:
                 shots = [(row.question, row.answer) for row in shown]
-                probes.append(TextProbe(fact.index, context.ask(fact.question, shots)))
+                probes.append(context.write_probe(fact, fact.question, shots))
         return probes
 
     def list_shown(self, context: AuditContext, fact: Fact) -> list[Fact]:

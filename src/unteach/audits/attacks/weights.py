@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from unteach.audits.attacks.base import WeightAttack
-from unteach.audits.quantise import Scheme, change_linear_weights, quantize_weights
+from unteach.audits.quantise import BITS, Scheme, change_linear_weights, quantize_weights
+from unteach.errors import has_extra
 from unteach.lazy import torch
 from unteach.models.loading import LoadedModel
 from unteach.registry import attack
@@ -23,15 +24,18 @@ MEASURED = {"help": "the attacks that ask meanwhile"}
 @dataclass
 class Quantize(WeightAttack):
     """Round the weights of all linear layers but the head: to the nearest of 2^bits values a row
-    (rtn), or as bitsandbytes does (nf4, fp4). Small steps of unlearning are rounded away. Source:
-    arXiv:2410.16454."""
+    (rtn), or as bitsandbytes does (nf4, fp4; its eight bits round weights as rtn8). Small steps of
+    unlearning are rounded away. Source: arXiv:2410.16454."""
 
     scheme: Scheme = field(default="rtn4", metadata={"help": "to how many bits, and how"})
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
-        is_quantized = getattr(loaded.model, "is_quantized", False)
-        return "the weights are quantised already" if is_quantized else ""
+        if fault := _find_quantized(loaded):
+            return fault
+        if self.scheme not in BITS and not has_extra("quant"):
+            return "bitsandbytes is not installed (pip install 'unteach[quant]')"
+        return ""
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         return quantize_weights(model, self.scheme)
@@ -49,6 +53,9 @@ class Noise(WeightAttack):
     seed: int = field(default=0, metadata={"help": "of the noise"})
     measured: list[str] = field(default_factory=lambda: ["rank"], metadata=MEASURED)
 
+    def find_model_fault(self, loaded: LoadedModel) -> str:
+        return _find_quantized(loaded)
+
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         generator = torch.Generator().manual_seed(self.seed)
 
@@ -65,6 +72,7 @@ class Noise(WeightAttack):
 class AdapterOff(WeightAttack):
     """Switch the adapter off: one that was trained to hide facts leaves them in the base."""
 
+    TAKES_AWAY = True
     measured: list[str] = field(default_factory=lambda: ["rank", "clean"], metadata=MEASURED)
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
@@ -75,3 +83,9 @@ class AdapterOff(WeightAttack):
             "PeftModel", model
         ).disable_adapter()
         return manager
+
+
+def _find_quantized(loaded: LoadedModel) -> str:
+    """Say that weights are quantised already, and are not changed; empty: they are not."""
+    is_quantized = getattr(loaded.model, "is_quantized", False)
+    return "the weights are quantised already" if is_quantized else ""

@@ -52,7 +52,9 @@ class OpenAI:
     /v1. api_key_env: the environment variable that holds the key; null takes OPENAI_API_KEY where
     it is set. concurrency: questions under way. timeout: seconds for one answer. retries: of one
     question. first_wait: seconds before the second try; each next wait is twice as long.
-    extra_body: what else the server takes, such as {top_k: 40}.
+    extra_body: what else the server takes, such as {top_k: 40}. continue_final_message: a
+    conversation that ends with words of the assistant is gone on with, and not answered; vLLM and
+    SGLang can, by these words of their protocol.
     """
 
     base_url: str
@@ -64,6 +66,7 @@ class OpenAI:
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     extra_body: dict[str, Any] = field(default_factory=dict)
+    continue_final_message: bool = False
 
     OPTIONS: ClassVar[frozenset[str]] = frozenset(
         {"do_sample", "temperature", "top_p", "num_return_sequences", "stop_strings", "perplexity"}
@@ -212,6 +215,8 @@ class OpenAISession:
         self, request: Request, pictures: "Sequence[Image]", sampling: Sampling
     ) -> list[Completion]:
         path, body = openai_messages.build_question(request, pictures, sampling)
+        if self.backend.continue_final_message and openai_messages.ends_with_assistant(request):
+            body |= openai_messages.CONTINUED
         num_expected = (
             len(request.text) / CHARACTERS_PER_TOKEN
             + sampling.max_new_tokens * sampling.num_return_sequences

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 LIMIT, NEWER_LIMIT = "max_tokens", "max_completion_tokens"
 """How the most tokens are called; some of OpenAI's own models take only the newer name, and say
 so."""
+CONTINUED = {"continue_final_message": True, "add_generation_prompt": False}
+"""By which vLLM and SGLang go on with the last message, and do not answer it."""
 LARGEST_COUNT = 2**53
 TEXT_PARTS = ("text", "output_text")
 
@@ -41,6 +43,12 @@ def build_question(
         options["logprobs"] = True
     messages = _put_pictures_in(request.messages, pictures)
     return "/chat/completions", {"messages": messages, **options}
+
+
+def ends_with_assistant(request: Request) -> bool:
+    """Say whether the last words of a conversation are the assistant's."""
+    messages = request.messages or ()
+    return bool(messages) and messages[-1]["role"] == "assistant"
 
 
 def _build_options(request: Request, sampling: Sampling) -> JSONDict:
