@@ -99,7 +99,8 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
 def _carry_out_request(config: ForgetConfig, folder: Path, recipes: Sequence[Recipe]) -> None:
     console.say("what does the model know of the rows?")
     look = runs.plan_look(config, folder)
-    _carry_out([look], jobs=1)
+    if not run_dir.is_done(Path(look.folder)):
+        _carry_out_one(look)
     known = known_rows.write_known_rows(Path(look.folder) / FINDINGS, folder)
     _tell_known(known)
 
