@@ -19,6 +19,7 @@ from unteach.errors import (
     Diverged,
     Ended,
     LeakFound,
+    NotForgotten,
     Preempted,
     RowsFailed,
     UserError,
@@ -40,6 +41,7 @@ VERBS = {
     "unlearn": Verb("make a model forget some rows and keep others", RUN_OPTIONS),
     "eval": Verb("measure what a model knows", RUN_OPTIONS),
     "audit": Verb("attack a model: what it still knows of rows that it was to forget", RUN_OPTIONS),
+    "forget": Verb("from rows to a model that forgot them, tested, with a record"),
     "infer": Verb("ask a model every row of a table, and lose none"),
     "ask": Verb("put one question to a model, or one after the other"),
     "check": Verb(
@@ -65,6 +67,8 @@ OPTIONS = {
 }
 OPTIONS |= {"--config": "run_file", "--write": "write"}
 FLAGS = {"--print": "prints_tree"}
+RESULTS = (Diverged, RowsFailed, LeakFound, NotForgotten, Preempted)
+"""How a command ends that was carried out, and did not come to what was asked for."""
 logger = logging.getLogger(__name__)
 REPORT = "CONTRIBUTING.md in the repository of unteach says how"
 HELP = f"""unteach: teach language models, make them forget, and prove what they still know
@@ -91,8 +95,9 @@ docs/... are in the repository of unteach; docs/first-hour.md comes first.
 def main(argv: list[str] | None = None) -> None:
     """Run one command and exit with its code.
 
-    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed; 5 an audit found a leak past its fail_if; 75
-    stopped, and goes on when run again; 130 ended by Ctrl-C.
+    0; 1 a bug; 2 a mistake; 3 diverged; 4 rows failed, or no model forgot them well enough; 5 an
+    audit found a leak past its fail_if; 75 stopped, and goes on when run again; 130 ended by
+    Ctrl-C.
 
     Of processes that were launched together, the first speaks for all.
     """
@@ -109,9 +114,9 @@ def main(argv: list[str] | None = None) -> None:
         sys.stdout.reconfigure(line_buffering=True)  # what is said is in a log file at once
     try:
         _command(words)
-    except (UserError, Diverged, RowsFailed, LeakFound, Preempted, Ended) as error:
+    except (UserError, Ended, *RESULTS) as error:
         logger.debug("where it was raised", exc_info=error)
-        is_result = isinstance(error, Diverged | RowsFailed | LeakFound | Preempted)
+        is_result = isinstance(error, RESULTS)
         is_said_by_main = is_result or getattr(error, "of_all", False)
         if is_main or not is_said_by_main:
             _print_error(str(error))

@@ -47,6 +47,13 @@ class LeakFound(RuntimeError):
     exit_code = EXIT_LEAK
 
 
+class NotForgotten(RuntimeError):
+    """No model that was tried meets both the budget and the audit; the best of them is kept, under
+    another name."""
+
+    exit_code = EXIT_ROWS_FAILED
+
+
 class Preempted(RuntimeError):
     """The run was asked to stop; all that was done is on disk, and the same command goes on from
     there."""

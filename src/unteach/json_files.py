@@ -2,6 +2,7 @@
 step."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -88,14 +89,15 @@ def truncate_after_step(path: Path, last_step: int) -> None:
             kept.append(line)
             if "train_runtime" in line:
                 break
-    _write_lines(path, kept)
+    write_lines(path, kept)
 
 
 def drop_closing_line(path: Path) -> None:
     """Drop the line that closes a run's metrics file: a run that trains on writes it again."""
     lines, _ = read_log(path)
-    _write_lines(path, [line for line in lines if "train_runtime" not in line])
+    write_lines(path, [line for line in lines if "train_runtime" not in line])
 
 
-def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
-    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+def write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write JSON lines, whole or not at all."""
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

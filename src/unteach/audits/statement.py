@@ -31,15 +31,21 @@ if TYPE_CHECKING:
 
 FILE = "statement.json"
 PREDICATE_TYPE = "https://unteach.dev/audit/v1"
-"""A name that is compared letter by letter. Nothing is ever fetched from it, and nothing has to be
-there; a predicate that older readers would misread gets another number."""
+FORGET_PREDICATE_TYPE = "https://unteach.dev/forget/v1"
+"""What a statement is about: an audit, or a request to forget. Each is a name that is compared
+letter by letter. Nothing is ever fetched from it, and nothing has to be there; a predicate that
+older readers would misread gets another number."""
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 SHAPE_ERRORS = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
 """What the libraries raise for JSON of another shape than they expect."""
 
 
-def build_statement(subjects: Sequence[Subject], predicate: Mapping[str, object]) -> bytes:
+def build_statement(
+    subjects: Sequence[Subject],
+    predicate: Mapping[str, object],
+    predicate_type: str = PREDICATE_TYPE,
+) -> bytes:
     """Build a statement: the bytes that are signed.
 
     The same subjects and predicate give the same bytes: keys are sorted, nothing stands between
@@ -48,7 +54,8 @@ def build_statement(subjects: Sequence[Subject], predicate: Mapping[str, object]
 
     Args:
         subjects: the files that were audited.
-        predicate: the audit's summary, plain values.
+        predicate: the audit's summary, or another record, plain values.
+        predicate_type: what the predicate is.
 
     Raises:
         UserError: the packages of the extra are missing.
@@ -57,7 +64,7 @@ def build_statement(subjects: Sequence[Subject], predicate: Mapping[str, object]
     statement = {
         "_type": STATEMENT_TYPE,
         "subject": [_describe_subject(subject) for subject in subjects],
-        "predicateType": PREDICATE_TYPE,
+        "predicateType": predicate_type,
         "predicate": atomic.replace_nan(predicate),
     }
     _validate(statement)
@@ -208,10 +215,12 @@ def _parse_statement(content: dict[str, Any], path: Path, has_signature: bool) -
             f"{path}: holds no in-toto statement ({type(error).__name__}: "
             f"{explain_unreadable(error)}); name the statement that an audit wrote"
         ) from None
-    if content["predicateType"] != PREDICATE_TYPE:
+    types = (PREDICATE_TYPE, FORGET_PREDICATE_TYPE)
+    if content["predicateType"] not in types:
         raise UserError(
             f"{path}: is a statement of the type {content['predicateType']!r}, and "
-            f"{PREDICATE_TYPE!r} is read here; name one that `unteach audit` of this version wrote"
+            f"{' or '.join(map(repr, types))} is read here; name one that `unteach audit` or "
+            "`unteach forget` of this version wrote"
         )
     return Statement(tuple(subjects), predicate, has_signature)
 

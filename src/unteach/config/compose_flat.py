@@ -13,7 +13,7 @@ from unteach.config import shorthand, verb_keys
 from unteach.config.groups import GROUPS
 from unteach.config.overrides import sort_overrides, unquote
 from unteach.config.reader import ConfigErrors, Reader, collect_problems
-from unteach.config.verb_configs import POSITIONAL, list_keys
+from unteach.config.verb_configs import PASSED_ON, POSITIONAL, list_keys
 from unteach.errors import UserError
 
 T = TypeVar("T")
@@ -38,7 +38,9 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
     keys = list_keys(cls)
     tree: dict[str, Any] = {}
     names: list[str] = []
-    positional = _find_positional(cls)
+    positional = _find_marked(cls, POSITIONAL)
+    passing = _find_marked(cls, PASSED_ON)
+    passed_on: list[str] = []
     for word in command.overrides:
         key, equals, text = word.partition("=")
         field = _find_field(key, keys)
@@ -47,6 +49,8 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
             with collect_problems(problems):
                 value = _parse_value(word, text, hints.get(field, Any))
                 _set_nested(tree, key.split("."), value)
+        elif passing is not None and key.lstrip("+~").split(".")[0] in passing.metadata[PASSED_ON]:
+            passed_on.append(word)
         elif positional is not None and not _is_setting(word):
             names.append(word)
         elif re.match(r"[\w.]+=", word) and not is_group:
@@ -57,7 +61,9 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
         if key != field and key in tree:
             tree[field] = tree.pop(key)
     if positional is not None:
-        tree[positional] = names
+        tree[positional.name] = names
+    if passing is not None:
+        tree[passing.name] = passed_on
 
     # What a sentence says already is not said again as missing.
     reader = Reader()
@@ -72,11 +78,11 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
     return config
 
 
-def _find_positional(cls: type) -> str | None:
-    """Find the field that takes the words without a key."""
+def _find_marked(cls: type, mark: str) -> "dataclasses.Field[Any] | None":
+    """Find the field whose metadata has a mark; None where there is none."""
     for field in dataclasses.fields(typing.cast(Any, cls)):
-        if POSITIONAL in field.metadata:
-            return field.name
+        if mark in field.metadata:
+            return field
     return None
 
 

@@ -11,8 +11,10 @@ from unteach.errors import UserError, describe_unknown
 
 POSITIONAL = "positional"
 KEYS = "keys"
+PASSED_ON = "passed on"
 """Metadata of fields. positional: takes the words without a key. keys: what the field is called on
-the command line, where that is not its name; several are keys within it."""
+the command line, where that is not its name; several are keys within it. passed on: takes, as they
+are, the words that begin with one of these."""
 REPORT_DIR = "saves/report"
 FETCHED = {"retain-logs": "saves/eval", "wmdp": "data/wmdp/wmdp-corpora"}
 """What `unteach fetch` downloads, and where to by default."""
@@ -23,7 +25,7 @@ def list_keys(cls: type) -> dict[str, str]:
     """List the keys of a verb: what each is called on the command line, and its field."""
     keys = {}
     for one in dataclasses.fields(cls):
-        if POSITIONAL not in one.metadata:
+        if POSITIONAL not in one.metadata and PASSED_ON not in one.metadata:
             for name in one.metadata.get(KEYS, (one.name,)):
                 keys[name] = one.name
     return keys

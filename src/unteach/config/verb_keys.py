@@ -1,12 +1,13 @@
 """What people call the keys of verbs that compose no configuration, from habit."""
 
 from unteach.config import verb_configs
+from unteach.config.forget import ForgetConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
 from unteach.errors import find_nearest
 
-VERIFY = "audit verify"
-"""The one verb of two words."""
+VERIFY, FORGET, CHECK_FORGET = "audit verify", "forget", "check forget"
+OF_TWO_WORDS = (VERIFY, CHECK_FORGET)
 CONFIGS: dict[str, type] = {
     "report": verb_configs.ReportConfig,
     "compare": verb_configs.CompareConfig,
@@ -14,6 +15,8 @@ CONFIGS: dict[str, type] = {
     "fetch": verb_configs.FetchConfig,
     "export": verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
+    FORGET: ForgetConfig,
+    CHECK_FORGET: ForgetConfig,
     "tokenize": TokenizeConfig,
     VERIFY: verb_configs.VerifyConfig,
 }

@@ -8,6 +8,8 @@ MODULES = {
     "unlearn": "train",
     "eval": "evaluate",
     "audit": "audit",
+    "forget": "forget",
+    "check forget": "check_forget",
     "audit verify": "audit",
     "infer": "infer",
     "ask": "ask",

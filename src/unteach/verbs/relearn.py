@@ -1,27 +1,24 @@
 """Teach a copy of an audited model for a few steps, as a run of its own: stopped, it goes on."""
 
 import contextlib
-import itertools
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from unteach import atomic, fingerprints, run_dir
+from unteach import fingerprints, run_dir
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.lessons import Lesson, OwnTexts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files
 from unteach.errors import UserError
-from unteach.training.drift import OPENINGS, list_openings, sample_texts
+from unteach.json_files import write_lines
+from unteach.training.own_rows import Row, sample_rows
 from unteach.verbs import train
 
 FOLDER = "relearn"
 """Where in an audit's folder its trainings are."""
 ROWS, LOG = "rows.jsonl", "train.log"
-Row = dict[str, str]
-"""A question and its answer, or a text."""
 
 
 def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig:
@@ -43,7 +40,7 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     )
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
-    _write_rows(home / ROWS, rows)
+    write_lines(home / ROWS, rows)
     config = _compose(home, model, lesson)
     if not run_dir.is_done(Path(config.paths.output_dir)):
         with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
@@ -66,7 +63,9 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
     path = folder / f"texts-{key[:16]}.jsonl"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        _write_rows(path, _write_own_texts(model, own_texts, seed))
+        loaded = replace(model.empty, model=model.model)
+        write_lines(path, sample_rows(loaded, own_texts.count, own_texts.max_tokens, seed))
+        model.release()
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     if not rows:
         raise UserError(
@@ -75,30 +74,6 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
             "(audit.attacks.relearn_benign=null)"
         )
     return rows
-
-
-def _write_own_texts(model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
-    """Let a model write texts; those without a word are left out."""
-    template = model.template
-    openings = list_openings(template)
-    prompts = list(itertools.islice(itertools.cycle(openings), own_texts.count))
-    loaded = replace(model.empty, model=model.model)
-    sampled = sample_texts(loaded, prompts, own_texts.max_tokens, seed)
-    model.release()
-    rows = []
-    for index, sample in enumerate(sampled):
-        text = template.decode(sample.continuation)
-        if not text.strip():
-            continue
-        if template.kind == "chat":
-            rows.append({"question": OPENINGS[index % len(OPENINGS)], "answer": text.strip()})
-        else:
-            rows.append({"text": text})
-    return rows
-
-
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    atomic.write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:

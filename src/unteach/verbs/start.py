@@ -23,9 +23,8 @@ def start(verb: str, overrides: Iterable[str], options: Options | None = None) -
     """
     options = options or Options()
     words = list(overrides)
-    if [verb, *words[:1]] == verb_keys.VERIFY.split():
-        verb = verb_keys.VERIFY
-        words = words[1:]
+    if words and f"{verb} {words[0]}" in verb_keys.OF_TWO_WORDS:
+        verb = f"{verb} {words.pop(0)}"
     prepare_environment()
     if verb not in verb_keys.CONFIGS:
         # Late, as it costs Hydra, which the other verbs do without.

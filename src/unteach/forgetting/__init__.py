@@ -1,0 +1,1 @@
+"""From rows to a model that forgot them: what `unteach forget` is made of."""

@@ -1,0 +1,74 @@
+"""How the methods that `unteach forget` tries are set: strong enough to go past the budget, from
+which the result lands on it. docs/forget.md has the experiments behind these numbers."""
+
+from dataclasses import dataclass
+
+from unteach.errors import UserError, describe_unknown
+from unteach.forgetting.known_rows import ALTERNATE
+
+NUM_STEPS, BATCH_SIZE = 60, 8
+WHOLE_UNTIL = 1_000_000_000
+"""Parameters up to which a model is trained whole; a larger one with a LoRA."""
+LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"
+TINY, TINY_RATE, WHOLE_RATE, LORA_RATE = 20_000_000, 1e-3, 1e-4, 5e-4
+"""Learning rates: of models of fewer than TINY parameters, of larger ones, of a LoRA."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One method as it is tried.
+
+    Attributes:
+        trainer: its name.
+        words: its settings beside those that all have.
+        rate_factor: how its learning rate stands to that of the others.
+        why: what is known of it at equal budgets.
+    """
+
+    trainer: str
+    words: tuple[str, ...] = ()
+    rate_factor: float = 1.0
+    why: str = ""
+
+
+RECIPES = {
+    "NPO": Recipe("NPO", why="the least left after attack on the authors world"),
+    "DPO": Recipe(
+        "DPO",
+        (f"data.columns.alternate={ALTERNATE}",),
+        why="trained towards wrong answers: the deepest on the people world",
+    ),
+    "WGA": Recipe("WGA", why="keeps most of what is to be kept among those that go deep"),
+    "RMU": Recipe("RMU", why="turns hidden states, not answers"),
+    "SimNPO": Recipe("SimNPO", why="needs no second model"),
+    "GradDiff": Recipe("GradDiff", rate_factor=0.3, why="the plain difference of two losses"),
+    "CEU": Recipe("CEU", why="hides little from prompts"),
+    "UNDIAL": Recipe("UNDIAL", why="needs no rows to keep"),
+}
+CHOSEN = ("NPO", "DPO", "WGA")
+"""What is tried where nobody names methods."""
+
+
+def choose_recipes(method: list[str] | str) -> list[Recipe]:
+    """Choose the recipes of the methods that are named, or the usual ones.
+
+    Raises:
+        UserError: there is no recipe of that name.
+    """
+    names = CHOSEN if method == "auto" else [method] if isinstance(method, str) else method
+    for name in names:
+        if name not in RECIPES:
+            raise UserError(f"method: {describe_unknown('method of forget', name, RECIPES)}")
+    return [RECIPES[name] for name in dict.fromkeys(names)]
+
+
+def choose_settings(recipe: Recipe, num_parameters: int, has_adapter: bool) -> list[str]:
+    """Choose what depends on the model: its learning rate, and a LoRA where it is large."""
+    is_large = num_parameters > WHOLE_UNTIL
+    rate = TINY_RATE if num_parameters < TINY else WHOLE_RATE
+    if is_large or has_adapter:
+        rate = LORA_RATE
+    words = [f"trainer.args.learning_rate={rate * recipe.rate_factor:g}"]
+    if is_large and not has_adapter:
+        words.append(f"model.peft_args={LORA}")
+    return words

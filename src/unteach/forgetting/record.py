@@ -1,0 +1,150 @@
+"""What a request leaves to be read and signed: what was asked for, what was done, what it cost and
+what is left. A person decides what that means; nothing here says that data was deleted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from unteach import atomic, run_dir
+from unteach.audits.evidence import STATEMENT
+from unteach.audits.redaction import Redactor
+from unteach.audits.signing_keys import load_signer
+from unteach.audits.statement import (
+    EXTRA,
+    FORGET_PREDICATE_TYPE,
+    build_statement,
+    write_statement,
+)
+from unteach.audits.subjects import list_subjects
+from unteach.config.forget import ForgetConfig
+from unteach.errors import has_extra
+from unteach.forgetting.choice import Candidate
+from unteach.forgetting.known_rows import KnownRows
+from unteach.json_files import read_mapping
+
+RECORD = "record.json"
+PACKAGES = ("unteach", "torch", "transformers", "peft")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for, and what the model knew of it.
+
+    Attributes:
+        config: what `unteach forget` was told.
+        row_hashes: a keyed hash of each row.
+        key_id: which key that is.
+        known: how many rows the model knew, and which it did not.
+        holds_own_text: whether the model's own text held it, for want of rows to keep.
+    """
+
+    config: ForgetConfig
+    row_hashes: Sequence[str]
+    key_id: str
+    known: KnownRows
+    holds_own_text: bool
+
+
+def hash_rows(rows: Sequence[Mapping[str, Any]], redactor: Redactor) -> list[str]:
+    """Hash the question and answer of each row under a key, by which its holder finds it again."""
+    return [redactor.redact_text(f"{row['question']}\n{row['answer']}") for row in rows]
+
+
+def build_record(
+    request: Request,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    model: Path,
+    audit: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Build the record of a request: plain values, and no text of a row.
+
+    Args:
+        request: what was asked for.
+        candidates: what every method came to.
+        chosen: which of them is given.
+        model: where.
+        audit: the summary of its audit.
+    """
+    config = request.config
+    return {
+        "sentence": audit["sentence"],
+        "request": {
+            "rows": list(request.row_hashes),
+            "redaction_key_id": request.key_id,
+            "num_known": request.known.num_known,
+            "not_known_before": list(request.known.unknown),
+        },
+        "done": {
+            "model_before": config.model,
+            "model": str(model),
+            "method": chosen.method,
+            "budget": config.budget,
+            "kl": chosen.kl,
+            "a": chosen.a,
+            "held_by": "its own text" if request.holds_own_text else "rows to keep",
+            "meets_budget_and_audit": chosen.is_good,
+        },
+        "candidates": [_describe(candidate) for candidate in candidates],
+        "left": {
+            "worst_case": audit["worst"],
+            "upper_bound": audit["upper_bound"],
+            "num_facts": audit["num_asked"],
+            "not_tested": dict(audit["absent"]),
+            "attacks": {name: attack["rate"] for name, attack in audit["attacks"].items()},
+        },
+        "copies_may_remain": list_copies(config),
+        "cost": {"training_seconds": sum(candidate.seconds for candidate in candidates)},
+        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "to_be_decided_by_a_person": (
+            "whether this meets the request: this record says what was done and measured, and is "
+            "no proof that data was deleted"
+        ),
+    }
+
+
+def _describe(candidate: Candidate) -> dict[str, Any]:
+    return {**asdict(candidate), "folder": str(candidate.folder), "kept": candidate.kept}
+
+
+def list_copies(config: ForgetConfig) -> list[str]:
+    """List where copies of what was to be forgotten may be left, for somebody to look at."""
+    copies = [
+        f"{config.rows}: the rows themselves",
+        f"{config.model}: the model before, which still knows them",
+        "the folder of this request: the rows as the methods were taught them, and what the models "
+        "said under attack",
+        "the cache of measurements (paths.cache_dir): what models said, as tokens",
+    ]
+    if config.keep:
+        copies.append("candidates/: models that were tried, with their weights (keep=true)")
+    copies.append("backups, logs, indexes for retrieval, and models made from the model before")
+    return copies
+
+
+def write_record(
+    folder: Path,
+    request: Request,
+    candidates: Sequence[Candidate],
+    chosen: Candidate,
+    model: Path,
+) -> None:
+    """Write the record of a request, and a statement that binds it to the files of the model; the
+    record last.
+
+    Args:
+        folder: of the request.
+        model: the folder of the chosen one.
+    """
+    file = chosen.folder / run_dir.AUDIT / run_dir.AUDIT_SUMMARY
+    audit = read_mapping(file, "the summary of an audit")
+    record = build_record(request, candidates, chosen, model, audit)
+    key = request.config.sign_key
+    if key is not None or has_extra(EXTRA):
+        subjects = list_subjects(str(model))
+        payload = build_statement(subjects, record, FORGET_PREDICATE_TYPE)
+        signer = load_signer(Path(key)) if key is not None else None
+        write_statement(folder / STATEMENT, payload, signer)
+    atomic.write_json(folder / RECORD, record)

@@ -1,0 +1,111 @@
+"""The runs that a request is made of: an audit of the model as it is, and for each method a run of
+`unlearn` that lands on the budget and an audit of what came of it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unteach import run_dir
+from unteach.config.forget import AUDIT_WORDS, LOOK_WORDS, RUN_WORDS, ForgetConfig
+from unteach.config.overrides import spell_value
+from unteach.forgetting.known_rows import ASKED, TAUGHT
+from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
+from unteach.forgetting.texts import Texts
+from unteach.studies.plan import PlannedRun
+
+BEFORE, CANDIDATES = "before", "candidates"
+LOOKS = "[rank,clean,prefill]"
+"""The attacks by which the model is asked what it knows."""
+
+
+def plan_look(config: ForgetConfig, folder: Path) -> PlannedRun:
+    """Plan the audit of the model before anything is changed."""
+    words = [
+        f"model={config.model}",
+        f"forget={config.rows}",
+        *_spell_beside(config),
+        "audit=quick",
+        f"audit.only={LOOKS}",
+        *_select(config.words, LOOK_WORDS),
+        *_place(folder / BEFORE),
+    ]
+    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
+
+
+def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
+    """Plan an audit of the model before at the level of the request: what each method's model will
+    be asked, of the rows as they were given."""
+    words = [
+        f"model={config.model}",
+        f"forget={config.rows}",
+        *_spell_beside(config),
+        f"audit={config.level}",
+        *_select(config.words, AUDIT_WORDS),
+        *_place(folder / BEFORE),
+    ]
+    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
+
+
+def plan_audit(config: ForgetConfig, folder: Path, candidate: PlannedRun) -> PlannedRun:
+    """Plan the audit of what a method came to, on the rows that were known, with the model before
+    as original."""
+    words = [
+        f"model={Path(candidate.folder) / run_dir.FINAL}",
+        f"forget={folder / ASKED}",
+        *_spell_beside(config),
+        f"original={config.model}",
+        f"audit={config.level}",
+        *_select(config.words, AUDIT_WORDS),
+        *_place(Path(candidate.folder) / run_dir.AUDIT),
+    ]
+    name = f"{candidate.name}-{run_dir.AUDIT}"
+    return PlannedRun(name, "audit", "audit", tuple(words), after=(candidate.name,))
+
+
+def plan_candidate(
+    config: ForgetConfig,
+    folder: Path,
+    recipe: Recipe,
+    texts: Texts,
+    num_parameters: int,
+    has_adapter: bool,
+) -> PlannedRun:
+    """Plan the run of one method: past the budget, and landed on it."""
+    words = [
+        f"model={config.model}",
+        f"forget={folder / TAUGHT}",
+        f"retain={texts.retain}",
+        f"trainer={recipe.trainer}",
+        f"trainer.land.budget={config.budget}",
+        f"trainer.args.max_steps={NUM_STEPS}",
+        f"trainer.args.per_device_train_batch_size={BATCH_SIZE}",
+        "trainer.args.gradient_accumulation_steps=1",
+        "trainer.args.lr_scheduler_type=constant_with_warmup",
+        "trainer.args.warmup_steps=5",
+        "trainer.args.save_strategy=no",
+        *choose_settings(recipe, num_parameters, has_adapter),
+        *recipe.words,
+    ]
+    if texts.prompts is not None:
+        words.append(f"data.landing_file={texts.prompts}")
+    words += [*_select(config.words, RUN_WORDS)]
+    words += _place(folder / CANDIDATES / recipe.trainer)
+    return PlannedRun(recipe.trainer, "forget", "unlearn", tuple(words))
+
+
+def _spell_beside(config: ForgetConfig) -> list[str]:
+    """Spell what stands beside the facts in an audit."""
+    beside = {
+        "retain": config.retain,
+        "holdout": config.holdout,
+        "retain_model": config.retain_model,
+    }
+    return [f"{key}={value}" for key, value in beside.items() if value is not None]
+
+
+def _place(folder: Path) -> list[str]:
+    return [f"task_name={folder.name}", f"paths.output_dir={spell_value(str(folder))}"]
+
+
+def _select(words: Sequence[str], beginnings: Sequence[str]) -> list[str]:
+    """Select the words whose first part is one of some."""
+    return [word for word in words if word.lstrip("+~").split("=")[0].split(".")[0] in beginnings]

@@ -1,0 +1,82 @@
+"""Which of the models that were tried is given."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from unteach.config.forget import ForgetConfig
+from unteach.errors import UserError
+from unteach.forgetting.choice import Candidate, choose
+from unteach.forgetting.recipes import CHOSEN, LORA, RECIPES, choose_recipes, choose_settings
+
+GOOD = Candidate(
+    method="NPO",
+    folder=Path("npo"),
+    a=0.5,
+    kl=0.02,
+    num_evaluations=3,
+    is_met=True,
+    clean=0.0,
+    worst=0.1,
+    control=0.1,
+    leaks=False,
+    is_tested=True,
+    utility=0.9,
+    utility_before=0.9,
+    seconds=1.0,
+    sentence="no leak found",
+)
+
+
+@pytest.mark.parametrize(
+    ("other", "is_better"),
+    [
+        ({"worst": 0.05}, True),
+        ({"worst": 0.2, "utility": 1.0}, False),
+        ({"utility": 0.95}, True),
+        ({"kl": 0.01}, True),
+        ({"worst": 0.05, "leaks": True}, False),
+        ({"worst": 0.0, "a": 0.0, "kl": 0.0}, False),
+    ],
+)
+def test_the_least_leak_wins_and_ties_go_to_utility(
+    other: dict[str, float], is_better: bool
+) -> None:
+    rival = replace(GOOD, method="WGA", **other)  # type: ignore[arg-type]
+    for both in ([GOOD, rival], [rival, GOOD]):
+        assert choose(both) is (rival if is_better else GOOD)
+
+
+def test_what_could_not_be_tested_is_not_good() -> None:
+    assert GOOD.is_good
+    assert not replace(GOOD, is_tested=False).is_good
+    assert not replace(GOOD, leaks=True).is_good
+    assert not replace(GOOD, a=0.0).is_good
+
+
+def test_methods_by_name() -> None:
+    assert [recipe.trainer for recipe in choose_recipes("auto")] == list(CHOSEN)
+    assert [recipe.trainer for recipe in choose_recipes(["RMU", "NPO", "RMU"])] == ["RMU", "NPO"]
+    with pytest.raises(UserError, match="did you mean NPO"):
+        choose_recipes("NPPO")
+
+
+def test_a_large_model_gets_a_lora_and_an_adapter_stays_one() -> None:
+    npo = RECIPES["NPO"]
+    assert choose_settings(npo, 8_000_000_000, has_adapter=False)[1] == f"model.peft_args={LORA}"
+    assert len(choose_settings(npo, 8_000_000_000, has_adapter=True)) == 1
+    assert len(choose_settings(npo, 135_000_000, has_adapter=False)) == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"names": []}, "name one file of rows"),
+        ({"budget": 0.0}, "budget must be above 0"),
+        ({"jobs": 0}, "jobs must be 1 or more"),
+    ],
+)
+def test_bad_words(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ForgetConfig(**{"names": ["gone.csv"], "model": "m", **fields})  # type: ignore[arg-type]
