@@ -19,19 +19,24 @@ import pytest
 from tests import doors
 from unteach import cli, json_files, run_dir
 from unteach.config import compose, preflight
+from unteach.config.forget import ForgetConfig
 from unteach.config.inference import find_output_file
 from unteach.distributed import accelerate_launch
 from unteach.errors import UserError
+from unteach.forgetting import runs
 from unteach.studies import compose_runs, saved_plan
 from unteach.studies.study_file import Study
 from unteach.verbs import (
     ask,
     audit,
     check,
+    check_forget,
     compare,
+    demo,
     evaluate,
     export,
     fetch,
+    forget,
     history,
     infer,
     listing,
@@ -132,10 +137,19 @@ def make_place(folder: Path, model: Path) -> None:
         (folder / name).write_text(content, encoding="utf-8")
 
 
+def compose_look(config: ForgetConfig) -> None:
+    """Compose the first run of a request to forget."""
+    look = runs.plan_look(config, Path("saves/forget/look"))
+    compose.compose(look.config_name, look.overrides)
+
+
 def only_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every verb does what it does up to where a run, or a download, would start."""
     for verb in (train, evaluate, audit, infer, compare, report, export, tokenize):
         monkeypatch.setattr(verb, "run", lambda config: None)
+    for verb in (forget, check_forget):
+        monkeypatch.setattr(verb, "run", compose_look)
+    monkeypatch.setattr(demo, "describe_audit", lambda run: "")
     monkeypatch.setattr(start_run, "resolve_files", lambda config: config)
     # what an earlier command of the page would make
     monkeypatch.setattr(preflight, "find_absent", lambda *_: [])
