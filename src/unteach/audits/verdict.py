@@ -150,9 +150,9 @@ def judge_model(
         p_value = _compute_p_value(own, of_retain, _select(found, unseen), context)
         if p_value is not None:
             p_values[name] = p_value
-        ranked = [finding for finding in own.values() if finding.rank is not None]
-        if ranked:
-            last_p_values[name] = certainty.compute_last_p_value(ranked)
+        p_value_last = _compute_last_p_value(own, of_retain, _select(found, unseen))
+        if p_value_last is not None:
+            last_p_values[name] = p_value_last
     p_values = certainty.adjust_by_holm(p_values)
     last_p_values = certainty.adjust_by_holm(last_p_values)
 
@@ -241,6 +241,26 @@ def _compute_p_value(
         unseen_hits = [finding.leaks for finding in unseen.values()]
         p_values.append(certainty.compute_unseen_p_value(own_hits, unseen_hits))
     return max(p_values, default=None)
+
+
+def _compute_last_p_value(findings: Findings, retain: Findings, unseen: Findings) -> float | None:
+    """Compute how surprising it is that so many true values are the least likely, of a model that
+    never saw the facts: by chance, and against the retain model, or where there is none against
+    facts that no model was taught; what is rare is unlikely for such a model too. The larger
+    counts; None where nothing was ranked."""
+    ranked = {index: one for index, one in findings.items() if one.rank is not None}
+    if not ranked:
+        return None
+    p_values = [certainty.compute_last_p_value(list(ranked.values()))]
+    both = [index for index in ranked if index in retain]
+    if both:
+        pairs = [(ranked[index].is_last, retain[index].is_last) for index in both]
+        p_values.append(certainty.compute_paired_p_value(pairs))
+    elif unseen:
+        own_last = [finding.is_last for finding in ranked.values()]
+        unseen_last = [finding.is_last for finding in unseen.values()]
+        p_values.append(certainty.compute_unseen_p_value(own_last, unseen_last))
+    return max(p_values)
 
 
 def _summarize(
