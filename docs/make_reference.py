@@ -57,10 +57,10 @@ STUDY = {
     "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",
     "vary": "key -> list of values; the study has the runs of every combination",
     "eval": "the suites that every run is judged by",
-    "evaluate": "`[base]`: the base model is evaluated too, once for all that share it; `[audit]` is "
-    "`audit: quick`",
-    "audit": "a level: every forget run is audited after it ended, beside `full` and `retain`, into "
-    "its folder `audit`; or a mapping of overrides of the audits, `{audit: standard, "
+    "evaluate": "`[base]`: the base model is evaluated too, once for all that share it; `[audit]` "
+    "is `audit: quick`",
+    "audit": "a level: every forget run is audited after it ended, beside `full` and `retain`, "
+    "into its folder `audit`; or a mapping of overrides of the audits, `{audit: standard, "
     "audit.max_facts: 40}`",
     "wandb": "every trained run goes to Weights & Biases: the group is the study, the job type the "
     "kind of run",

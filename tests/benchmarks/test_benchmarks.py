@@ -81,6 +81,15 @@ def test_three_ways_of_generating_give_the_same_tokens(tiny_folder: Path) -> Non
     assert apart == [("sorted", "0"), ("library", "0")]
 
 
+@pytest.mark.long
+def test_an_audit_from_one_plan_finds_what_its_attacks_find_one_by_one(tiny_folder: Path) -> None:
+    printed = said("audit.py", f"model={tiny_folder}", "facts=8")
+    different, compared = re.search(r"findings that differ: (\d+) of (\d+)", printed).groups()
+    assert different == "0" and int(compared) > 50
+    for command in ("suite rows", "audit=quick", "audit=standard, no training"):
+        assert f"| {command} |" in printed
+
+
 @pytest.mark.parametrize("script", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_what_a_benchmark_takes_from_unteach_is_there(script: Path) -> None:
     """They are run by hand, so that nothing else would tell of a name that was changed."""

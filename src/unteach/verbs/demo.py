@@ -23,10 +23,9 @@ def run(config: DemoConfig) -> None:
     words = [f"jobs={os.cpu_count() or 1}", *AUDIT_WORDS, *config.overrides]
     demo = read_study("demo", words, config.config_dirs)
     study_runs.carry_out(demo)
-    for planned in demo.plan:
-        if planned.kind == AUDIT and planned.name.startswith(SHOWN):
-            print(describe_audit(planned))
-            break
+    audits = [run for run in demo.plan if run.kind == AUDIT and run.name.startswith(SHOWN)]
+    if audits and run_dir.is_done(Path(audits[0].folder)):
+        print(describe_audit(audits[0]))
     print(f"took {format_duration(time.perf_counter() - started)}")
     print(f'next: unteach ask model={demo.folder / "full"} "a question"')
 
