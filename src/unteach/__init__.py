@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unteach.api import audit as audit
     from unteach.api import evaluate as evaluate
+    from unteach.api import forget as forget
     from unteach.api import get_history as get_history
     from unteach.api import infer as infer
     from unteach.api import load as load
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from unteach.api import unlearn as unlearn
 
 __version__ = "0.2.0"
-__all__ = ["audit", "evaluate", "get_history", "infer", "load", "train", "unlearn"]
+__all__ = ["audit", "evaluate", "forget", "get_history", "infer", "load", "train", "unlearn"]
 
 
 def __getattr__(name: str) -> Any:

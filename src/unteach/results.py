@@ -134,6 +134,28 @@ class AuditResult(_Located):
 
 
 @dataclass(frozen=True)
+class ForgetResult(_Located):
+    """A finished request to forget. It stands for the model that is given wherever a path is taken.
+
+    Attributes:
+        run_dir: the folder of the request.
+        model_dir: the model.
+        method: that it came of.
+        kl: how far it moved, in nats a token.
+        sentence: what its audit says.
+    """
+
+    run_dir: Path
+    model_dir: Path
+    method: str
+    kl: float
+    sentence: str
+
+    def _locate(self) -> Path:
+        return self.model_dir
+
+
+@dataclass(frozen=True)
 class InferResult(_Located):
     """The answers to every row of a table. It stands for the file wherever a path is taken."""
 
@@ -181,3 +203,16 @@ def read_values(folder: Path) -> Values:
         suite = file.name.removesuffix("_SUMMARY.json").lower()
         values[suite] = json_files.read_json(file, "the summary of a suite")
     return values
+
+
+def read_forget(folder: Path) -> ForgetResult:
+    """Read what came of a request to forget from its folder."""
+    record = json_files.read_mapping(folder / run_dir.FORGET_RECORD, "the record of a request")
+    done = record["done"]
+    return ForgetResult(
+        run_dir=folder,
+        model_dir=Path(done["model"]),
+        method=str(done["method"]),
+        kl=float(done["kl"]),
+        sentence=str(record["sentence"]),
+    )

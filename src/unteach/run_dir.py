@@ -30,6 +30,7 @@ FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", 
 METRICS, EVALS = "metrics.jsonl", "evals"
 EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 EDIT, LANDING = "edit.json", "landing.json"
+FORGET_RECORD = "record.json"
 AUDIT, AUDIT_SUMMARY = "audit", "AUDIT_SUMMARY.json"
 """Where in a run's folder its audit lies, and what an audit's verdict is in."""
 AUDIT_FINDINGS, AUDIT_STATEMENT = "AUDIT.json", "statement.json"

@@ -286,8 +286,10 @@ SIGNATURES = {
     "config_name config_dirs verbose",
     "evaluate": "model suites data forget retain holdout task_name seed settings config_name "
     "config_dirs verbose",
-    "audit": "model forget retain data original retain_model level task_name seed settings "
+    "audit": "model forget retain holdout data original retain_model level task_name seed settings "
     "config_name config_dirs verbose",
+    "forget": "rows model retain holdout retain_model budget method level task_name seed settings "
+    "verbose",
     "infer": "model rows output_file seed settings config_dirs verbose",
 }
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+import unteach
+from unteach import run_dir
 from unteach.errors import NotForgotten, UserError
-from unteach.forgetting import record
 from unteach.verbs import forget
 from unteach.verbs.start import start
 
@@ -47,7 +48,9 @@ def words(kit: Path, *extra: str) -> list[str]:
 
 
 def read_record(task_name: str) -> dict[str, Any]:
-    written: dict[str, Any] = json.loads((forget.ROOT / task_name / record.RECORD).read_text())
+    written: dict[str, Any] = json.loads(
+        (forget.ROOT / task_name / run_dir.FORGET_RECORD).read_text()
+    )
     return written
 
 
@@ -63,16 +66,22 @@ def test_a_large_budget_takes_the_rows_out(
     assert (rows / "saves/forget/t/model/model.safetensors").exists()
     # What still knows the rows is gone, and no text of theirs is in the record.
     assert not list((rows / "saves/forget/t/candidates").rglob("*.safetensors"))
-    text = (rows / "saves/forget/t" / record.RECORD).read_text()
+    text = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).read_text()
+    page = (rows / "saves/forget/t/forget.html").read_text()
+    assert (
+        "No leak found by these attacks" in page
+        and 'href="candidates/NPO/audit/audit.html"' in page
+    )
+    text += page
     for row in read_rows(rows / "gone.jsonl"):
         assert row["question"] not in text and row["answer"] not in text
     statement = "saves/forget/t/statement.json"
     start("audit", ["verify", statement, "model=saves/forget/t/model"])
 
     # Again it does nothing; said otherwise it is another request.
-    before = (rows / "saves/forget/t" / record.RECORD).stat().st_mtime_ns
+    before = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns
     start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
-    assert (rows / "saves/forget/t" / record.RECORD).stat().st_mtime_ns == before
+    assert (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"it differs in budget\); give this one a name"):
         start("forget", words(kit, "retain=kept.jsonl", "budget=2", "task_name=t"))
 
@@ -100,6 +109,27 @@ def test_a_request_that_was_stopped_goes_on(
     start("forget", given)
     assert (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns == landed
     assert read_record("t")["done"]["method"] == "NPO"
+
+
+def test_from_python(kit: Path, rows: Path) -> None:
+    settings = {
+        "template": "qa",
+        "paths.cache_dir": "cache",
+        "trainer.args.max_steps": 12,
+        "trainer.args.learning_rate": 3e-3,
+        "audit.only": ["rank", "clean"],
+    }
+    given = {"model": kit / "reference", "holdout": "unseen.jsonl", "retain": "kept.jsonl"}
+    found = unteach.forget(
+        rows=read_rows(rows / "gone.jsonl"),
+        method="NPO",
+        budget=3.0,
+        task_name="door",
+        settings=settings,
+        **given,
+    )
+    assert found.method == "NPO" and found.sentence.startswith("no leak found")
+    assert (found.model_dir / "model.safetensors").exists() and str(found) == str(found.model_dir)
 
 
 def test_check_says_what_would_be_tried(

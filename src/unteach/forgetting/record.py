@@ -24,7 +24,6 @@ from unteach.forgetting.choice import Candidate
 from unteach.forgetting.known_rows import KnownRows
 from unteach.json_files import read_mapping
 
-RECORD = "record.json"
 PACKAGES = ("unteach", "torch", "transformers", "peft")
 
 
@@ -147,4 +146,4 @@ def write_record(
         payload = build_statement(subjects, record, FORGET_PREDICATE_TYPE)
         signer = load_signer(Path(key)) if key is not None else None
         write_statement(folder / STATEMENT, payload, signer)
-    atomic.write_json(folder / RECORD, record)
+    atomic.write_json(folder / run_dir.FORGET_RECORD, record)

@@ -27,6 +27,7 @@ from unteach.forgetting.recipes import Recipe, choose_recipes
 from unteach.forgetting.texts import Texts, split_retain_rows, write_own_texts
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
+from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
 from unteach.studies.plan import PlannedRun
 from unteach.studies.settings import Local
@@ -55,12 +56,14 @@ def run(config: ForgetConfig) -> Path:
     folder = find_folder(config)
     with owner.own(folder):
         _open_request(config, folder)
-        if not (folder / record.RECORD).exists():
+        if not (folder / run_dir.FORGET_RECORD).exists():
             _carry_out_request(config, folder, recipes)
-    written: dict[str, Any] = read_json(folder / record.RECORD, "the record of a request")
+        page = write_forget_page(folder / run_dir.FORGET_RECORD)
+    written: dict[str, Any] = read_json(folder / run_dir.FORGET_RECORD, "the record of a request")
     console.say(str(written["sentence"]))
     console.say(f"model: {written['done']['model']}")
-    console.say(f"record: {folder / record.RECORD}")
+    console.say(f"page: {page}")
+    console.say(f"record: {folder / run_dir.FORGET_RECORD}")
     if not written["done"]["meets_budget_and_audit"]:
         raise NotForgotten(
             f"no method meets both the budget of {config.budget:g} nats a token and the audit; the "

@@ -1,0 +1,93 @@
+"""forget.html: the record of a request to forget, as a page that needs no network."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unteach import run_dir
+from unteach.json_files import read_mapping
+from unteach.report.audit_page import PAGE as AUDIT_PAGE
+from unteach.report.audit_page import STYLES
+from unteach.report.audit_tables import Figure, name_model
+from unteach.report.html import read_shipped, render_template, write_html
+from unteach.report.table import MISSING
+
+PAGE = "forget.html"
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """What one method came to; `page` leads to its audit."""
+
+    method: str
+    is_chosen: bool
+    cells: list[str]
+    page: str
+
+
+def write_forget_page(record: Path) -> Path:
+    """Write the page of a request beside its record, from that alone, and give its path."""
+    written = read_mapping(record, "the record of a request")
+    done, left = written["done"], written["left"]
+    sentence = str(written["sentence"])
+    values: dict[str, object] = {
+        "title": f"{name_model(done['model_before'])}: what was forgotten",
+        "sentence": f"{sentence[:1].upper()}{sentence[1:]}.",
+        "is_good": done["meets_budget_and_audit"],
+        "figures": _list_figures(written),
+        "rows": [_build_row(one, done["method"], record.parent) for one in written["candidates"]],
+        "budget": f"{done['budget']:g}",
+        "attacks": [(name, f"{rate:.0%}") for name, rate in left["attacks"].items()],
+        "not_tested": list(left["not_tested"].items()),
+        "copies": written["copies_may_remain"],
+        "settings": _list_settings(written),
+        "style": read_shipped(STYLES),
+    }
+    page = record.parent / PAGE
+    write_html(page, render_template(PAGE, values))
+    return page
+
+
+def _list_figures(written: dict[str, Any]) -> list[Figure]:
+    left, done = written["left"], written["done"]
+    return [
+        Figure(str(written["request"]["num_known"]), "rows that the model knew"),
+        Figure(f"{left['worst_case']:.0%}", "of them come out by some attack now"),
+        Figure(f"≤ {left['upper_bound']:.0%}", "could come out of any rows like these (95 %)"),
+        Figure(f"{done['kl']:.3g}", f"nats a token, of a budget of {done['budget']:g}"),
+    ]
+
+
+def _build_row(candidate: dict[str, Any], chosen: str, folder: Path) -> MethodRow:
+    kept = candidate["kept"]
+    page = Path(candidate["folder"]) / run_dir.AUDIT / AUDIT_PAGE
+    return MethodRow(
+        method=candidate["method"],
+        is_chosen=candidate["method"] == chosen,
+        cells=[
+            f"{candidate['clean']:.0%}",
+            f"{candidate['worst']:.0%}",
+            f"{candidate['control']:.0%}",
+            f"{candidate['kl']:.3g}" if candidate["a"] else "could not land",
+            MISSING if kept is None else f"{kept:.0%}",
+            f"{candidate['seconds']:.0f} s",
+        ],
+        page=os.path.relpath(page, folder),
+    )
+
+
+def _list_settings(written: dict[str, Any]) -> list[tuple[str, str]]:
+    request, done = written["request"], written["done"]
+    unknown = ", ".join(request["not_known_before"]) or "none"
+    settings = [
+        ("model before", done["model_before"]),
+        ("model", done["model"]),
+        ("method", done["method"]),
+        ("held by", done["held_by"]),
+        ("rows it did not know, left alone", unknown),
+        ("key of the rows' hashes", request["redaction_key_id"]),
+    ]
+    return settings + [
+        (f"version of {name}", version) for name, version in written["versions"].items()
+    ]
