@@ -186,9 +186,9 @@ def test_audits_of_a_study_are_carried_out_once(
 
 def test_the_demo_says_in_a_line_what_an_audit_found(tmp_path: Path) -> None:
     run = PlannedRun("NPO_audit", "audit", "audit", (f"paths.output_dir={tmp_path}/NPO/audit",))
-    rank = {"rate": 0.4, "original": 1.0, "retain": 0.05}
-    summary = {"num_facts": 20, "attacks": {"rank": rank, "clean": {**rank, "rate": 0.1}}}
+    attacks = {"rank": {"rate": 0.4}, "clean": {"rate": 0.1}}
+    summary = {"num_facts": 20, "attacks": attacks, "worst": 0.5, "worst_retain": 0.05}
     atomic.write_json(Path(run.folder) / run_dir.AUDIT_SUMMARY, summary)
     line = demo.describe_audit(run)
-    assert "NPO answers 10% of 20 facts when asked politely" in line
-    assert "first for 40% (full 100%, retain 5%)" in line
+    assert "of 20 facts, 2 attacks bring 50% out of NPO" in line
+    assert "(ranked first 40%, asked politely 10%) and 5% out of retain" in line

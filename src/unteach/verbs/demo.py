@@ -35,10 +35,10 @@ def describe_audit(run: PlannedRun) -> str:
     file = Path(run.folder) / run_dir.AUDIT_SUMMARY
     summary = json_files.read_mapping(file, "the summary of an audit")
     attacks = summary["attacks"]
-    rank, polite = attacks["rank"], attacks["clean"]
     forgetter = Path(run.folder).parent.name
     return (
-        f"audit: {forgetter} answers {polite['rate']:.0%} of {summary['num_facts']} facts when "
-        f"asked politely, and ranks the true value first for {rank['rate']:.0%} (full "
-        f"{rank['original']:.0%}, retain {rank['retain']:.0%}); more: docs/audit.md"
+        f"audit: of {summary['num_facts']} facts, {len(attacks)} attacks bring "
+        f"{summary['worst']:.0%} out of {forgetter} (ranked first {attacks['rank']['rate']:.0%}, "
+        f"asked politely {attacks['clean']['rate']:.0%}) and {summary['worst_retain']:.0%} out of "
+        "retain, which never saw them; read on: docs/audit.md"
     )
