@@ -1,4 +1,4 @@
-"""The Python door: train, unlearn, evaluate, audit and infer with objects, or with the words of the
+"""The Python door: train, unlearn, evaluate and infer with objects, or with the words of the
 command line.
 
 Both go the same way: objects become words (see objects.py), and the words a configuration. So a run
@@ -13,21 +13,15 @@ from typing import TYPE_CHECKING
 from unteach import logs, objects
 from unteach.config.overrides import quote, spell_value
 from unteach.config.verb_options import Options
-from unteach.distributed import launch_environment
-from unteach.errors import UserError
 from unteach.objects import Rows
 from unteach.results import (
-    AuditResult,
     EvalResult,
-    ForgetResult,
     InferResult,
     TrainResult,
-    read_audit,
-    read_forget,
     read_values,
 )
 from unteach.run_dir import EVALS
-from unteach.verbs.start import start
+from unteach.start_with import list_dirs, start_with
 
 if TYPE_CHECKING:
     import os
@@ -90,7 +84,7 @@ def train(
     """
     words = objects.spell_run(model, method, suites, task_name, seed, settings)
     words += objects.spell_rows({"data": data, "data.validation_file": validation})
-    return _train("train", overrides, words, Options(config_name, _list(config_dirs)), verbose)
+    return _train("train", overrides, words, Options(config_name, list_dirs(config_dirs)), verbose)
 
 
 def unlearn(
@@ -145,7 +139,9 @@ def unlearn(
     words = objects.spell_run(model, method, suites, task_name, seed, settings)
     rows = {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
     words += objects.spell_rows({**rows, "refusal": refusal})
-    return _train("unlearn", overrides, words, Options(config_name, _list(config_dirs)), verbose)
+    return _train(
+        "unlearn", overrides, words, Options(config_name, list_dirs(config_dirs)), verbose
+    )
 
 
 def evaluate(
@@ -192,126 +188,9 @@ def evaluate(
     words += objects.spell_rows(
         {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
     )
-    options = Options(config_name, _list(config_dirs))
-    folder: Path = _start("eval", overrides, words, options, verbose)
+    options = Options(config_name, list_dirs(config_dirs))
+    folder: Path = start_with("eval", overrides, words, options, verbose)
     return EvalResult(folder, read_values(folder))
-
-
-def audit(
-    *overrides: str,
-    model: "Model | None" = None,
-    forget: "Rows | None" = None,
-    retain: "Rows | None" = None,
-    holdout: "Rows | None" = None,
-    data: "Rows | None" = None,
-    original: "Model | None" = None,
-    retain_model: "Model | None" = None,
-    level: str | None = None,
-    task_name: str | None = None,
-    seed: int | None = None,
-    settings: Mapping[str, object] | None = None,
-    config_name: str = "audit",
-    config_dirs: Iterable[str | Path] = (),
-    verbose: str | None = None,
-) -> AuditResult:
-    """Ask a model by many attacks for what it was to forget.
-
-        unteach.audit(model="saves/unlearn/mine", forget="forget.csv", original="MODEL").sentence
-
-    The same call again measures nothing again.
-
-    Args:
-        overrides: words of the command line, `key=value`.
-        model: the model that was to forget; see `train`.
-        forget: the rows that it was to forget, the facts; see `train`.
-        retain: rows that it was to keep.
-        holdout: rows that no model was taught, as a control.
-        data: instead of forget and retain: rows with a column `forget`, 1 or 0.
-        original: the model that knew the facts, which says which attacks have power.
-        retain_model: one that never saw them.
-        level: which attacks are made: `quick`, `standard`, or one of your own.
-        task_name: names the folder, saves/audit/<task_name>.
-        seed: of everything that is drawn.
-        settings: any other keys: {"audit.only": ["rank", "clean"]}.
-        config_name: a primary configuration.
-        config_dirs: folders of more configuration files.
-        verbose: `debug`, `info` or `quiet`: how much is logged on the standard error output.
-
-    Returns:
-        The folder of the results, the verdict, and what each attack brought out.
-
-    Raises:
-        UserError: where the configuration or the rows are wrong, with every mistake found.
-        LeakFound: where the setting `audit.fail_if` holds, once all files are written.
-        Preempted: where it was asked to stop; the same call goes on.
-    """
-    words = objects.spell_run(model, None, None, task_name, seed, settings)
-    rows = {"data": data, "forget": forget, "retain": retain, "holdout": holdout}
-    words += objects.spell_rows(rows)
-    for key, other in (("original", original), ("retain_model", retain_model)):
-        if other is not None:
-            words.append(f"{key}={spell_value(objects.place_model(other))}")
-    if level is not None:
-        words.append(f"audit={spell_value(level)}")
-    options = Options(config_name, _list(config_dirs))
-    return read_audit(_start("audit", overrides, words, options, verbose))
-
-
-def forget(
-    *overrides: str,
-    rows: "Rows | None" = None,
-    model: "Model | None" = None,
-    retain: "Rows | None" = None,
-    holdout: "Rows | None" = None,
-    retain_model: "Model | None" = None,
-    budget: float | None = None,
-    method: str | Sequence[str] | None = None,
-    level: str | None = None,
-    task_name: str | None = None,
-    seed: int | None = None,
-    settings: Mapping[str, object] | None = None,
-    verbose: str | None = None,
-) -> ForgetResult:
-    """Take rows out of a model: a few methods at one budget, the best of them by attack.
-
-        unteach.forget(rows="gone.csv", model="MODEL", retain="kept.csv").model_dir
-
-    The same call again goes on where it was stopped, and does nothing where it was finished.
-
-    Args:
-        overrides: words of the command line, `key=value`.
-        rows: to forget, as a file or in memory; see `train`.
-        model: that knows them; see `train`.
-        retain: rows to keep.
-        holdout: rows that no model was taught.
-        retain_model: one that never saw the rows.
-        budget: how far the model may move, KL in nats a token.
-        method: what is tried, one name or several.
-        level: of the audits.
-        task_name: names the folder, saves/forget/<task_name>.
-        seed: of everything that is drawn.
-        settings: any other keys: {"keep": True}.
-        verbose: `debug`, `info` or `quiet`: how much is logged on the standard error output.
-
-    Returns:
-        The model, its method, and what its audit says.
-
-    Raises:
-        UserError: where a word or the rows are wrong, or the model knows none of them.
-        NotForgotten: where no method meets both the budget and the audit; the best one is kept.
-        Preempted: where it was asked to stop; the same call goes on.
-    """
-    words = [] if rows is None else [str(objects.place_rows(rows, "rows"))]
-    words += objects.spell_run(model, None, None, task_name, seed, settings)
-    for key, beside in (("retain", retain), ("holdout", holdout)):
-        if beside is not None:
-            words.append(f"{key}={spell_value(objects.place_rows(beside, key))}")
-    if retain_model is not None:
-        words.append(f"retain_model={spell_value(objects.place_model(retain_model))}")
-    for key, value in (("budget", budget), ("method", method), ("level", level)):
-        if value is not None:
-            words.append(f"{key}={spell_value(value)}")
-    return read_forget(_start("forget", overrides, words, Options(), verbose))
 
 
 def infer(
@@ -362,8 +241,8 @@ def infer(
             output_file = ANSWERS_DIR / f"{digest[: objects.LENGTH]}.jsonl"
     if output_file is not None:
         words.append(f"output_file={quote(str(output_file))}")
-    options = Options(None, _list(config_dirs))
-    return InferResult(_start("infer", overrides, words, options, verbose))
+    options = Options(None, list_dirs(config_dirs))
+    return InferResult(start_with("infer", overrides, words, options, verbose))
 
 
 def load(model: "str | os.PathLike[str]") -> "LoadedModel":
@@ -402,31 +281,5 @@ def get_history(run: "str | os.PathLike[str]") -> "pandas.DataFrame":
 def _train(
     verb: str, overrides: tuple[str, ...], words: list[str], options: Options, verbose: str | None
 ) -> TrainResult:
-    folder: Path = _start(verb, overrides, words, options, verbose)
+    folder: Path = start_with(verb, overrides, words, options, verbose)
     return TrainResult(folder, read_values(folder / EVALS))
-
-
-def _start(
-    verb: str, overrides: tuple[str, ...], words: list[str], options: Options, verbose: str | None
-) -> Path:
-    """Start a verb by the user's own words and those that its objects were spelled as."""
-    given, verbose_word = logs.take_verbose(overrides)
-    if verbose is None:
-        verbose = verbose_word
-    logs.set_verbosity(verbose, is_main=not launch_environment.rank())
-    keys = {word.partition("=")[0].lstrip("+") for word in given}
-    for word in words:
-        key = word.partition("=")[0]
-        if key in keys:
-            raise UserError(
-                f"{key}: is given twice, as a word, an argument or in settings; leave one out"
-            )
-        keys.add(key)
-    output: Path = start(verb, [*given, *words], options)
-    return output
-
-
-def _list(config_dirs: Iterable[str | Path]) -> tuple[str, ...]:
-    if isinstance(config_dirs, str | Path):
-        return (str(config_dirs),)
-    return tuple(str(folder) for folder in config_dirs)

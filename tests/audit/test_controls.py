@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from unteach.audits import certainty, comparison, files, verdict
+from unteach.audits import certainty, comparison, files, significance
 from unteach.audits.probes import Finding
 from unteach.errors import LeakFound, UserError
 from unteach.verbs import audit, check
@@ -97,11 +97,11 @@ def test_what_is_unlikely_for_the_retain_model_too_is_not_forgotten_past_chance(
     hits = (False,) * 8
     last = {index: Finding(index, hits, rank=8, is_last=True) for index in range(9)}
     first = {index: Finding(index, hits, rank=1) for index in range(9)}
-    assert verdict._compute_last_p_value(last, {}, {}) < 1e-6
-    assert verdict._compute_last_p_value(last, first, {}) < 0.01
-    assert verdict._compute_last_p_value(last, last, {}) == 1
-    assert verdict._compute_last_p_value(last, {}, last) == 1
-    assert verdict._compute_last_p_value({0: Finding(0, hits, text="yes")}, {}, {}) is None
+    assert significance.compute_last_p_value(last, {}, {}) < 1e-6
+    assert significance.compute_last_p_value(last, first, {}) < 0.01
+    assert significance.compute_last_p_value(last, last, {}) == 1
+    assert significance.compute_last_p_value(last, {}, last) == 1
+    assert significance.compute_last_p_value({0: Finding(0, hits, text="yes")}, {}, {}) is None
 
 
 def test_as_many_unseen_facts_are_no_leak() -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from statistics import fmean
 from typing import Any
 
-from unteach.audits import certainty
+from unteach.audits import certainty, significance
 from unteach.audits.attacks.base import (
     AUDITED,
     ORIGINAL,
@@ -147,10 +147,10 @@ def judge_model(
     for name, found in findings[AUDITED].items():
         of_retain = (retain or {}).get(name, {})
         own = _select(found, audited)
-        p_value = _compute_p_value(own, of_retain, _select(found, unseen), context)
+        p_value = significance.compute_p_value(own, of_retain, _select(found, unseen), context)
         if p_value is not None:
             p_values[name] = p_value
-        p_value_last = _compute_last_p_value(own, of_retain, _select(found, unseen))
+        p_value_last = significance.compute_last_p_value(own, of_retain, _select(found, unseen))
         if p_value_last is not None:
             last_p_values[name] = p_value_last
     p_values = certainty.adjust_by_holm(p_values)
@@ -215,52 +215,6 @@ def _has_power(
     if rate is None or not needed:
         return None
     return rate >= share * needed
-
-
-def _compute_p_value(
-    findings: Findings, retain: Findings, unseen: Findings, context: AuditContext
-) -> float | None:
-    """Compute how surprising the leaks are of a model that never saw the facts: among candidates
-    that are alike, and against the retain model, or where there is none against facts that no model
-    was taught. The larger counts."""
-    hits, weights = [], []
-    for index, finding in findings.items():
-        candidates = context.candidates[index]
-        if candidates.are_alike:
-            hits.append(finding.hits)
-            weights.append(candidates.weights)
-    p_values = []
-    if hits:
-        p_values.append(certainty.compute_exchange_p_value(hits, weights))
-    both = [index for index in findings if index in retain]
-    if both:
-        pairs = [(findings[index].leaks, retain[index].leaks) for index in both]
-        p_values.append(certainty.compute_paired_p_value(pairs))
-    elif unseen:
-        own_hits = [finding.leaks for finding in findings.values()]
-        unseen_hits = [finding.leaks for finding in unseen.values()]
-        p_values.append(certainty.compute_unseen_p_value(own_hits, unseen_hits))
-    return max(p_values, default=None)
-
-
-def _compute_last_p_value(findings: Findings, retain: Findings, unseen: Findings) -> float | None:
-    """Compute how surprising it is that so many true values are the least likely, of a model that
-    never saw the facts: by chance, and against the retain model, or where there is none against
-    facts that no model was taught; what is rare is unlikely for such a model too. The larger
-    counts; None where nothing was ranked."""
-    ranked = {index: one for index, one in findings.items() if one.rank is not None}
-    if not ranked:
-        return None
-    p_values = [certainty.compute_last_p_value(list(ranked.values()))]
-    both = [index for index in ranked if index in retain]
-    if both:
-        pairs = [(ranked[index].is_last, retain[index].is_last) for index in both]
-        p_values.append(certainty.compute_paired_p_value(pairs))
-    elif unseen:
-        own_last = [finding.is_last for finding in ranked.values()]
-        unseen_last = [finding.is_last for finding in unseen.values()]
-        p_values.append(certainty.compute_unseen_p_value(own_last, unseen_last))
-    return max(p_values)
 
 
 def _summarize(
