@@ -141,7 +141,7 @@ def test_four_bits_of_bitsandbytes_are_absent_without_it(
     monkeypatch: pytest.MonkeyPatch, tiny: Any
 ) -> None:
     monkeypatch.setattr(weights, "has_extra", lambda extra: False)
-    assert "pip install 'unteach[quant]'" in Quantize("nf4").find_model_fault(tiny)
+    assert 'pip install ".[quant]"' in Quantize("nf4").find_model_fault(tiny)
     assert Quantize("rtn4").find_model_fault(tiny) == ""
 
 

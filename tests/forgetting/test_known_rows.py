@@ -63,10 +63,12 @@ def test_a_wrong_answer_has_another_value_of_the_same_kind(tmp_path: Path) -> No
 
 
 def test_a_whole_answer_is_no_value(tmp_path: Path) -> None:
-    write_known_rows(write_findings(tmp_path, [True], value="In town0."), tmp_path)
+    values = ["In town0.", "In town90."]
+    findings = write_findings(tmp_path, [True], value="In town0.", candidates=values)
+    write_known_rows(findings, tmp_path)
     (asked,) = read(tmp_path / ASKED)
     assert "value" not in asked
-    assert read(tmp_path / TAUGHT)[0]["alternate"] == "town90"
+    assert read(tmp_path / TAUGHT)[0]["alternate"] == "In town90."
 
 
 def test_controls_are_no_rows_of_the_request(tmp_path: Path) -> None:

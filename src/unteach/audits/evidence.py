@@ -9,7 +9,7 @@ from unteach.audits.signing_keys import load_signer
 from unteach.audits.statement import EXTRA, build_statement, write_statement
 from unteach.audits.subjects import Subject, list_subjects
 from unteach.config.schema import PATH, AuditConfig
-from unteach.errors import EXTRA_MODULES, UserError
+from unteach.errors import EXTRA_MODULES, UserError, describe_missing_extra
 
 STATEMENT = run_dir.AUDIT_STATEMENT
 
@@ -43,7 +43,7 @@ class Evidence:
         )
         # With a key to sign with, what is missing is an error.
         if is_missing and self.config.audit.sign_key is None:
-            return f"pip install 'unteach[{EXTRA}]' brings what writes one"
+            return describe_missing_extra(EXTRA, "a statement about an audit")
         return ""
 
     def _list_subjects(self) -> list[Subject]:

@@ -171,7 +171,8 @@ VERBS = {
     **dict.fromkeys(
         ("finetune", "fine-tune", "sft", "pretrain", "fit", "teach", "dpo", "lora", "tune"), "train"
     ),
-    **dict.fromkeys(("forget", "erase", "edit"), "unlearn"),
+    "erase": "forget",
+    "edit": "unlearn",
     **dict.fromkeys(
         ("evaluate", "evals", "test", "benchmark", "bench", "score", "measure"), "eval"
     ),

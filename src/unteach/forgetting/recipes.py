@@ -10,7 +10,7 @@ NUM_STEPS, BATCH_SIZE = 60, 8
 WHOLE_UNTIL = 1_000_000_000
 """Parameters up to which a model is trained whole; a larger one with a LoRA."""
 LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"
-TINY, TINY_RATE, WHOLE_RATE, LORA_RATE = 20_000_000, 1e-3, 1e-4, 5e-4
+TINY, TINY_RATE, WHOLE_RATE, LORA_RATE = 20_000_000, 3e-4, 1e-4, 5e-4
 """Learning rates: of models of fewer than TINY parameters, of larger ones, of a LoRA."""
 
 

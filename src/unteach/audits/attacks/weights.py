@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from unteach.audits.attacks.base import WeightAttack
 from unteach.audits.quantise import BITS, Scheme, change_linear_weights, quantize_weights
-from unteach.errors import has_extra
+from unteach.errors import describe_missing_extra, has_extra
 from unteach.lazy import torch
 from unteach.models.loading import LoadedModel
 from unteach.registry import attack
@@ -34,7 +34,7 @@ class Quantize(WeightAttack):
         if fault := _find_quantized(loaded):
             return fault
         if self.scheme not in BITS and not has_extra("quant"):
-            return "bitsandbytes is not installed (pip install 'unteach[quant]')"
+            return describe_missing_extra("quant", "rounding as bitsandbytes does")
         return ""
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
