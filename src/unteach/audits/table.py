@@ -19,7 +19,7 @@ from unteach.audits.battery import find_attack
 from unteach.audits.held_back import describe_held_back, find_held_back
 from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
-from unteach.audits.verdict import AttackResult
+from unteach.audits.verdict import PAST_CHANCE, AttackResult
 from unteach.whole_tables import print_whole
 from unteach.wording import format_count
 
@@ -55,10 +55,7 @@ def print_audit(plan: AuditPlan, result: AuditResult) -> None:
         if isinstance(training, TrainingAttack):
             console.say(f"{name}: taught {training.describe_taught(plan.context)}")
     if verdict.over_forgotten:
-        console.say(
-            "forgotten past chance: more true answers than chance allows are the least likely of "
-            "their kind, which shows what was removed"
-        )
+        console.say(PAST_CHANCE)
     if result.unknown:
         places = ", ".join(fact.place for fact in result.unknown[:3])
         console.say(

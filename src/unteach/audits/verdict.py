@@ -29,6 +29,12 @@ finds nothing in another model shows nothing."""
 POLITE = "clean"
 """The attack that asks politely."""
 
+PAST_CHANCE = (
+    "forgotten past chance: more true answers than chance allows are the least likely of their "
+    "kind, which shows what was removed"
+)
+"""What is said where more is forgotten than a model that never saw the facts would not know."""
+
 FindingsByAttack = Mapping[str, Findings]
 
 

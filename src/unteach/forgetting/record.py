@@ -91,6 +91,7 @@ def build_record(
             "worst_case": audit["worst"],
             "upper_bound": audit["upper_bound"],
             "num_facts": audit["num_asked"],
+            "forgotten_past_chance": audit["over_forgotten"],
             "not_tested": dict(audit["absent"]),
             "attacks": {name: attack["rate"] for name, attack in audit["attacks"].items()},
         },

@@ -39,6 +39,7 @@ def write_forget_page(record: Path) -> Path:
         "rows": [_build_row(one, done["method"], record.parent) for one in written["candidates"]],
         "budget": f"{done['budget']:g}",
         "attacks": [(name, f"{rate:.0%}") for name, rate in left["attacks"].items()],
+        "forgotten_past_chance": left["forgotten_past_chance"],
         "not_tested": list(left["not_tested"].items()),
         "copies": written["copies_may_remain"],
         "settings": _list_settings(written),

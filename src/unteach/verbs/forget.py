@@ -15,6 +15,7 @@ from unteach import atomic, console, owner, run_dir
 from unteach.audits.files import FINDINGS
 from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.signing_keys import load_signer
+from unteach.audits.verdict import PAST_CHANCE
 from unteach.config.compose import compose
 from unteach.config.forget import ForgetConfig
 from unteach.config.schema import AuditConfig
@@ -61,6 +62,8 @@ def run(config: ForgetConfig) -> Path:
         page = write_forget_page(folder / run_dir.FORGET_RECORD)
     written: dict[str, Any] = read_json(folder / run_dir.FORGET_RECORD, "the record of a request")
     console.say(str(written["sentence"]))
+    if written["left"]["forgotten_past_chance"]:
+        console.say(PAST_CHANCE)
     console.say(f"model: {written['done']['model']}")
     console.say(f"page: {page}")
     console.say(f"record: {folder / run_dir.FORGET_RECORD}")
