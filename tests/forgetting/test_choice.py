@@ -67,6 +67,9 @@ def test_a_large_model_gets_a_lora_and_an_adapter_stays_one() -> None:
     assert choose_settings(npo, 8_000_000_000, has_adapter=False)[1] == f"model.peft_args={LORA}"
     assert len(choose_settings(npo, 8_000_000_000, has_adapter=True)) == 1
     assert len(choose_settings(npo, 135_000_000, has_adapter=False)) == 1
+    # The factors are those of whole models.
+    adapted = {choose_settings(one, 1_000, has_adapter=True)[0] for one in RECIPES.values()}
+    assert len(adapted) == 1
 
 
 @pytest.mark.parametrize(
@@ -75,6 +78,11 @@ def test_a_large_model_gets_a_lora_and_an_adapter_stays_one() -> None:
         ({"names": []}, "name one file of rows"),
         ({"budget": 0.0}, "budget must be above 0"),
         ({"jobs": 0}, "jobs must be 1 or more"),
+        ({"words": ["trainer=RMU"]}, "trainer: a request says that .* here it is method="),
+        ({"words": ["trainer.land.budget=1"]}, "here it is budget="),
+        ({"words": ["audit=standard"]}, "here it is level="),
+        ({"words": ["paths.output_dir=x"]}, "here it is task_name="),
+        ({"words": ["audit.also=[x]"]}, "leave it out"),
     ],
 )
 def test_bad_words(fields: dict[str, object], message: str) -> None:

@@ -142,6 +142,28 @@ def test_check_says_what_would_be_tried(
     assert "never seen  9 facts" in said and not (rows / "saves").exists()
 
 
+def test_the_columns_of_the_users_files_may_be_called_otherwise(kit: Path, rows: Path) -> None:
+    """Only the first look reads them: what follows reads files of one form."""
+    for name in ("gone", "kept", "unseen"):
+        file = rows / f"{name}.jsonl"
+        file.write_text(
+            file.read_text().replace('"question"', '"frage"').replace('"answer"', '"x"')
+        )
+    columns = ["data.columns.question=frage", "data.columns.answer=x"]
+    with pytest.raises(NotForgotten):
+        start("forget", words(kit, "retain=kept.jsonl", "budget=1e-4", "task_name=t", *columns))
+    assert read_record("t")["request"]["num_known"] == 9
+    assert not read_record("t")["failed"]
+
+
+def test_what_nothing_can_be_said_of_is_not_called_good(kit: Path, rows: Path) -> None:
+    """Without a control the sentence says so, and not that a larger budget would help."""
+    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
+    given.remove("holdout=unseen.jsonl")
+    with pytest.raises(NotForgotten, match=r"nothing can be said; .* Give columns value and kind"):
+        start("forget", given)
+
+
 def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, rows: Path) -> None:
     with pytest.raises(UserError, match="both forgotten and retained"):
         start("forget", words(kit, "retain=gone.jsonl"))

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from unteach import atomic, console, run_dir
 from unteach.audits.session import AuditResult, configure_model_like
-from unteach.audits.table import MISSING, format_share, list_worst_trainings
-from unteach.audits.verdict import ORIGINAL, RETAIN, Verdict
+from unteach.audits.table import format_share, list_worst_trainings
+from unteach.audits.verdict import AttackResult
 from unteach.config.schema import PATH, AuditConfig
 from unteach.whole_tables import print_whole
 
@@ -76,37 +76,23 @@ def _write_table(folder: Path, results: Mapping[str, AuditResult]) -> None:
 def _print_table(results: Mapping[str, AuditResult]) -> None:
     """Print the shares, with the retain model and the original beside the audited models."""
     verdicts = {name: result.verdict for name, result in results.items()}
-    rows = {name: _choose_rates(verdict) for name, verdict in verdicts.items()}
-    attacks = list(dict.fromkeys(attack for rates in rows.values() for attack in rates))
-    controls = {
-        "retain model": _join_control(verdicts, RETAIN),
-        "original": _join_control(verdicts, ORIGINAL),
-    }
+    found: dict[str, dict[str, AttackResult]] = {}
+    for name, verdict in verdicts.items():
+        for attack, _, result in list_worst_trainings(verdict.attacks):
+            found.setdefault(attack, {})[name] = result
+
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     table.add_column("attack", no_wrap=True)
-    for name in (*rows, *controls):
+    for name in (*verdicts, "retain model", "original"):
         table.add_column(name, justify="right", no_wrap=True)
-    for attack in attacks:
-        rates = [row.get(attack) for row in rows.values()]
-        rates += [control.get(attack) for control in controls.values()]
-        table.add_row(attack, *map(format_share, rates))
+    for attack, by_model in found.items():
+        # The models beside are the same for all, and asked the same.
+        beside = next(iter(by_model.values()))
+        own = [by_model[name].rate if name in by_model else None for name in verdicts]
+        table.add_row(attack, *map(format_share, [*own, beside.retain, beside.original]))
     worst = [verdict.worst for verdict in verdicts.values()]
     worst_retain = next(iter(verdicts.values())).worst_retain
-    table.add_row("worst case", *map(format_share, worst), format_share(worst_retain), MISSING)
+    table.add_row("worst case", *map(format_share, [*worst, worst_retain, None]))
     print_whole(table)
     for name, verdict in verdicts.items():
         console.say(f"{name}: {verdict.sentence}")
-
-
-def _choose_rates(verdict: Verdict) -> dict[str, float]:
-    """Choose the rate of each attack, of its trainings that of the worst."""
-    return {name: attack.rate for name, _, attack in list_worst_trainings(verdict.attacks)}
-
-
-def _join_control(verdicts: Mapping[str, Verdict], control: str) -> dict[str, float | None]:
-    """Give what each attack brought out of a model beside the audited ones."""
-    rates: dict[str, float | None] = {}
-    for verdict in verdicts.values():
-        for name, _, attack in list_worst_trainings(verdict.attacks):
-            rates.setdefault(name, attack.retain if control == RETAIN else attack.original)
-    return rates

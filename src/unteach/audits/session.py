@@ -87,9 +87,9 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         raise UserError("a classifier writes no answers; audit a language model")
     if config.backend is not None:
         refuse_template(config.model.template_args)
-    forget_rows, notes = _build_stream(config, empty, "forget")
-    retain_rows, notes_of_retain = _build_stream(config, empty, "retain")
-    holdout_rows, notes_of_holdout = _build_stream(config, empty, "holdout")
+    forget_rows, notes = build_stream(config, empty, "forget")
+    retain_rows, notes_of_retain = build_stream(config, empty, "retain")
+    holdout_rows, notes_of_holdout = build_stream(config, empty, "holdout")
     assert forget_rows is not None, "the configuration is checked for it"
     retain_texts = read_texts(retain_rows) if retain_rows else []
     facts = read_facts(forget_rows, beside=retain_texts)
@@ -219,7 +219,7 @@ def _refuse_bounded_score(settings: AuditSettings) -> None:
         )
 
 
-def _build_stream(
+def build_stream(
     config: AuditConfig, empty: LoadedModel, name: str
 ) -> tuple[Stream | None, Sequence[str]]:
     """Build a stream of the configuration, with notes about its rows; None where it has none."""

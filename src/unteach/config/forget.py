@@ -7,12 +7,27 @@ from unteach.errors import UserError
 
 BUDGET = 0.02
 AUTO = "auto"
-RUN_WORDS = ("data", "launch", "model", "nproc", "paths", "plugins", "seed", "template", "trainer")
-"""Beginnings of the words that go to the runs that a request is made of."""
-LOOK_WORDS = ("data", "model", "paths", "plugins", "seed", "template")
-"""Beginnings of those that go to the first look at the model, at all rows."""
-AUDIT_WORDS = ("audit", *LOOK_WORDS)
-"""Beginnings of those that go to audits of what came of it."""
+SHARED_WORDS = ("model", "paths", "plugins", "seed", "template")
+"""Beginnings of the words that go to all runs that a request is made of."""
+LOOK_WORDS = (*SHARED_WORDS, "data")
+"""To the first look at the model: it alone reads the files of the user."""
+RUN_WORDS = (*SHARED_WORDS, "launch", "nproc", "trainer")
+"""To the runs of the methods."""
+AUDIT_WORDS = (*SHARED_WORDS, "audit")
+"""To the audits of what came of them."""
+ALL_WORDS = tuple(dict.fromkeys((*LOOK_WORDS, *RUN_WORDS, *AUDIT_WORDS)))
+SAID_OTHERWISE = {
+    "audit": "level=",
+    "audit.also": "",
+    "audit.level": "level=",
+    "audit.original": "",
+    "audit.retain_model": "retain_model=",
+    "paths.output_dir": "task_name=",
+    "trainer": "method=",
+    "trainer.land": "budget=",
+    "trainer.land.budget": "budget=",
+}
+"""Words of runs that a request says itself, and by what; nothing: it is no choice."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ class ForgetConfig:
     keep: bool = False
     jobs: int = 1
     sign_key: str | None = None
-    words: list[str] = field(default_factory=list, metadata={PASSED_ON: (*RUN_WORDS, "audit")})
+    words: list[str] = field(default_factory=list, metadata={PASSED_ON: ALL_WORDS})
 
     def __post_init__(self) -> None:
         if len(self.names) != 1:
@@ -51,6 +66,12 @@ class ForgetConfig:
             )
         if not self.budget > 0:
             raise UserError(f"budget must be above 0, got {self.budget}")
+        for word in self.words:
+            key = word.lstrip("+~").partition("=")[0]
+            if key in SAID_OTHERWISE:
+                instead = SAID_OTHERWISE[key]
+                hint = f"here it is {instead}" if instead else "leave it out"
+                raise UserError(f"{key}: a request says that of its runs itself; {hint}")
         if self.jobs < 1:
             raise UserError(f"jobs must be 1 or more, got {self.jobs}")
 

@@ -6,10 +6,12 @@ left alone: there is nothing to forget.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from unteach.audits.facts import Fact
+from unteach.config.audits import PARAPHRASES
 from unteach.errors import UserError
 from unteach.json_files import read_json, write_lines
 
@@ -17,6 +19,8 @@ TAUGHT, ASKED = "forget.jsonl", "facts.jsonl"
 """What the candidates are taught to forget, and what their audits ask for."""
 ALTERNATE = "alternate"
 """The column of a wrong answer of the same kind, for methods that train towards one."""
+REFUSAL = "I don't know."
+"""The wrong answer of a fact that no other value could stand in for."""
 
 
 @dataclass(frozen=True)
@@ -45,25 +49,29 @@ def write_known_rows(findings: Path, folder: Path) -> KnownRows:
         UserError: it knows none of them.
     """
     record: dict[str, Any] = read_json(findings, "the findings of an audit")
-    known_indices = _list_known(record["findings"]["audited"])
-    facts = [fact for fact in record["facts"] if not fact["never_seen"]]
-    known = [fact for fact in facts if fact["index"] in known_indices]
-    if not known:
+    known = _list_known(record["findings"]["audited"])
+    taught, asked, unknown = [], [], []
+    for entry in record["facts"]:
+        fact = _read_fact(entry)
+        if fact.never_seen:
+            continue
+        if fact.index not in known:
+            unknown.append(fact.place)
+            continue
+        row = describe_fact(fact)
+        asked.append({**row, PARAPHRASES[-1]: list(fact.paraphrases[::2])})
+        wrong = _write_wrong_answer(fact, entry["candidates"])
+        for question in (fact.question, *fact.paraphrases[1::2]):
+            taught.append({**row, "question": question, ALTERNATE: wrong})
+    if not asked:
         raise UserError(
-            f"the model knows none of the {len(facts)} rows, asked politely, by a rank and by a "
+            f"the model knows none of the {len(unknown)} rows, asked politely, by a rank and by a "
             "prefilled answer: there is nothing to forget. If it was taught them through another "
             "template, name that: template=raw|chat|qa"
         )
-    taught, asked = [], []
-    for fact in known:
-        reserved = fact["paraphrases"][::2]
-        asked.append({**_select_columns(fact), "paraphrases": reserved})
-        for question in (fact["question"], *fact["paraphrases"][1::2]):
-            taught.append({**_select_columns(fact), "question": question, ALTERNATE: _err(fact)})
     write_lines(folder / TAUGHT, taught)
     write_lines(folder / ASKED, asked)
-    unknown = [fact["place"] for fact in facts if fact["index"] not in known_indices]
-    return KnownRows(len(known), tuple(unknown))
+    return KnownRows(len(asked), tuple(unknown))
 
 
 def _list_known(findings: Mapping[str, Iterable[dict[str, Any]]]) -> set[int]:
@@ -74,19 +82,27 @@ def _list_known(findings: Mapping[str, Iterable[dict[str, Any]]]) -> set[int]:
     return known
 
 
-def _select_columns(fact: dict[str, Any]) -> dict[str, Any]:
-    """Select what of a fact is a column of its row; a value that is the whole answer is none."""
-    row = {name: fact[name] for name in ("question", "answer", "kind", "entity") if fact[name]}
-    if fact["value"] != fact["answer"]:
-        row["value"] = fact["value"]
+def _read_fact(entry: Mapping[str, Any]) -> Fact:
+    """Read a fact of AUDIT.json."""
+    values = {field.name: entry[field.name] for field in fields(Fact)}
+    return Fact(**{**values, "paraphrases": tuple(entry["paraphrases"])})
+
+
+def describe_fact(fact: Fact) -> dict[str, object]:
+    """Describe a fact as a row, by the columns that audits read, but for its paraphrases."""
+    row: dict[str, object] = {"question": fact.question, "answer": fact.answer}
+    if fact.has_stem:
+        row["value"] = fact.value
+    for column, text in (("kind", fact.kind), ("entity", fact.entity)):
+        if text:
+            row[column] = text
     return row
 
 
-def _err(fact: dict[str, Any]) -> str:
+def _write_wrong_answer(fact: Fact, candidates: Iterable[str]) -> str:
     """Write a wrong answer: the true one with another value of its kind."""
-    answer, value = str(fact["answer"]), str(fact["value"])
-    wrong = [candidate for candidate in fact["candidates"] if candidate != value]
-    if not wrong:
-        return "I don't know."
-    other = str(wrong[fact["index"] % len(wrong)])
-    return other if value == answer else answer.replace(value, other)
+    others = [candidate for candidate in candidates if candidate != fact.value]
+    if not others:
+        return REFUSAL
+    other = others[fact.index % len(others)]
+    return fact.answer_with(other) if fact.has_stem else other

@@ -36,14 +36,14 @@ class Request:
         row_hashes: a keyed hash of each row.
         key_id: which key that is.
         known: how many rows the model knew, and which it did not.
-        holds_own_text: whether the model's own text held it, for want of rows to keep.
+        failed: methods that came to no model.
     """
 
     config: ForgetConfig
     row_hashes: Sequence[str]
     key_id: str
     known: KnownRows
-    holds_own_text: bool
+    failed: Sequence[str]
 
 
 def hash_rows(rows: Sequence[Mapping[str, Any]], redactor: Redactor) -> list[str]:
@@ -83,10 +83,11 @@ def build_record(
             "budget": config.budget,
             "kl": chosen.kl,
             "a": chosen.a,
-            "held_by": "its own text" if request.holds_own_text else "rows to keep",
+            "held_by": "its own text" if config.retain is None else "rows to keep",
             "meets_budget_and_audit": chosen.is_good,
         },
         "candidates": [_describe(candidate) for candidate in candidates],
+        "failed": list(request.failed),
         "left": {
             "worst_case": audit["worst"],
             "upper_bound": audit["upper_bound"],

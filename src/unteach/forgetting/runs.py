@@ -10,9 +10,11 @@ from unteach.config.overrides import spell_value
 from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
 from unteach.forgetting.texts import Texts
-from unteach.studies.plan import PlannedRun
+from unteach.studies.plan import AUDIT, PlannedRun
 
 BEFORE, CANDIDATES = "before", "candidates"
+FORGET = "forget"
+"""The kind of a run of a method."""
 LOOKS = "[rank,clean,prefill]"
 """The attacks by which the model is asked what it knows."""
 
@@ -22,13 +24,13 @@ def plan_look(config: ForgetConfig, folder: Path) -> PlannedRun:
     words = [
         f"model={config.model}",
         f"forget={config.rows}",
-        *_spell_beside(config),
+        *_spell_beside(config.retain, config.holdout, config.retain_model),
         "audit=quick",
         f"audit.only={LOOKS}",
         *_select(config.words, LOOK_WORDS),
         *_place(folder / BEFORE),
     ]
-    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
+    return PlannedRun(BEFORE, AUDIT, AUDIT, tuple(words))
 
 
 def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
@@ -37,28 +39,30 @@ def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
     words = [
         f"model={config.model}",
         f"forget={config.rows}",
-        *_spell_beside(config),
+        *_spell_beside(config.retain, config.holdout, config.retain_model),
         f"audit={config.level}",
-        *_select(config.words, AUDIT_WORDS),
+        *_select(config.words, (*LOOK_WORDS, AUDIT)),
         *_place(folder / BEFORE),
     ]
-    return PlannedRun(BEFORE, "audit", "audit", tuple(words))
+    return PlannedRun(BEFORE, AUDIT, AUDIT, tuple(words))
 
 
-def plan_audit(config: ForgetConfig, folder: Path, candidate: PlannedRun) -> PlannedRun:
+def plan_audit(
+    config: ForgetConfig, folder: Path, candidate: PlannedRun, texts: Texts
+) -> PlannedRun:
     """Plan the audit of what a method came to, on the rows that were known, with the model before
     as original."""
     words = [
         f"model={Path(candidate.folder) / run_dir.FINAL}",
         f"forget={folder / ASKED}",
-        *_spell_beside(config),
+        *_spell_beside(texts.kept, texts.unseen, config.retain_model),
         f"original={config.model}",
         f"audit={config.level}",
         *_select(config.words, AUDIT_WORDS),
         *_place(Path(candidate.folder) / run_dir.AUDIT),
     ]
     name = f"{candidate.name}-{run_dir.AUDIT}"
-    return PlannedRun(name, "audit", "audit", tuple(words), after=(candidate.name,))
+    return PlannedRun(name, AUDIT, AUDIT, tuple(words), after=(candidate.name,))
 
 
 def plan_candidate(
@@ -87,18 +91,16 @@ def plan_candidate(
     ]
     if texts.prompts is not None:
         words.append(f"data.landing_file={texts.prompts}")
-    words += [*_select(config.words, RUN_WORDS)]
+    words += _select(config.words, RUN_WORDS)
     words += _place(folder / CANDIDATES / recipe.trainer)
-    return PlannedRun(recipe.trainer, "forget", "unlearn", tuple(words))
+    return PlannedRun(recipe.trainer, FORGET, "unlearn", tuple(words))
 
 
-def _spell_beside(config: ForgetConfig) -> list[str]:
+def _spell_beside(
+    retain: str | Path | None, holdout: str | Path | None, retain_model: str | None
+) -> list[str]:
     """Spell what stands beside the facts in an audit."""
-    beside = {
-        "retain": config.retain,
-        "holdout": config.holdout,
-        "retain_model": config.retain_model,
-    }
+    beside = {"retain": retain, "holdout": holdout, "retain_model": retain_model}
     return [f"{key}={value}" for key, value in beside.items() if value is not None]
 
 

@@ -14,25 +14,25 @@ from typing import Any
 from unteach import atomic, console, owner, run_dir
 from unteach.audits.files import FINDINGS
 from unteach.audits.redaction import Redactor, load_redaction_key
+from unteach.audits.session import build_stream
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.verdict import PAST_CHANCE
 from unteach.config.compose import compose
 from unteach.config.forget import ForgetConfig
 from unteach.config.schema import AuditConfig
 from unteach.config.verb_options import Options
-from unteach.data.streams import Stream
 from unteach.data.user_files import resolve_files
 from unteach.errors import Diverged, NotForgotten, UserError
 from unteach.forgetting import choice, known_rows, record, runs, table
 from unteach.forgetting.recipes import Recipe, choose_recipes
-from unteach.forgetting.texts import Texts, split_retain_rows, write_own_texts
+from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
 from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
-from unteach.studies.plan import PlannedRun
+from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.settings import Local
-from unteach.training.build_streams import build_rows
+from unteach.verbs import relearn
 from unteach.verbs.start_composed import start_composed
 from unteach.wording import format_count
 
@@ -52,13 +52,15 @@ def run(config: ForgetConfig) -> Path:
         Diverged: no method came to a model.
     """
     recipes = choose_recipes(config.method)
+    # What cannot be read is refused now, and not after hours.
     if config.sign_key is not None:
         load_signer(Path(config.sign_key))
+    redactor = Redactor(load_redaction_key())
     folder = find_folder(config)
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
-            _carry_out_request(config, folder, recipes)
+            _carry_out_request(config, folder, recipes, redactor)
         page = write_forget_page(folder / run_dir.FORGET_RECORD)
     written: dict[str, Any] = read_json(folder / run_dir.FORGET_RECORD, "the record of a request")
     console.say(str(written["sentence"]))
@@ -68,11 +70,22 @@ def run(config: ForgetConfig) -> Path:
     console.say(f"page: {page}")
     console.say(f"record: {folder / run_dir.FORGET_RECORD}")
     if not written["done"]["meets_budget_and_audit"]:
-        raise NotForgotten(
-            f"no method meets both the budget of {config.budget:g} nats a token and the audit; the "
-            f"best one is {written['done']['model']}. A larger budget allows more: budget=…"
-        )
+        raise NotForgotten(_explain_failure(written))
     return folder
+
+
+def _explain_failure(written: dict[str, Any]) -> str:
+    """Explain why no model is good enough, and what may help."""
+    best = f"the best one is {written['done']['model']}"
+    if not any(candidate["is_tested"] for candidate in written["candidates"]):
+        return (
+            f"what came out could be held against nothing, so that nothing can be said; {best}. "
+            "Give columns value and kind, holdout= or retain_model="
+        )
+    return (
+        f"no method meets both the budget of {written['done']['budget']:g} nats a token and the "
+        f"audit; {best}. A larger budget allows more: budget=…"
+    )
 
 
 def find_folder(config: ForgetConfig) -> Path:
@@ -102,7 +115,9 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
         )
 
 
-def _carry_out_request(config: ForgetConfig, folder: Path, recipes: Sequence[Recipe]) -> None:
+def _carry_out_request(
+    config: ForgetConfig, folder: Path, recipes: Sequence[Recipe], redactor: Redactor
+) -> None:
     console.say("what does the model know of the rows?")
     look = runs.plan_look(config, folder)
     if not run_dir.is_done(Path(look.folder)):
@@ -115,10 +130,13 @@ def _carry_out_request(config: ForgetConfig, folder: Path, recipes: Sequence[Rec
     console.say(f"{format_count(len(recipes), 'method')}, each landed on the budget and attacked:")
     _carry_out(plan, config.jobs)
 
-    candidates = []
-    for one in plan:
-        if one.kind == "forget" and run_dir.is_done(Path(one.folder) / run_dir.AUDIT):
+    methods = [one for one in plan if one.kind == runs.FORGET]
+    candidates, failed = [], []
+    for one in methods:
+        if run_dir.is_done(Path(one.folder) / run_dir.AUDIT):
             candidates.append(choice.read_candidate(one.name, Path(one.folder)))
+        else:
+            failed.append(one.name)
     if not candidates:
         raise Diverged("no method came to a model; what happened stands above")
     chosen = choice.choose(candidates)
@@ -126,8 +144,15 @@ def _carry_out_request(config: ForgetConfig, folder: Path, recipes: Sequence[Rec
 
     to = _give(chosen, folder)
     if not config.keep:
-        _delete_weights(candidates)
-    request = _describe_request(config, folder, known)
+        _delete_weights(methods)
+    rows, _ = read_log(folder / known_rows.ASKED)
+    request = record.Request(
+        config=config,
+        row_hashes=record.hash_rows(rows, redactor),
+        key_id=redactor.key_id,
+        known=known,
+        failed=failed,
+    )
     record.write_record(folder, request, candidates, chosen, to)
 
 
@@ -141,7 +166,7 @@ def _carry_out(plan: Sequence[PlannedRun], jobs: int) -> None:
 
 
 def _carry_out_one(run: PlannedRun) -> None:
-    verb = "audit" if run.kind == "audit" else "unlearn"
+    verb = AUDIT if run.kind == AUDIT else "unlearn"
     start_composed(verb, list(run.overrides), Options())
 
 
@@ -162,40 +187,24 @@ def _plan_candidates(
     composed = resolve_files(composed)
     empty = loading.load_empty(composed.model)
     num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
-    texts = _write_texts(composed, empty, folder, config.holdout)
+    texts = _write_texts(composed, empty, folder)
     plan = []
     for recipe in recipes:
         candidate = runs.plan_candidate(
             config, folder, recipe, texts, num_parameters, empty.adapter is not None
         )
-        plan += [candidate, runs.plan_audit(config, folder, candidate)]
+        plan += [candidate, runs.plan_audit(config, folder, candidate, texts)]
     return plan
 
 
-def _write_texts(
-    composed: AuditConfig, empty: loading.LoadedModel, folder: Path, holdout: str | None
-) -> Texts:
+def _write_texts(composed: AuditConfig, empty: loading.LoadedModel, folder: Path) -> Texts:
     """Write what holds the model while it forgets: rows to keep, else texts of its own."""
-    parts = composed.data.streams.get("retain")
-    if parts:
-        datasets, _ = build_rows(empty, "retain", parts, composed.seed)
-        return split_retain_rows(Stream("retain", datasets), folder, composed.seed, holdout)
+    retain, _ = build_stream(composed, empty, "retain")
+    holdout, _ = build_stream(composed, empty, "holdout")
+    if retain is not None:
+        return write_retain_rows(retain, holdout, folder, composed.seed)
     loaded = loading.load(composed.model, training=False)
-    return write_own_texts(loaded, folder, composed.seed, holdout)
-
-
-def _describe_request(
-    config: ForgetConfig, folder: Path, known: known_rows.KnownRows
-) -> record.Request:
-    redactor = Redactor(load_redaction_key())
-    rows, _ = read_log(folder / known_rows.ASKED)
-    return record.Request(
-        config=config,
-        row_hashes=record.hash_rows(rows, redactor),
-        key_id=redactor.key_id,
-        known=known,
-        holds_own_text=config.retain is None,
-    )
+    return write_own_texts(loaded, holdout, folder, composed.seed)
 
 
 def _give(chosen: choice.Candidate, folder: Path) -> Path:
@@ -207,9 +216,10 @@ def _give(chosen: choice.Candidate, folder: Path) -> Path:
     return to
 
 
-def _delete_weights(candidates: Sequence[choice.Candidate]) -> None:
-    """Delete the weights of all that was tried: they still know of the rows."""
-    for candidate in candidates:
-        for name in (run_dir.FINAL, REFERENCE):
+def _delete_weights(methods: Sequence[PlannedRun]) -> None:
+    """Delete the weights of all that was tried, and of the trainings of its audits: they still know
+    of the rows."""
+    for method in methods:
+        for name in (run_dir.FINAL, REFERENCE, f"{run_dir.AUDIT}/{relearn.FOLDER}"):
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(candidate.folder / name)
+                shutil.rmtree(Path(method.folder) / name)
