@@ -32,7 +32,7 @@ def test_an_adapter_that_refuses_is_found_out(kit: Path, tmp_path: Path) -> None
             "trainer=IdkSFT",
             "data.forget=TOFU_QA_forget_idk",
             "model.peft_args={r: 8, lora_alpha: 16, target_modules: all-linear}",
-            "trainer.args.learning_rate=3e-3",
+            "trainer.args.learning_rate=1e-3",
             "trainer.args.max_steps=60",
             "trainer.args.per_device_train_batch_size=8",
             "trainer.args.gradient_accumulation_steps=1",
