@@ -9,6 +9,7 @@ import pytest
 import unteach
 from unteach import run_dir
 from unteach.errors import NotForgotten, UserError
+from unteach.forgetting import candidates, leak_by_budget
 from unteach.verbs import forget
 from unteach.verbs.start import start
 
@@ -20,6 +21,7 @@ def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a request's files: rows to go, to keep, and never taught."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+    monkeypatch.setattr(leak_by_budget, "BUDGETS", ())
     for name, source, count in (
         ("gone", "forget10", 9),
         ("kept", "retain90", 20),
@@ -55,8 +57,12 @@ def read_record(task_name: str) -> dict[str, Any]:
 
 
 def test_a_large_budget_takes_the_rows_out(
-    kit: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path,
+    rows: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(leak_by_budget, "BUDGETS", (0.05, 0.1, 3))
     start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
     said = capsys.readouterr().out
     assert "it knows 9 rows of them" in said and "method" in said
@@ -64,8 +70,17 @@ def test_a_large_budget_takes_the_rows_out(
     assert written["done"]["meets_budget_and_audit"] and written["done"]["kl"] <= 3
     assert written["sentence"].startswith("no leak found")
     assert (rows / "saves/forget/t/model/model.safetensors").exists()
+    # The same method at other budgets, by interpolation: the further, the less is left.
+    by_budget = written["leak_by_budget"]
+    assert [one["budget"] for one in by_budget] == [0.05, 0.1, 3]
+    worst = [one["leak"]["worst"] for one in by_budget]
+    assert worst == sorted(worst, reverse=True) and worst[0] > worst[-1]
+    for one in by_budget[:2]:
+        assert 0.95 * one["budget"] <= one["kl"] <= one["budget"]
+    assert written["smallest_budget_without_leak"] == 3
     # What still knows the rows is gone, and no text of theirs is in the record.
     assert not list((rows / "saves/forget/t/candidates").rglob("*.safetensors"))
+    assert not list((rows / "saves/forget/t/budgets").rglob("*.safetensors"))
     text = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).read_text()
     page = (rows / "saves/forget/t/forget.html").read_text()
     assert (
@@ -102,13 +117,45 @@ def test_a_request_that_was_stopped_goes_on(
 ) -> None:
     given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
     with monkeypatch.context() as stopped:
-        stopped.setattr(forget, "_give", lambda *_: pytest.fail("stopped"))
+        stopped.setattr(candidates, "give", lambda *_: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):
             start("forget", given)
     landed = (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns
     start("forget", given)
     assert (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns == landed
     assert read_record("t")["done"]["method"] == "NPO"
+
+
+def test_a_second_request_keeps_out_what_the_first_took_out(kit: Path, rows: Path) -> None:
+    """It begins at the same model, with the rows of both, and asks for both."""
+    later = read_rows(kit / "data/forget10.jsonl")[9:15]
+    lines = [json.dumps({key: row[key] for key in ("question", "answer")}) for row in later]
+    (rows / "later.jsonl").write_text("\n".join(lines))
+    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=first"))
+
+    again = words(kit, "retain=kept.jsonl", "budget=3", "task_name=second")
+    again[:2] = ["later.jsonl", "model=saves/forget/first"]
+    start("forget", again)
+    written = read_record("second")
+    assert written["done"]["model_before"] == str(kit / "reference")
+    assert written["request"]["num_known"] == 6
+    assert written["left"]["num_facts"] == 15
+    earlier = written["earlier_request"]
+    assert earlier["folder"] == "saves/forget/first" and earlier["num_facts"] == 9
+    assert earlier["worst_case"] <= written["left"]["worst_case"] * 15 / 9 + 1e-9
+    taught = read_rows(rows / "saves/forget/second/forget.jsonl")
+    assert len(taught) == 15
+    assert "which were to stay forgotten" in (rows / "saves/forget/second/forget.html").read_text()
+
+    # What was taken out cannot be kept, and both begin at a model that has to be there.
+    again = words(kit, "retain=gone.jsonl", "budget=3", "task_name=third")
+    again[:2] = ["later.jsonl", "model=saves/forget/second/model"]
+    with pytest.raises(UserError, match="an earlier request took out of this model"):
+        start("forget", again)
+    record = rows / "saves/forget/second" / run_dir.FORGET_RECORD
+    record.write_text(record.read_text().replace(str(kit / "reference"), "saves/no/such"))
+    with pytest.raises(UserError, match=r"which began at saves/no/such, .* put it back"):
+        start("forget", again)
 
 
 def test_from_python(kit: Path, rows: Path) -> None:
