@@ -52,31 +52,14 @@ def judge_model(
         facts: those that the original knew.
     """
     retain, original = findings.get(RETAIN), findings.get(ORIGINAL)
-    audited = {fact.index: fact for fact in context.audited}
     unseen = {fact.index: fact for fact in context.never_seen}
-    p_values: dict[str, float] = {}
-    last_p_values: dict[str, float] = {}
-    for name, found in findings[AUDITED].items():
-        of_retain = (retain or {}).get(name, {})
-        own = _select(found, audited)
-        p_value = significance.compute_p_value(own, of_retain, _select(found, unseen), context)
-        if p_value is not None:
-            p_values[name] = p_value
-        p_value_last = significance.compute_last_p_value(own, of_retain, _select(found, unseen))
-        if p_value_last is not None:
-            last_p_values[name] = p_value_last
     known = {fact.index: fact for fact in facts}
     powers = {name: _has_power(name, attacks, original, known) for name in findings[AUDITED]}
     strong = []
     for name, has_power in powers.items():
         if has_power is not False and attacks[find_attack(name)].JOINS_UNION:
             strong.append(name)
-    # Attacks that each bring out a little may together bring out more than any control.
-    p_value = _test_union(strong, findings, context)
-    if p_value is not None:
-        p_values[UNION] = p_value
-    p_values = certainty.adjust_by_holm(p_values)
-    last_p_values = certainty.adjust_by_holm(last_p_values)
+    p_values, last_p_values = _test_attacks(findings, strong, context)
 
     results: dict[str, AttackResult] = {}
     for name, found in findings[AUDITED].items():
@@ -99,6 +82,36 @@ def judge_model(
         if name in strong or (result.is_significant and attacks[find_attack(name)].JOINS_UNION):
             union.append(name)
     return _conclude(results, union, p_values.get(UNION), findings, known, unseen)
+
+
+def _test_attacks(
+    findings: Mapping[str, FindingsByAttack], strong: Sequence[str], context: AuditContext
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Test what each attack brings out of all audited facts against chance and the controls, and
+    what those that have power bring out together.
+
+    Returns:
+        p-values by attack, and under UNION: of true values that come out, and of those that are
+        the least likely of all. Each kind is adjusted for how many they are.
+    """
+    audited = {fact.index: fact for fact in context.audited}
+    unseen = {fact.index: fact for fact in context.never_seen}
+    p_values: dict[str, float] = {}
+    last_p_values: dict[str, float] = {}
+    for name, found in findings[AUDITED].items():
+        of_retain = findings.get(RETAIN, {}).get(name, {})
+        own, of_unseen = _select(found, audited), _select(found, unseen)
+        p_value = significance.compute_p_value(own, of_retain, of_unseen, context)
+        if p_value is not None:
+            p_values[name] = p_value
+        p_value_last = significance.compute_last_p_value(own, of_retain, of_unseen)
+        if p_value_last is not None:
+            last_p_values[name] = p_value_last
+    # Attacks that each bring out a little may together bring out more than any control.
+    p_value = _test_union(strong, findings, context)
+    if p_value is not None:
+        p_values[UNION] = p_value
+    return certainty.adjust_by_holm(p_values), certainty.adjust_by_holm(last_p_values)
 
 
 def _test_union(
