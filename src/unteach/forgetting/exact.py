@@ -29,6 +29,7 @@ from unteach.forgetting.trained_run import (
     TrainedRun,
     list_starts,
     open_trained_run,
+    refuse_emptied,
     refuse_other_start,
     write_run_without,
 )
@@ -39,6 +40,7 @@ from unteach.wording import format_count
 
 WAY, RUN_FILE, RETRAINED = "way.json", "run.yaml", "retrained"
 """In the folder `exact/` of a request: what was found, the run without the rows, and its folder."""
+SECONDS_A_MINUTE = 60
 STREAMS_OF_A_STEP = 2
 """A step of a method takes rows to forget and as many to keep."""
 
@@ -160,6 +162,7 @@ def _find(
     found = _Found(run, facts, _find_in_parts(run, requested))
     if not found.fact_indices:
         raise NoExactWay(f"the data of {run_folder} holds none of the {len(facts)} rows")
+    refuse_emptied(run, found.list_left_out)
     _refuse_taught_start(run, requested)
     return found
 
@@ -329,7 +332,9 @@ def list_doubts(way: ExactWay) -> list[str]:
 
 
 def _say_time(seconds: float) -> str:
-    return f"about {max(1, round(seconds / 60))} min"
+    if seconds < SECONDS_A_MINUTE:
+        return "less than a minute"
+    return f"about {round(seconds / SECONDS_A_MINUTE)} min"
 
 
 def plan_retraining(

@@ -172,6 +172,21 @@ def list_starts(model: str | None) -> list[str]:
     return [model]
 
 
+def refuse_emptied(run: TrainedRun, left_out: Callable[[TaughtPart], frozenset[int]]) -> None:
+    """Refuse a run of which a part would have no row.
+
+    Args:
+        run: the run.
+        left_out: gives the indices of the rows of a part that are left out.
+
+    Raises:
+        NoExactWay: nothing of a part is left.
+    """
+    for part in run.parts:
+        if len(left_out(part)) == len(part.rows):
+            raise NoExactWay(f"without these rows {run.folder} has no row of data.{part.stream}")
+
+
 def write_run_without(
     run: TrainedRun, left_out: Callable[[TaughtPart], frozenset[int]], folder: Path
 ) -> dict[str, Any]:
@@ -184,17 +199,12 @@ def write_run_without(
         run: the run.
         left_out: gives the indices of the rows of a part that are left out.
         folder: gets a file for each part.
-
-    Raises:
-        NoExactWay: nothing is left to train on.
     """
     tree = dict(run.config.tree)
     data = dict(tree["data"])
     for part in run.parts:
         without = left_out(part)
         kept = [_to_json(row) for index, row in enumerate(part.rows) if index not in without]
-        if not kept:
-            raise NoExactWay(f"without these rows {run.folder} has no row of data.{part.stream}")
         file = folder / f"{part.stream}-{part.name}.jsonl"
         write_lines(file, kept)
         if "choice" in part.dataset.args["hf_args"]:
