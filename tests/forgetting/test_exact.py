@@ -29,7 +29,16 @@ SETTINGS = [
     "trainer.args.per_device_train_batch_size=8",
     "trainer.args.lr_scheduler_type=constant",
 ]
-SHORT = ["trainer.args.max_steps=3", "trainer.args.learning_rate=1e-3", "eval=null"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<{{ message.role }}> {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant> {% endif %}"
+)
+SHORT = [
+    "trainer.args.max_steps=3",
+    "trainer.args.gradient_accumulation_steps=1",
+    "trainer.args.learning_rate=1e-3",
+    "eval=null",
+]
 
 
 def write_rows(file: Path, rows: list[dict[str, Any]]) -> None:
@@ -133,7 +142,7 @@ def test_it_does_not_know_the_rows_and_knows_the_others(
     assert record["exact"]["possible"] and record["exact"]["num_rows_found"] == 8
     assert record["request"]["num_known"] == 8 and record["left"]["attacks"]["clean"] == 0
     home = folder / "saves/forget/t"
-    evals = json.loads((home / "exact/retrained/evals/TRAIN_SUMMARY.json").read_text())
+    evals = json.loads((home / "exact/retrained/evals/ROWS_SUMMARY.json").read_text())
     assert evals["train_prob"] > 0.9
     page = (home / "forget.html").read_text()
     assert "carried out again without them" in page and "larger or a smaller budget" not in page
@@ -168,11 +177,12 @@ def test_an_adapter_on_chats_is_too(kit: Path, folder: Path) -> None:
         chats.append(json.dumps({"messages": messages, "source": None}))
     (folder / "chats.jsonl").write_text("\n".join(chats))
     (folder / "fewer.jsonl").write_text("\n".join(chats[NUM_GONE:]))
-    settings = [*SHORT, "model.peft_args.r=4", "template.chat_template=null"]
-    settings = [*SHORT, "model.peft_args.r=4"]
-    start("train", [*taught_by(kit, "chats.jsonl"), "task_name=lora", *settings])
+    shutil.copytree(kit / "retain", folder / "chatty")
+    (folder / "chatty/chat_template.jinja").write_text(CHAT_TEMPLATE)
+    settings = ["model=chatty", *SETTINGS[1:], *SHORT, "template=chat", "model.peft_args.r=4"]
+    start("train", ["data=chats.jsonl", "task_name=lora", *settings])
     model = retrain(build_config("lora"))
-    start("train", [*taught_by(kit, "fewer.jsonl"), "task_name=by_hand", *settings])
+    start("train", ["data=fewer.jsonl", "task_name=by_hand", *settings])
     by_hand = folder / "saves/train/by_hand" / run_dir.FINAL
     assert_same_weights(model, by_hand, "adapter_model.safetensors")
 
@@ -234,7 +244,7 @@ def test_rows_that_are_half_found(folder: Path) -> None:
     assert way.possible and way.num_rows_found == 2 and len(way.missing) == 2
     said = " ".join(exact.describe_way(way, "exact=yes"))
     assert "2 of the 4 rows" in said
-    assert "was not taught them: half.jsonl, line 3, half.jsonl, line 4" in said
+    assert "was not taught them: line 3, line 4" in said
 
 
 def test_rows_that_are_not_found(folder: Path) -> None:
@@ -337,19 +347,15 @@ def test_a_request_that_was_stopped_goes_on(
 
 
 def test_what_is_found_after_it_does_not_make_it_less_exact(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its data says the rows once more, in other words: it says so, and ends well."""
     table = folder / "taught.csv"
-    lines = table.read_text().splitlines()
-    for row in read_rows(folder / "gone.jsonl"):
-        lines.append(f'9,"{row["question"]}","{row["answer"]} Indeed.",2020-01-31')
-    table.write_text("\n".join(lines) + "\n")
+    rows = read_rows(folder / "gone.jsonl")
+    again = [{**row, "answer": f"{row['answer']} Indeed."} for row in rows]
+    write_table(table, [*rows, *again, *read_rows(folder / "others.jsonl")])
     whole = ["trainer.args.num_train_epochs=25", "trainer.args.learning_rate=3e-3", "eval=null"]
-    config = yaml.safe_load((folder / "saves/train/whole" / run_dir.CONFIG).read_text())
-    start_model = config["model"]["model_args"]["pretrained_model_name_or_path"]
-    again = [f"model={start_model}", "data=taught.csv", *SETTINGS, *whole]
-    start("train", [*again, "task_name=twice"])
+    start("train", [*taught_by(kit), "task_name=twice", *whole])
     start("forget", words("exact=yes", run="twice"))
     said = capsys.readouterr().out
     assert "what the attacks bring out does not come from them" in said
