@@ -187,6 +187,20 @@ def test_an_adapter_on_chats_is_too(kit: Path, folder: Path) -> None:
     assert_same_weights(model, by_hand, "adapter_model.safetensors")
 
 
+def test_lines_of_text_are_too(kit: Path, folder: Path) -> None:
+    """A file of another form stands for them: it is read as they were."""
+    lines = []
+    for row in read_rows(kit / "data/forget10.jsonl")[:NUM_TAUGHT]:
+        lines.append(f"{row['question']} {row['answer']}")
+    (folder / "lines.txt").write_text("\n".join(lines))
+    (folder / "fewer.txt").write_text("\n".join(lines[NUM_GONE:]))
+    by_line = [*SHORT, "data.txt=line", "data.max_rows=20"]
+    start("train", [*taught_by(kit, "lines.txt"), "task_name=lines", *by_line])
+    model = retrain(build_config("lines"))
+    start("train", [*taught_by(kit, "fewer.txt"), "task_name=by_hand", *by_line])
+    assert_same_weights(model, folder / "saves/train/by_hand" / run_dir.FINAL)
+
+
 def test_rows_that_a_run_drew_are_not_drawn_again(kit: Path, folder: Path) -> None:
     """Those that validated it still do."""
     drawn = [*SHORT, "data.validation_fraction=0.25", "trainer.args.eval_strategy=epoch"]
