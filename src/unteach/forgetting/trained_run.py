@@ -235,7 +235,7 @@ def _drop_choices(data: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> Any:
     """Turn a cell into what JSON has: NaN is nothing, and what a dataset never reads, as a date, is
     text."""
     if isinstance(value, dict):
