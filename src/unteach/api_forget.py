@@ -84,6 +84,7 @@ def forget(
     retain_model: "Model | None" = None,
     budget: float | None = None,
     method: str | Sequence[str] | None = None,
+    exact: str | None = None,
     level: str | None = None,
     task_name: str | None = None,
     seed: int | None = None,
@@ -105,6 +106,7 @@ def forget(
         retain_model: one that never saw the rows.
         budget: how far the model may move, KL in nats a token.
         method: what is tried, one name or several.
+        exact: `yes` teaches the run that taught the rows anew without them; `auto`, `no`.
         level: of the audits.
         task_name: names the folder, saves/forget/<task_name>.
         seed: of everything that is drawn.
@@ -126,7 +128,8 @@ def forget(
             words.append(f"{key}={spell_value(objects.place_rows(beside, key))}")
     if retain_model is not None:
         words.append(f"retain_model={spell_value(objects.place_model(retain_model))}")
-    for key, value in (("budget", budget), ("method", method), ("level", level)):
+    dials = {"budget": budget, "method": method, "exact": exact, "level": level}
+    for key, value in dials.items():
         if value is not None:
             words.append(f"{key}={spell_value(value)}")
     return read_forget(start_with("forget", overrides, words, Options(), verbose))

@@ -30,7 +30,8 @@ FINAL, DONE, CONFIG, MANIFEST = "final_checkpoint", "DONE.json", "config.yaml", 
 METRICS, EVALS = "metrics.jsonl", "evals"
 EVALS_BEFORE, ADAPTER = "evals_before", "adapter"
 EDIT, LANDING = "edit.json", "landing.json"
-FORGET_RECORD = "record.json"
+FORGET_RECORD, FORGET_MODEL = "record.json", "model"
+"""In the folder of a request to forget: what was done, and the model that it gave."""
 AUDIT, AUDIT_SUMMARY = "audit", "AUDIT_SUMMARY.json"
 """Where in a run's folder its audit lies, and what an audit's verdict is in."""
 AUDIT_FINDINGS, AUDIT_STATEMENT = "AUDIT.json", "statement.json"
@@ -68,11 +69,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def find_model_folder(path: str) -> str:
-    """Find the model of a run's folder, its `final_checkpoint`; any other path or hub id is
-    returned as it is."""
-    final = Path(path) / FINAL
-    if final.is_dir() and not (Path(path) / "config.json").exists():
-        return str(final)
+    """Find the model of a run's folder, its `final_checkpoint`, or that of a request to forget, its
+    `model`; any other path or hub id is returned as it is."""
+    folder = Path(path)
+    if (folder / "config.json").exists():
+        return path
+    if (folder / FINAL).is_dir():
+        return str(folder / FINAL)
+    if (folder / FORGET_RECORD).exists() and (folder / FORGET_MODEL).is_dir():
+        return str(folder / FORGET_MODEL)
     return path
 
 

@@ -1,17 +1,20 @@
 """What `unteach forget` is told: the rows, the model, and two dials. Nothing else is asked."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from unteach.config.verb_configs import PASSED_ON, POSITIONAL
 from unteach.errors import UserError
 
 BUDGET = 0.02
 AUTO = "auto"
+YES, NO = "yes", "no"
+LAUNCH_WORDS = ("launch", "nproc")
 SHARED_WORDS = ("model", "paths", "plugins", "seed", "template")
 """Beginnings of the words that go to all runs that a request is made of."""
 LOOK_WORDS = (*SHARED_WORDS, "data")
 """To the first look at the model: it alone reads the files of the user."""
-RUN_WORDS = (*SHARED_WORDS, "launch", "nproc", "trainer")
+RUN_WORDS = (*SHARED_WORDS, *LAUNCH_WORDS, "trainer")
 """To the runs of the methods."""
 AUDIT_WORDS = (*SHARED_WORDS, "audit")
 """To the audits of what came of them."""
@@ -39,7 +42,9 @@ class ForgetConfig:
     retain_model: one that never saw the rows: the audits' gold standard. task_name: names the
     folder; null: by the model and the rows. budget: how far the model may move, KL in nats a token.
     method: methods that are tried, of those that `unteach forget --help` lists; auto: the usual
-    ones. level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
+    ones. exact: whether the run that taught the rows is taught anew without them, in place of all
+    methods (yes), or only said to be possible, with its price (auto), or not looked for (no).
+    level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
     sign_key: a PEM file of an ed25519 key, with which the statement is signed. slurm: settings of
     a job, as a study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm.
     words: that go on to the runs.
@@ -53,6 +58,7 @@ class ForgetConfig:
     task_name: str | None = None
     budget: float = BUDGET
     method: list[str] | str = AUTO
+    exact: Literal["auto", "yes", "no"] = "auto"
     level: str = "quick"
     keep: bool = False
     jobs: int = 1
@@ -76,6 +82,22 @@ class ForgetConfig:
                 raise UserError(f"{key}: a request says that of its runs itself; {hint}")
         if self.jobs < 1:
             raise UserError(f"jobs must be 1 or more, got {self.jobs}")
+        if self.exact == YES:
+            self._refuse_search()
+
+    def _refuse_search(self) -> None:
+        """Refuse what is said of the search for a method where there is none."""
+        said = []
+        if self.method != AUTO:
+            said.append("method=")
+        if self.budget != BUDGET:
+            said.append("budget=")
+        said += [word for word in self.words if word.lstrip("+~").startswith("trainer.")]
+        if said:
+            raise UserError(
+                f"exact=yes teaches the run anew, with its own settings, and tries no method: "
+                f"leave {', '.join(said)} out, or exact=yes"
+            )
 
     @property
     def rows(self) -> str:

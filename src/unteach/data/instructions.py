@@ -76,7 +76,7 @@ class InstructionColumns:
             is_required=False,
         ):
             system = ""
-        pairs = () if is_missing(history) else _read_history(history)
+        pairs = () if is_missing(history) else read_history(history)
         if pairs is None:
             message = f"{self.history} must be a list of [question, answer], both text"
             row_errors.add(message, row_index)
@@ -92,7 +92,7 @@ def _join_input(instruction: object, added: str) -> object:
     return f"{instruction}\n{added}"
 
 
-def _read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
+def read_history(cell: object) -> tuple[tuple[str, str], ...] | None:
     """Read pairs of texts from a list or JSON; None where the cell is none."""
     pairs = cell
     if isinstance(cell, str):

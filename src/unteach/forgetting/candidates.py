@@ -15,7 +15,7 @@ from unteach.forgetting.texts import Texts
 from unteach.models.loading import LoadedModel
 from unteach.studies.plan import PlannedRun
 
-MODEL, BEST = "model", "best_candidate"
+MODEL, BEST = run_dir.FORGET_MODEL, "best_candidate"
 """The model that is given, and the name of the best one where none is good enough."""
 REFERENCE = "reference"
 """The folder of a run in which its landing keeps what the model said before."""
@@ -64,7 +64,7 @@ def read_candidates(
 
 def give(chosen: Candidate, folder: Path) -> Path:
     """Put the chosen model into its place."""
-    to = folder / (MODEL if chosen.is_good else BEST)
+    to = folder / (MODEL if chosen.is_good or chosen.is_exact else BEST)
     if not to.exists():
         with atomic.atomic_write_folder(to) as temporary:
             shutil.copytree(chosen.folder / run_dir.FINAL, temporary, dirs_exist_ok=True)

@@ -9,6 +9,8 @@ from unteach.forgetting.leak import Leak, read_leak
 from unteach.json_files import read_json, read_mapping
 
 LANDING = "landing.json"
+EXACT = "exact"
+"""What is said for a method where the model was taught anew without the rows."""
 UTILITY = "retain_prob"
 
 
@@ -47,6 +49,11 @@ class Candidate:
         return self.a > 0 and self.leak.is_tested and not self.leak.is_found
 
     @property
+    def is_exact(self) -> bool:
+        """Whether it was taught anew without the rows, whatever comes out of it."""
+        return self.method == EXACT
+
+    @property
     def kept(self) -> float | None:
         """The share of the utility that is left."""
         if self.utility is None or not self.utility_before:
@@ -69,6 +76,24 @@ def read_candidate(method: str, folder: Path) -> Candidate:
         leak=read_leak(folder / run_dir.AUDIT),
         utility=after,
         utility_before=before,
+        seconds=last.get("train_runtime", 0.0),
+    )
+
+
+def read_exact(folder: Path, kl: float) -> Candidate:
+    """Read what a run without the rows and its audit left. It was not held by a budget; what its
+    suite measures of answers to keep has no value of the model before beside it."""
+    last = run_dir.read_last_metrics(folder) or {}
+    return Candidate(
+        method=EXACT,
+        folder=folder,
+        a=1.0,
+        kl=kl,
+        num_evaluations=1,
+        is_met=False,
+        leak=read_leak(folder / run_dir.AUDIT),
+        utility=None,
+        utility_before=None,
         seconds=last.get("train_runtime", 0.0),
     )
 

@@ -23,6 +23,7 @@ from unteach.config.forget import ForgetConfig
 from unteach.errors import has_extra
 from unteach.forgetting.choice import Candidate
 from unteach.forgetting.earlier import EarlierRequest, measure_earlier_leak
+from unteach.forgetting.exact import ExactWay
 from unteach.forgetting.known_rows import KnownRows
 from unteach.forgetting.leak_by_budget import LeakAtBudget, find_smallest_without_leak
 from unteach.json_files import read_mapping
@@ -41,6 +42,7 @@ class Request:
         known: how many rows the model knew, and which it did not.
         failed: methods that came to no model.
         earlier: the request that the model came of, whose rows are kept out; None: none.
+        exact: whether the model could be taught anew without the rows.
     """
 
     config: ForgetConfig
@@ -49,6 +51,7 @@ class Request:
     known: KnownRows
     failed: Sequence[str]
     earlier: EarlierRequest | None
+    exact: ExactWay
 
 
 def hash_rows(rows: Sequence[Mapping[str, Any]], redactor: Redactor) -> list[str]:
@@ -88,12 +91,13 @@ def build_record(
             "model_before": config.model,
             "model": str(model),
             "method": chosen.method,
-            "budget": config.budget,
+            "budget": None if chosen.is_exact else config.budget,
             "kl": chosen.kl,
             "a": chosen.a,
-            "held_by": "its own text" if config.retain is None else "rows to keep",
+            "held_by": _describe_held(config, chosen),
             "meets_budget_and_audit": chosen.is_good,
         },
+        "exact": asdict(request.exact),
         "candidates": [_describe(candidate) for candidate in candidates],
         "failed": list(request.failed),
         "left": {
@@ -106,7 +110,7 @@ def build_record(
         },
         "leak_by_budget": [asdict(one) for one in leaks],
         "smallest_budget_without_leak": find_smallest_without_leak(leaks),
-        "copies_may_remain": list_copies(config),
+        "copies_may_remain": list_copies(config, request.exact.run),
         "cost": {"training_seconds": sum(candidate.seconds for candidate in candidates)},
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "to_be_decided_by_a_person": (
@@ -114,6 +118,12 @@ def build_record(
             "no proof that data was deleted"
         ),
     }
+
+
+def _describe_held(config: ForgetConfig, chosen: Candidate) -> str:
+    if chosen.is_exact:
+        return "nothing: it was taught anew"
+    return "its own text" if config.retain is None else "rows to keep"
 
 
 def _describe(candidate: Candidate) -> dict[str, Any]:
@@ -129,8 +139,12 @@ def _describe_earlier(request: Request, chosen: Candidate) -> dict[str, Any] | N
     return {"folder": str(request.earlier.folder), **rates}
 
 
-def list_copies(config: ForgetConfig) -> list[str]:
-    """List where copies of what was to be forgotten may be left, for somebody to look at."""
+def list_copies(config: ForgetConfig, run: str | None = None) -> list[str]:
+    """List where copies of what was to be forgotten may be left, for somebody to look at.
+
+    Args:
+        run: the run that made the model before, where one is known.
+    """
     copies = [
         f"{config.rows}: the rows themselves",
         f"{config.model}: the model before, which still knows them",
@@ -138,6 +152,10 @@ def list_copies(config: ForgetConfig) -> list[str]:
         "said under attack",
         "the cache of measurements (paths.cache_dir): what models said, as tokens",
     ]
+    if run is not None:
+        copies.append(
+            f"{run}: its checkpoints, results and samples, and the data it was trained on"
+        )
     if config.keep:
         copies.append("candidates/: models that were tried, with their weights (keep=true)")
     copies.append("backups, logs, indexes for retrieval, and models made from the model before")

@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unteach import run_dir
+from unteach.config.compose import compose
 from unteach.config.forget import AUDIT_WORDS, LOOK_WORDS, RUN_WORDS, ForgetConfig
 from unteach.config.overrides import spell_value
+from unteach.config.schema import AuditConfig
+from unteach.data.user_files import resolve_files
 from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.forgetting.leak_by_budget import list_other_budgets
 from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
@@ -32,6 +35,13 @@ def plan_look(config: ForgetConfig, folder: Path) -> PlannedRun:
         *_place(folder / BEFORE),
     ]
     return PlannedRun(BEFORE, AUDIT, AUDIT, tuple(words))
+
+
+def compose_audit(planned: PlannedRun) -> AuditConfig:
+    """Compose an audit as its run will, with its files found."""
+    composed = compose("audit", planned.overrides)
+    assert isinstance(composed, AuditConfig)
+    return resolve_files(composed)
 
 
 def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:

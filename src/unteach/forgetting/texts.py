@@ -29,13 +29,13 @@ class Texts:
     """The files that a request's runs read beside its rows.
 
     Attributes:
-        retain: what holds the model.
+        retain: what holds the model; None where nothing has to.
         prompts: what the budget is measured on; None: openings of no subject.
         kept: all rows to keep, for the audits; None where the model's own text holds it.
         unseen: rows that no model was taught; None without such.
     """
 
-    retain: Path
+    retain: Path | None
     prompts: Path | None
     kept: Path | None
     unseen: Path | None
@@ -46,7 +46,7 @@ def write_retain_rows(retain: Stream, holdout: Stream | None, folder: Path, seed
     rows that no model was taught at hand, those are measured on."""
     rows = [describe_fact(fact) for fact in read_facts(retain)]
     write_lines(folder / KEPT, rows)
-    unseen = _write_unseen(holdout, folder)
+    unseen = write_unseen(holdout, folder)
     num_measured = 0 if unseen is not None else len(rows) // MEASURED_SHARE
     order = permutation(len(rows), seed, "budget")
     measured, trained = sorted(order[:num_measured]), sorted(order[num_measured:])
@@ -63,11 +63,11 @@ def write_own_texts(loaded: LoadedModel, holdout: Stream | None, folder: Path, s
     if not (folder / RETAIN).exists():
         rows = sample_rows(loaded, NUM_OWN, NUM_TOKENS, derive_seed(seed, "own rows"))
         write_lines(folder / RETAIN, rows)
-    unseen = _write_unseen(holdout, folder)
+    unseen = write_unseen(holdout, folder)
     return Texts(folder / RETAIN, unseen, None, unseen)
 
 
-def _write_unseen(holdout: Stream | None, folder: Path) -> Path | None:
+def write_unseen(holdout: Stream | None, folder: Path) -> Path | None:
     """Write the rows that no model was taught; None where there are none."""
     if holdout is None:
         return None

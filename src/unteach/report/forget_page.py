@@ -37,7 +37,7 @@ def write_forget_page(record: Path) -> Path:
         "is_good": done["meets_budget_and_audit"],
         "figures": _list_figures(written),
         "rows": [_build_row(one, done["method"], record.parent) for one in written["candidates"]],
-        "budget": f"{done['budget']:g}",
+        "budget": None if done["budget"] is None else f"{done['budget']:g}",
         "budgets": [_build_budget_row(one) for one in written["leak_by_budget"]],
         "enough": _describe_enough(written["smallest_budget_without_leak"]),
         "earlier": _describe_earlier(written["earlier_request"]),
@@ -55,11 +55,14 @@ def write_forget_page(record: Path) -> Path:
 
 def _list_figures(written: dict[str, Any]) -> list[Figure]:
     left, done = written["left"], written["done"]
+    moved = "nats a token, from the model before on its own text"
+    if done["budget"] is not None:
+        moved = f"nats a token, of a budget of {done['budget']:g}"
     return [
         Figure(str(written["request"]["num_known"]), "rows that the model knew"),
         Figure(f"{left['worst_case']:.0%}", "of them come out by some attack now"),
         Figure(f"≤ {left['upper_bound']:.0%}", "could come out of any rows like these (95 %)"),
-        Figure(f"{done['kl']:.3g}", f"nats a token, of a budget of {done['budget']:g}"),
+        Figure(f"{done['kl']:.3g}", moved),
     ]
 
 
@@ -121,9 +124,18 @@ def _list_settings(written: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", done["model"]),
         ("method", done["method"]),
         ("held by", done["held_by"]),
+        ("taught anew without the rows", _describe_exact(written["exact"])),
         ("rows it did not know, left alone", unknown),
         ("key of the rows' hashes", request["redaction_key_id"]),
     ]
     return settings + [
         (f"version of {name}", version) for name, version in written["versions"].items()
     ]
+
+
+def _describe_exact(way: dict[str, Any]) -> str:
+    """Say whether the model could be taught anew, and what of the request its run was taught."""
+    if not way["possible"]:
+        return str(way["reason"])
+    asked = way["num_rows_found"] + len(way["missing"])
+    return f"possible: {way['run']} was taught {way['num_rows_found']} of the {asked} rows"

@@ -5,7 +5,7 @@ where it was stopped.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,14 @@ from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.session import build_stream
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.verdict import PAST_CHANCE
-from unteach.config.compose import compose
-from unteach.config.forget import ForgetConfig
+from unteach.config.forget import YES, ForgetConfig
 from unteach.config.schema import AuditConfig, ModelConfig
 from unteach.config.verb_options import Options
-from unteach.data.user_files import resolve_files
-from unteach.errors import NotForgotten, UserError
+from unteach.errors import Diverged, NotForgotten, UserError
 from unteach.forgetting import (
     candidates,
     choice,
+    exact,
     known_rows,
     leak_by_budget,
     record,
@@ -31,15 +30,17 @@ from unteach.forgetting import (
     table,
 )
 from unteach.forgetting.earlier import EarlierRequest, add_earlier_rows, find_earlier
+from unteach.forgetting.exact import NOT_LOOKED_FOR, ExactWay
+from unteach.forgetting.kl import measure_kl
 from unteach.forgetting.leak_by_budget import LeakAtBudget
 from unteach.forgetting.overlap import refuse_kept_entities, refuse_kept_rows
 from unteach.forgetting.recipes import Recipe, choose_recipes
-from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows
+from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows, write_unseen
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
 from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
-from unteach.studies.plan import AUDIT, PlannedRun
+from unteach.studies.plan import PlannedRun
 from unteach.studies.settings import Local
 from unteach.verbs import forget_job
 from unteach.verbs.start_composed import start_composed
@@ -49,6 +50,25 @@ ROOT = Path("saves/forget")
 REQUEST = "request.json"
 FREE = ("jobs", "slurm")
 """What the same request may say otherwise when it goes on."""
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a request came to.
+
+    Attributes:
+        methods: the runs that made the models.
+        found: what they came to.
+        failed: those that came to no model.
+        chosen: which of them is given.
+        leaks: what that leaves at other budgets.
+    """
+
+    methods: Sequence[PlannedRun]
+    found: Sequence[choice.Candidate]
+    failed: Sequence[str]
+    chosen: choice.Candidate
+    leaks: Sequence[LeakAtBudget]
 
 
 def run(config: ForgetConfig) -> Path:
@@ -67,10 +87,13 @@ def run(config: ForgetConfig) -> Path:
     if config.slurm:
         forget_job.submit(config, folder)
         return folder
+    way = NOT_LOOKED_FOR
+    if not (folder / run_dir.FORGET_RECORD).exists():
+        way = exact.find_way(config, folder, len(recipes))
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
-            _carry_out_request(config, folder, recipes, redactor)
+            _carry_out_request(config, folder, recipes, redactor, way)
         page = write_forget_page(folder / run_dir.FORGET_RECORD)
     written: dict[str, Any] = read_json(folder / run_dir.FORGET_RECORD, "the record of a request")
     console.say(str(written["sentence"]))
@@ -79,7 +102,11 @@ def run(config: ForgetConfig) -> Path:
     console.say(f"model: {written['done']['model']}")
     console.say(f"page: {page}")
     console.say(f"record: {folder / run_dir.FORGET_RECORD}")
-    if not written["done"]["meets_budget_and_audit"]:
+    if written["done"]["method"] == choice.EXACT:
+        leak = written["candidates"][0]["leak"]
+        for line in exact.explain_leaks(leak["is_found"], leak["is_tested"]):
+            console.say(line)
+    elif not written["done"]["meets_budget_and_audit"]:
         raise NotForgotten(_explain_failure(written))
     return folder
 
@@ -132,7 +159,11 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
 
 
 def _carry_out_request(
-    config: ForgetConfig, folder: Path, recipes: Sequence[Recipe], redactor: Redactor
+    config: ForgetConfig,
+    folder: Path,
+    recipes: Sequence[Recipe],
+    redactor: Redactor,
+    way: ExactWay,
 ) -> None:
     earlier = find_earlier(config.model)
     if earlier is not None:
@@ -142,9 +173,10 @@ def _carry_out_request(
         )
         config = replace(config, model=earlier.model)
 
-    console.say("1 of 5: what does the model know of the rows?")
+    num_steps = 3 if config.exact == YES else 5
+    console.say(f"1 of {num_steps}: what does the model know of the rows?")
     look = runs.plan_look(config, folder)
-    composed = _compose_audit(look)
+    composed = runs.compose_audit(look)
     empty = loading.load_empty(composed.model)
     _refuse_overlap(composed, empty, earlier)
     if not run_dir.is_done(Path(look.folder)):
@@ -154,8 +186,41 @@ def _carry_out_request(
     if earlier is not None:
         add_earlier_rows(earlier, folder)
 
+    if config.exact == YES:
+        outcome = _teach_anew(config, folder, composed, empty, way, earlier)
+    else:
+        for line in exact.describe_way(way, f"exact=yes task_name={folder.name}-exact"):
+            console.say(line)
+        outcome = _search(config, folder, composed, empty, recipes)
+
+    console.say(f"{num_steps} of {num_steps}: the model, its record and its page")
+    chosen = outcome.chosen
+    to = candidates.give(chosen, folder)
+    if not config.keep:
+        candidates.delete_weights(outcome.methods)
+    rows, _ = read_log(folder / known_rows.ASKED)
+    request = record.Request(
+        config=config,
+        row_hashes=record.hash_rows(rows, redactor),
+        redactor=redactor,
+        known=known,
+        failed=outcome.failed,
+        earlier=earlier,
+        exact=way,
+    )
+    record.write_record(folder, request, outcome.found, chosen, outcome.leaks, to)
+
+
+def _search(
+    config: ForgetConfig,
+    folder: Path,
+    composed: AuditConfig,
+    empty: loading.LoadedModel,
+    recipes: Sequence[Recipe],
+) -> _Outcome:
+    """Try methods, each landed on the budget, and choose among what came of them."""
     console.say("2 of 5: what holds it while it forgets?")
-    texts = _write_texts(composed, empty, folder)
+    texts = _write_texts(config, composed, empty, folder)
 
     num_methods = format_count(len(recipes), "method")
     console.say(f"3 of 5: {num_methods}, each landed on the budget and attacked")
@@ -168,27 +233,39 @@ def _carry_out_request(
     console.say(f"4 of 5: what {chosen.method} leaves at other budgets")
     leaks = _measure_other_budgets(config, folder, composed.model, chosen, texts)
     table.print_leaks(leaks)
-
-    console.say("5 of 5: the model, its record and its page")
-    to = candidates.give(chosen, folder)
-    if not config.keep:
-        candidates.delete_weights(methods)
-    rows, _ = read_log(folder / known_rows.ASKED)
-    request = record.Request(
-        config=config,
-        row_hashes=record.hash_rows(rows, redactor),
-        redactor=redactor,
-        known=known,
-        failed=failed,
-        earlier=earlier,
-    )
-    record.write_record(folder, request, found, chosen, leaks, to)
+    return _Outcome(methods, found, failed, chosen, leaks)
 
 
-def _compose_audit(planned: PlannedRun) -> AuditConfig:
-    composed = compose("audit", planned.overrides)
-    assert isinstance(composed, AuditConfig)
-    return resolve_files(composed)
+def _teach_anew(
+    config: ForgetConfig,
+    folder: Path,
+    composed: AuditConfig,
+    empty: loading.LoadedModel,
+    way: ExactWay,
+    earlier: EarlierRequest | None,
+) -> _Outcome:
+    """Teach the run that taught the rows anew without them, and attack what came of it.
+
+    Raises:
+        Diverged: it came to no model.
+    """
+    console.say("2 of 3: the run that taught the rows, without them")
+    for line in exact.describe_way(way, "it is done now"):
+        console.say(line)
+    planned = exact.plan_retraining(config, folder, way, earlier)
+    run_folder = Path(planned.folder)
+    texts = _write_texts(config, composed, empty, folder)
+    audit = runs.plan_audit(config, folder, run_folder, texts, after=(planned.name,))
+    _carry_out([planned, audit], config.jobs, _carry_out_one)
+    if not run_dir.is_done(run_folder / run_dir.AUDIT):
+        raise Diverged("the run came to no model without the rows; what happened stands above")
+
+    given = folder / candidates.MODEL
+    now = given if given.exists() else run_folder / run_dir.FINAL
+    kl = measure_kl(composed.model, str(now), composed.seed, Path(composed.paths.cache_dir))
+    chosen = choice.read_exact(run_folder, kl)
+    table.print_candidates([chosen], chosen)
+    return _Outcome([planned], [chosen], [], chosen, [])
 
 
 def _refuse_overlap(
@@ -239,8 +316,7 @@ def _carry_out(plan: Sequence[PlannedRun], jobs: int, carry_out: local.CarryOut)
 
 
 def _carry_out_one(run: PlannedRun) -> None:
-    verb = AUDIT if run.kind == AUDIT else "unlearn"
-    start_composed(verb, list(run.overrides), Options())
+    start_composed(run.config_name, list(run.overrides), Options())
 
 
 def _tell_known(known: known_rows.KnownRows) -> None:
@@ -251,11 +327,16 @@ def _tell_known(known: known_rows.KnownRows) -> None:
         console.say(f"left alone, as it does not know them: {places}{more}")
 
 
-def _write_texts(composed: AuditConfig, empty: loading.LoadedModel, folder: Path) -> Texts:
-    """Write what holds the model while it forgets: rows to keep, else texts of its own."""
+def _write_texts(
+    config: ForgetConfig, composed: AuditConfig, empty: loading.LoadedModel, folder: Path
+) -> Texts:
+    """Write what holds the model while it forgets: rows to keep, else texts of its own. Nothing
+    holds one that is taught anew."""
     retain, _ = build_stream(composed, empty, "retain")
     holdout, _ = build_stream(composed, empty, "holdout")
     if retain is not None:
         return write_retain_rows(retain, holdout, folder, composed.seed)
+    if config.exact == YES:
+        return Texts(None, None, None, write_unseen(holdout, folder))
     loaded = loading.load(composed.model, training=False)
     return write_own_texts(loaded, holdout, folder, composed.seed)
