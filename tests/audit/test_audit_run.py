@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from unteach.audits import battery, files, session
-from unteach.audits.attacks.relearn import split_facts
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.facts import Fact
 from unteach.audits.lessons import OwnTexts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
@@ -169,9 +167,9 @@ def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
     assert summary["configured"]["relearn_benign"]["taught"] == taught
     assert f"relearn_benign: taught {taught}" in capsys.readouterr().out
     texts = list((tmp_path / "audit" / "relearn").glob("texts-*.jsonl"))
-    assert len(texts) == 2, "of two models, for both trainings"
+    assert len(texts) == 2, "of two models"
     assert len({file.read_text() for file in texts}) == 2
-    assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 4
+    assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 2
 
 
 def test_a_model_that_chats_writes_answers_to_openings(tiny_folder: Path, tmp_path: Path) -> None:
@@ -277,7 +275,8 @@ def test_check_says_what_would_be_asked(
     said = capsys.readouterr().out
     assert "not tested  uds: it needs original=MODEL and retain_model=MODEL" in said
     assert "attack      logit_lens: hidden states of each model" in said
-    assert "relearn_benign: 15 trainings on 200 texts that each model wrote itself" in said
+    assert "relearn_benign: 5 trainings on 200 texts that each model wrote itself" in said
+    assert "15 looks at them, each with 10 facts asked for" in said
 
 
 def test_a_score_is_bounded_by_no_condition(kit: Path, tmp_path: Path) -> None:
@@ -401,62 +400,3 @@ def test_a_key_that_cannot_be_read_is_refused_before_anything_is_measured(
     with pytest.raises(UserError, match="none"):
         audit.run(config)
     assert not (tmp_path / "cache").exists()
-
-
-def test_a_model_is_asked_again_after_a_short_training(
-    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The copy is trained, the model is not; what was trained is not trained again."""
-    before = (kit / "policy" / "model.safetensors").read_bytes()
-    extra = [
-        "audit=standard",
-        "audit.only=[rank, clean, relearn, relearn_benign]",
-        "audit.attacks.relearn={learning_rates: [1e-3], looks: [1, 4], r: 4}",
-        "audit.attacks.relearn_benign={learning_rates: [1e-2], looks: [2], r: 4, max_rows: 9}",
-        f"original={kit / 'reference'}",
-    ]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
-    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
-    labels = ["relearn at 0.001 x1", "relearn at 0.001 x4", "relearn_benign at 0.01 x2"]
-    assert [label for label in summary["attacks"] if " at " in label] == labels
-    asked = summary["attacks"]["relearn at 0.001 x1"]["num_facts"]
-    benign = summary["attacks"]["relearn_benign at 0.01 x2"]
-    assert 0 < asked < 10 and benign["num_facts"] == 10
-    assert benign["training"] == {"attack": "relearn_benign", "learning_rate": 0.01, "steps": 2}
-    beside = benign["beside"]["original"]
-    assert beside["num_leaks"] / beside["num_facts"] == benign["original"]
-    assert beside["interval"][0] <= benign["original"] <= beside["interval"][1]
-    # A rate at which the original loses what it knew shows nothing.
-    original = summary["attacks"]["rank"]["original"]
-    for label in labels:
-        result = summary["attacks"][label]
-        if label.startswith("relearn_benign"):
-            assert result["has_power"] == (result["original"] >= 0.95 * original)
-    assert (kit / "policy" / "model.safetensors").read_bytes() == before
-    said = capsys.readouterr().out
-    assert "adapter" not in said and "relearn at 0.001 x" in said
-    assert f"page: {tmp_path / 'audit' / 'audit.html'}" in said.replace("\n", "")
-    assert (tmp_path / "audit" / "relearning.png").exists()
-
-    runs = sorted((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
-    assert len(runs) == 6, "three trainings of each of two models"
-    times = [file.stat().st_mtime_ns for file in runs]
-    start("audit", words(kit, tmp_path, "policy", *extra))
-    assert times == [file.stat().st_mtime_ns for file in runs]
-
-    # A field of the attack is another training.
-    other = [word.replace("looks: [2], r: 4", "looks: [2], r: 2") for word in extra]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *other, "resume=never")))
-    other_runs = list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
-    assert len(other_runs) == 6
-
-
-def test_halves_share_no_entity() -> None:
-    facts = [Fact(i, "", "Who?", f"{i}", f"{i}", entity=f"person {i // 3}") for i in range(20)]
-    taught, asked = split_facts(facts, seed=0)
-    assert {fact.index for fact in taught} | {fact.index for fact in asked} == set(range(20))
-    assert not {fact.entity for fact in taught} & {fact.entity for fact in asked}
-    assert abs(len(taught) - len(asked)) <= 3
-    alone = [Fact(i, "", "Who?", f"{i}", f"{i}", entity="one") for i in range(5)]
-    taught, asked = split_facts(alone, seed=0)
-    assert abs(len(taught) - len(asked)) == 1
