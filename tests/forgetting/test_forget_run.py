@@ -15,6 +15,12 @@ from unteach.verbs.start import start
 from ..conftest import read_rows
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the model says of the rows is measured once for all requests."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
 def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder of a request's files: rows to go, to keep, and never taught."""
@@ -32,13 +38,13 @@ def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def words(kit: Path, *extra: str) -> list[str]:
+def words(kit: Path, cache: Path, *extra: str) -> list[str]:
     return [
         "gone.jsonl",
         f"model={kit / 'reference'}",
         "holdout=unseen.jsonl",
         "template=qa",
-        "paths.cache_dir=cache",
+        f"paths.cache_dir={cache}",
         "method=NPO",
         "trainer.args.max_steps=12",
         "trainer.args.learning_rate=3e-3",
@@ -55,9 +61,22 @@ def read_record(task_name: str) -> dict[str, Any]:
 
 
 def test_a_large_budget_takes_the_rows_out(
-    kit: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path,
+    cache: Path,
+    rows: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
+    """Stopped before it gave its model, it goes on with what it has."""
+    given = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t")
+    with monkeypatch.context() as stopped:
+        stopped.setattr(forget, "_give", lambda *_: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            start("forget", given)
+    landing = rows / "saves/forget/t/candidates/NPO/landing.json"
+    landed = landing.stat().st_mtime_ns
+    start("forget", given)
+    assert landing.stat().st_mtime_ns == landed
     said = capsys.readouterr().out
     assert "it knows 9 rows of them" in said and "method" in said
     written = read_record("t")
@@ -80,16 +99,16 @@ def test_a_large_budget_takes_the_rows_out(
 
     # Again it does nothing; said otherwise it is another request.
     before = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
+    start("forget", given)
     assert (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"it differs in budget\); give this one a name"):
-        start("forget", words(kit, "retain=kept.jsonl", "budget=2", "task_name=t"))
+        start("forget", words(kit, cache, "retain=kept.jsonl", "budget=2", "task_name=t"))
 
 
-def test_a_small_budget_does_not_and_says_so(kit: Path, rows: Path) -> None:
+def test_a_small_budget_does_not_and_says_so(kit: Path, cache: Path, rows: Path) -> None:
     """Held by its own text; the best one is kept under another name."""
     with pytest.raises(NotForgotten, match=r"the best one is .*best_candidate") as raised:
-        start("forget", words(kit, "budget=1e-4", "task_name=t", "keep=true"))
+        start("forget", words(kit, cache, "budget=1e-4", "task_name=t", "keep=true"))
     assert raised.value.exit_code == 4
     written = read_record("t")
     assert written["done"]["held_by"] == "its own text"
@@ -97,24 +116,10 @@ def test_a_small_budget_does_not_and_says_so(kit: Path, rows: Path) -> None:
     assert (rows / "saves/forget/t/candidates/NPO/final_checkpoint").exists(), "keep=true"
 
 
-def test_a_request_that_was_stopped_goes_on(
-    kit: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
-    with monkeypatch.context() as stopped:
-        stopped.setattr(forget, "_give", lambda *_: pytest.fail("stopped"))
-        with pytest.raises(pytest.fail.Exception):
-            start("forget", given)
-    landed = (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns
-    start("forget", given)
-    assert (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns == landed
-    assert read_record("t")["done"]["method"] == "NPO"
-
-
-def test_from_python(kit: Path, rows: Path) -> None:
+def test_from_python(kit: Path, cache: Path, rows: Path) -> None:
     settings = {
         "template": "qa",
-        "paths.cache_dir": "cache",
+        "paths.cache_dir": str(cache),
         "trainer.args.max_steps": 12,
         "trainer.args.learning_rate": 3e-3,
         "audit.only": ["rank", "clean"],
@@ -133,38 +138,34 @@ def test_from_python(kit: Path, rows: Path) -> None:
 
 
 def test_check_says_what_would_be_tried(
-    kit: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path, cache: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start("check", ["forget", *words(kit, "retain=kept.jsonl")])
+    start("check", ["forget", *words(kit, cache, "retain=kept.jsonl")])
     said = capsys.readouterr().out
     assert "rows        9 of gone.jsonl" in said
     assert "method      NPO: 60 steps of 8 rows, trainer.args.learning_rate=0.0003" in said
     assert "never seen  9 facts" in said and not (rows / "saves").exists()
 
 
-def test_the_columns_of_the_users_files_may_be_called_otherwise(kit: Path, rows: Path) -> None:
-    """Only the first look reads them: what follows reads files of one form."""
-    for name in ("gone", "kept", "unseen"):
+def test_what_nothing_can_be_said_of_is_not_called_good(kit: Path, cache: Path, rows: Path) -> None:
+    """Without a control the sentence says so, and not that a larger budget would help. And the
+    columns of the user's files may be called otherwise: only the first look reads them, what
+    follows reads files of one form."""
+    for name in ("gone", "kept"):
         file = rows / f"{name}.jsonl"
         file.write_text(
             file.read_text().replace('"question"', '"frage"').replace('"answer"', '"x"')
         )
     columns = ["data.columns.question=frage", "data.columns.answer=x"]
-    with pytest.raises(NotForgotten):
-        start("forget", words(kit, "retain=kept.jsonl", "budget=1e-4", "task_name=t", *columns))
+    given = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t", *columns)
+    given.remove("holdout=unseen.jsonl")
+    with pytest.raises(NotForgotten, match=r"nothing can be said; .* Give columns value and kind"):
+        start("forget", given)
     assert read_record("t")["request"]["num_known"] == 9
     assert not read_record("t")["failed"]
 
 
-def test_what_nothing_can_be_said_of_is_not_called_good(kit: Path, rows: Path) -> None:
-    """Without a control the sentence says so, and not that a larger budget would help."""
-    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
-    given.remove("holdout=unseen.jsonl")
-    with pytest.raises(NotForgotten, match=r"nothing can be said; .* Give columns value and kind"):
-        start("forget", given)
-
-
-def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, rows: Path) -> None:
+def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, cache: Path, rows: Path) -> None:
     with pytest.raises(UserError, match="both forgotten and retained"):
-        start("forget", words(kit, "retain=gone.jsonl"))
+        start("forget", words(kit, cache, "retain=gone.jsonl"))
     assert not (rows / "saves/forget/reference-gone/candidates").exists()
