@@ -15,8 +15,6 @@ from unteach.config.compose import compose
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.user_files import resolve_files
 from unteach.distributed.process_context import SINGLE_PROCESS
-from unteach.engines.generation import ContinuousBatching
-from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
 from unteach.models.loading import load, load_empty
 from unteach.training.drift import OPENINGS
@@ -55,17 +53,26 @@ def compose_audit(*overrides: str) -> AuditConfig:
 
 
 @pytest.fixture(scope="module")
-def summaries(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def audits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of audits that share a cache."""
+    return tmp_path_factory.mktemp("audits")
+
+
+def beside_both(kit: Path, folder: Path, model: str) -> list[str]:
+    extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
+    extra += ["audit.attacks.logit_lens={}", "audit.attacks.uds={}"]
+    return words(kit, folder, model, *extra, "resume=never")
+
+
+@pytest.fixture(scope="module")
+def summaries(kit: Path, audits: Path) -> dict[str, Any]:
     """What audits find of the model that knew the facts and of the one that never saw them; both
     stand beside either, and are measured once."""
     found = {}
-    folder = tmp_path_factory.mktemp("audits")
     for model in ("reference", "retain"):
-        extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
-        extra += ["audit.attacks.logit_lens={}", "audit.attacks.uds={}"]
-        audit.run(compose_audit(*words(kit, folder, model, *extra, "resume=never")))
-        found[model] = json.loads((folder / "audit" / files.SUMMARY).read_text())
-        found[f"{model} findings"] = json.loads((folder / "audit" / files.FINDINGS).read_text())
+        audit.run(compose_audit(*beside_both(kit, audits, model)))
+        found[model] = json.loads((audits / "audit" / files.SUMMARY).read_text())
+        found[f"{model} findings"] = json.loads((audits / "audit" / files.FINDINGS).read_text())
     return found
 
 
@@ -122,32 +129,20 @@ def test_the_same_of_every_batch_size(kit: Path, tmp_path: Path) -> None:
     for size in (1, 7):
         folder = tmp_path / str(size)
         extra = [f"audit.batch_size={size}", "audit.only=[rank, clean, leak_at_k]"]
+        extra += ["audit.max_facts=4", "audit.attacks.leak_at_k.n=1"]
         audit.run(compose_audit(*words(kit, folder, "policy", *extra)))
         records.append(json.loads((folder / "audit" / files.FINDINGS).read_text()))
     assert records[0] == records[1]
 
 
-def test_what_was_measured_is_not_measured_again(
-    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_model_is_loaded_for_what_was_measured(
+    kit: Path, audits: Path, summaries: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit.run(compose_audit(*words(kit, tmp_path, "policy")))
-    first = (tmp_path / "audit" / files.FINDINGS).read_text()
-    monkeypatch.setattr(HFEngine, "score_rows", lambda *_: pytest.fail("it has the scores"))
-    monkeypatch.setattr(ContinuousBatching, "generate", lambda *_: pytest.fail("it has the texts"))
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", "resume=never")))
-    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
-
-
-def test_no_model_is_loaded_for_what_was_read_inside(
-    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
-    extra += ["audit=deep", "audit.only=[rank, logit_lens, uds]"]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
-    first = (tmp_path / "audit" / files.FINDINGS).read_text()
+    """Scores, texts, samples, changed weights, and what was read inside."""
     monkeypatch.setattr(AuditedModel, "model", property(lambda _: pytest.fail("all is known")))
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra, "resume=never")))
-    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
+    audit.run(compose_audit(*beside_both(kit, audits, "retain")))
+    findings = json.loads((audits / "audit" / files.FINDINGS).read_text())
+    assert findings == summaries["retain findings"]
 
 
 def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
@@ -314,7 +309,7 @@ def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "forget=gone.jsonl",
         "template=qa",
         f"retain_model={kit / 'retain'}",
-        *LEVEL,
+        "audit.only=[rank, clean]",
     )
     assert config.paths.output_dir == "saves/audit/reference-gone"
     audit.run(resolve_files(config))
@@ -363,6 +358,7 @@ def test_a_redacted_audit_holds_nothing_of_the_rows(
     (tmp_path / "key").write_bytes(b"k" * 32)
     extra = ["audit.redact=true", f"audit.redaction_key={tmp_path / 'key'}"]
     extra.append("audit.attacks.relearn={learning_rates: [1e-3], looks: [1], r: 2}")
+    extra.append("audit.only=[rank, clean, prefill, leak_at_k, relearn]")
     audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
     written = capsys.readouterr().out
     for file in (tmp_path / "audit").rglob("*"):
