@@ -2,14 +2,25 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from unteach.config.forget import ForgetConfig
 from unteach.errors import UserError
 from unteach.forgetting.choice import Candidate, choose
+from unteach.forgetting.leak import Leak
 from unteach.forgetting.recipes import CHOSEN, LORA, RECIPES, choose_recipes, choose_settings
 
+LITTLE = Leak(
+    clean=0.0,
+    worst=0.1,
+    upper_bound=0.2,
+    control=0.1,
+    is_found=False,
+    is_tested=True,
+    sentence="no leak found",
+)
 GOOD = Candidate(
     method="NPO",
     folder=Path("npo"),
@@ -17,41 +28,34 @@ GOOD = Candidate(
     kl=0.02,
     num_evaluations=3,
     is_met=True,
-    clean=0.0,
-    worst=0.1,
-    control=0.1,
-    leaks=False,
-    is_tested=True,
+    leak=LITTLE,
     utility=0.9,
     utility_before=0.9,
     seconds=1.0,
-    sentence="no leak found",
 )
 
 
 @pytest.mark.parametrize(
     ("other", "is_better"),
     [
-        ({"worst": 0.05}, True),
-        ({"worst": 0.2, "utility": 1.0}, False),
+        ({"leak": replace(LITTLE, worst=0.05)}, True),
+        ({"leak": replace(LITTLE, worst=0.2), "utility": 1.0}, False),
         ({"utility": 0.95}, True),
         ({"kl": 0.01}, True),
-        ({"worst": 0.05, "leaks": True}, False),
-        ({"worst": 0.0, "a": 0.0, "kl": 0.0}, False),
+        ({"leak": replace(LITTLE, worst=0.05, is_found=True)}, False),
+        ({"leak": replace(LITTLE, worst=0.0), "a": 0.0, "kl": 0.0}, False),
     ],
 )
-def test_the_least_leak_wins_and_ties_go_to_utility(
-    other: dict[str, float], is_better: bool
-) -> None:
-    rival = replace(GOOD, method="WGA", **other)  # type: ignore[arg-type]
+def test_the_least_leak_wins_and_ties_go_to_utility(other: dict[str, Any], is_better: bool) -> None:
+    rival = replace(GOOD, method="WGA", **other)
     for both in ([GOOD, rival], [rival, GOOD]):
         assert choose(both) is (rival if is_better else GOOD)
 
 
 def test_what_could_not_be_tested_is_not_good() -> None:
     assert GOOD.is_good
-    assert not replace(GOOD, is_tested=False).is_good
-    assert not replace(GOOD, leaks=True).is_good
+    assert not replace(GOOD, leak=replace(LITTLE, is_tested=False)).is_good
+    assert not replace(GOOD, leak=replace(LITTLE, is_found=True)).is_good
     assert not replace(GOOD, a=0.0).is_good
 
 

@@ -1,6 +1,10 @@
 """Whole requests on a tiny model that knows the rows: what they give, and that they go on."""
 
+import contextlib
+import io
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ import pytest
 import unteach
 from unteach import run_dir
 from unteach.errors import NotForgotten, UserError
+from unteach.forgetting import candidates, leak_by_budget
 from unteach.verbs import forget
 from unteach.verbs.start import start
 
@@ -21,11 +26,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture
-def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a request's files: rows to go, to keep, and never taught."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+def lay_out(kit: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Write a request's files into a folder, and go there: rows to go, to keep, and never
+    taught."""
+    patch.chdir(folder)
+    patch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+    patch.setattr(leak_by_budget, "BUDGETS", ())
     for name, source, count in (
         ("gone", "forget10", 9),
         ("kept", "retain90", 20),
@@ -34,7 +40,13 @@ def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = []
         for row in read_rows(kit / "data" / f"{source}.jsonl")[:count]:
             lines.append(json.dumps({name: row[name] for name in ("question", "answer")}))
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a request's files."""
+    lay_out(kit, tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -60,31 +72,67 @@ def read_record(task_name: str) -> dict[str, Any]:
     return written
 
 
+def request_first(kit: Path, cache: Path) -> list[str]:
+    return words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t")
+
+
+@dataclass(frozen=True)
+class First:
+    """A request that was carried out: its folder, and what was said."""
+
+    folder: Path
+    said: str
+
+    def copy(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        """Copy it into another folder, and go there."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        patch.chdir(folder)
+        patch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+        patch.setattr(leak_by_budget, "BUDGETS", ())
+
+
+@pytest.fixture(scope="module")
+def first(kit: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """One with a large budget that was stopped before it gave its model, and went on with what it
+    had."""
+    folder = tmp_path_factory.mktemp("first")
+    landing = folder / "saves/forget/t/candidates/NPO/landing.json"
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        lay_out(kit, folder, patch)
+        patch.setattr(leak_by_budget, "BUDGETS", (0.05, 0.1, 3))
+        with pytest.MonkeyPatch.context() as stopped:
+            stopped.setattr(candidates, "give", lambda *_: pytest.fail("stopped"))
+            with pytest.raises(pytest.fail.Exception):
+                start("forget", request_first(kit, cache))
+        landed = landing.stat().st_mtime_ns
+        start("forget", request_first(kit, cache))
+        assert landing.stat().st_mtime_ns == landed
+    return First(folder, said.getvalue())
+
+
 def test_a_large_budget_takes_the_rows_out(
-    kit: Path,
-    cache: Path,
-    rows: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    kit: Path, cache: Path, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped before it gave its model, it goes on with what it has."""
-    given = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t")
-    with monkeypatch.context() as stopped:
-        stopped.setattr(forget, "_give", lambda *_: pytest.fail("stopped"))
-        with pytest.raises(pytest.fail.Exception):
-            start("forget", given)
-    landing = rows / "saves/forget/t/candidates/NPO/landing.json"
-    landed = landing.stat().st_mtime_ns
-    start("forget", given)
-    assert landing.stat().st_mtime_ns == landed
-    said = capsys.readouterr().out
-    assert "it knows 9 rows of them" in said and "method" in said
+    first.copy(tmp_path, monkeypatch)
+    rows = tmp_path
+    assert "it knows 9 rows of them" in first.said and "method" in first.said
     written = read_record("t")
     assert written["done"]["meets_budget_and_audit"] and written["done"]["kl"] <= 3
     assert written["sentence"].startswith("no leak found")
     assert (rows / "saves/forget/t/model/model.safetensors").exists()
+    # The same method at other budgets, by interpolation: the further, the less is left.
+    by_budget = written["leak_by_budget"]
+    assert [one["budget"] for one in by_budget] == [0.05, 0.1, 3]
+    worst = [one["leak"]["worst"] for one in by_budget]
+    assert worst == sorted(worst, reverse=True) and worst[0] > worst[-1]
+    for one in by_budget[:2]:
+        assert 0.95 * one["budget"] <= one["kl"] <= one["budget"]
+    without = [one["budget"] for one in by_budget if not one["leak"]["is_found"]]
+    assert written["smallest_budget_without_leak"] == min(without) and 0.05 not in without
     # What still knows the rows is gone, and no text of theirs is in the record.
     assert not list((rows / "saves/forget/t/candidates").rglob("*.safetensors"))
+    assert not list((rows / "saves/forget/t/budgets").rglob("*.safetensors"))
     text = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).read_text()
     page = (rows / "saves/forget/t/forget.html").read_text()
     assert (
@@ -99,7 +147,7 @@ def test_a_large_budget_takes_the_rows_out(
 
     # Again it does nothing; said otherwise it is another request.
     before = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns
-    start("forget", given)
+    start("forget", request_first(kit, cache))
     assert (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"it differs in budget\); give this one a name"):
         start("forget", words(kit, cache, "retain=kept.jsonl", "budget=2", "task_name=t"))
@@ -114,6 +162,40 @@ def test_a_small_budget_does_not_and_says_so(kit: Path, cache: Path, rows: Path)
     assert written["done"]["held_by"] == "its own text"
     assert not (rows / "saves/forget/t/model").exists()
     assert (rows / "saves/forget/t/candidates/NPO/final_checkpoint").exists(), "keep=true"
+
+
+def test_a_second_request_keeps_out_what_the_first_took_out(
+    kit: Path, cache: Path, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins at the same model, with the rows of both, and asks for both."""
+    first.copy(tmp_path, monkeypatch)
+    rows = tmp_path
+    later = read_rows(kit / "data/forget10.jsonl")[9:15]
+    lines = [json.dumps({key: row[key] for key in ("question", "answer")}) for row in later]
+    (rows / "later.jsonl").write_text("\n".join(lines))
+    again = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=second")
+    again[:2] = ["later.jsonl", "model=saves/forget/t"]
+    start("forget", again)
+    written = read_record("second")
+    assert written["done"]["model_before"] == str(kit / "reference")
+    assert written["request"]["num_known"] == 6
+    assert written["left"]["num_facts"] == 15
+    earlier = written["earlier_request"]
+    assert earlier["folder"] == "saves/forget/t" and earlier["num_facts"] == 9
+    assert earlier["worst_case"] <= written["left"]["worst_case"] * 15 / 9 + 1e-9
+    taught = read_rows(rows / "saves/forget/second/forget.jsonl")
+    assert len(taught) == 15
+    assert "which were to stay forgotten" in (rows / "saves/forget/second/forget.html").read_text()
+
+    # What was taken out cannot be kept, and both begin at a model that has to be there.
+    again = words(kit, cache, "retain=gone.jsonl", "budget=3", "task_name=third")
+    again[:2] = ["later.jsonl", "model=saves/forget/second/model"]
+    with pytest.raises(UserError, match="an earlier request took out of this model"):
+        start("forget", again)
+    record = rows / "saves/forget/second" / run_dir.FORGET_RECORD
+    record.write_text(record.read_text().replace(str(kit / "reference"), "saves/no/such"))
+    with pytest.raises(UserError, match=r"which began at saves/no/such, .* put it back"):
+        start("forget", again)
 
 
 def test_from_python(kit: Path, cache: Path, rows: Path) -> None:

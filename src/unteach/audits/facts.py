@@ -88,7 +88,7 @@ def read_facts(stream: Stream, beside: Sequence[tuple[str, str]] = ()) -> list[F
     shared_names = _count_names([*texts, *beside])
     facts = []
     for index, (question, answer) in enumerate(texts):
-        row = _read_row(stream, index)
+        row = read_columns(stream, index)
         value, kind = _find_value(row, question, answer)
         facts.append(
             Fact(
@@ -124,7 +124,7 @@ def _read_texts(stream: Stream, row_index: int) -> tuple[str, str]:
     return question.strip(), answer.strip()
 
 
-def _read_row(stream: Stream, row_index: int) -> dict[str, Any]:
+def read_columns(stream: Stream, row_index: int) -> dict[str, Any]:
     """Read all columns of a row, where its dataset keeps them."""
     dataset, row = stream.locations[row_index]
     errors = getattr(dataset, "row_errors", None)

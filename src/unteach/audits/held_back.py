@@ -3,10 +3,10 @@ facts that it says in thought."""
 
 from dataclasses import dataclass
 
+from unteach.audits.attacks.base import AUDITED
 from unteach.audits.attacks.processor_off import ProcessorOff
 from unteach.audits.battery import find_attack
 from unteach.audits.session import AuditPlan, AuditResult
-from unteach.audits.verdict import AUDITED
 
 
 @dataclass(frozen=True)

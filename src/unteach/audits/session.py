@@ -21,9 +21,10 @@ from unteach.audits.endpoint import (
     warn_of_sending,
 )
 from unteach.audits.facts import Fact, read_facts, read_texts
+from unteach.audits.judge_model import judge_model
 from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
-from unteach.audits.verdict import Verdict, judge_model
+from unteach.audits.verdict import Verdict
 from unteach.config.audits import WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream

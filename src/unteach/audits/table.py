@@ -48,6 +48,8 @@ def print_audit(plan: AuditPlan, result: AuditResult) -> None:
         parts.append(f"a fact that was never seen: {verdict.worst_unseen:.0%}")
     if verdict.worst_retain is not None:
         parts.append(f"the retain model: {verdict.worst_retain:.0%}")
+    if verdict.p_value_worst is not None:
+        parts.append(f"p {_format_p_value(verdict.p_value_worst)}")
     console.say("; ".join(parts))
     for line in _describe_scores(plan, result):
         console.say(line)

@@ -1,6 +1,6 @@
 """What watches a run: sections of `trainer` beside its method and arguments."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from unteach.errors import UserError
@@ -87,15 +87,18 @@ class Land:
 
     budget: KL(before || after), nats a token, on text that the model wrote before. texts, tokens:
     how many texts, and how long each at most. The final model is the landed one; landing.json says
-    at which a (at most 1.3), and every a that was looked at (at most 8).
+    at which a (at most 1.3), and every a that was looked at (at most 8). other_budgets: where the
+    run would land on each of these is written down too.
     """
 
     budget: float
     texts: int = 64
     tokens: int = 64
+    other_budgets: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.budget <= 0:
-            raise UserError(f"budget must be above 0, got {self.budget:g}")
+        for budget in (self.budget, *self.other_budgets):
+            if budget <= 0:
+                raise UserError(f"budget must be above 0, got {budget:g}")
         if self.texts < 1 or self.tokens < 1:
             raise UserError("texts and tokens must be at least 1")

@@ -9,6 +9,7 @@ from typing import Any
 
 from unteach import atomic, run_dir
 from unteach.audits.evidence import STATEMENT
+from unteach.audits.files import FINDINGS
 from unteach.audits.redaction import Redactor
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.statement import (
@@ -21,7 +22,9 @@ from unteach.audits.subjects import list_subjects
 from unteach.config.forget import ForgetConfig
 from unteach.errors import has_extra
 from unteach.forgetting.choice import Candidate
+from unteach.forgetting.earlier import EarlierRequest, measure_earlier_leak
 from unteach.forgetting.known_rows import KnownRows
+from unteach.forgetting.leak_by_budget import LeakAtBudget, find_smallest_without_leak
 from unteach.json_files import read_mapping
 
 PACKAGES = ("unteach", "torch", "transformers", "peft")
@@ -34,16 +37,18 @@ class Request:
     Attributes:
         config: what `unteach forget` was told.
         row_hashes: a keyed hash of each row.
-        key_id: which key that is.
+        redactor: that made them.
         known: how many rows the model knew, and which it did not.
         failed: methods that came to no model.
+        earlier: the request that the model came of, whose rows are kept out; None: none.
     """
 
     config: ForgetConfig
     row_hashes: Sequence[str]
-    key_id: str
+    redactor: Redactor
     known: KnownRows
     failed: Sequence[str]
+    earlier: EarlierRequest | None
 
 
 def hash_rows(rows: Sequence[Mapping[str, Any]], redactor: Redactor) -> list[str]:
@@ -55,6 +60,7 @@ def build_record(
     request: Request,
     candidates: Sequence[Candidate],
     chosen: Candidate,
+    leaks: Sequence[LeakAtBudget],
     model: Path,
     audit: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -64,6 +70,7 @@ def build_record(
         request: what was asked for.
         candidates: what every method came to.
         chosen: which of them is given.
+        leaks: what the chosen method leaves at other budgets.
         model: where.
         audit: the summary of its audit.
     """
@@ -72,10 +79,11 @@ def build_record(
         "sentence": audit["sentence"],
         "request": {
             "rows": list(request.row_hashes),
-            "redaction_key_id": request.key_id,
+            "redaction_key_id": request.redactor.key_id,
             "num_known": request.known.num_known,
             "not_known_before": list(request.known.unknown),
         },
+        "earlier_request": _describe_earlier(request, chosen),
         "done": {
             "model_before": config.model,
             "model": str(model),
@@ -96,6 +104,8 @@ def build_record(
             "not_tested": dict(audit["absent"]),
             "attacks": {name: attack["rate"] for name, attack in audit["attacks"].items()},
         },
+        "leak_by_budget": [asdict(one) for one in leaks],
+        "smallest_budget_without_leak": find_smallest_without_leak(leaks),
         "copies_may_remain": list_copies(config),
         "cost": {"training_seconds": sum(candidate.seconds for candidate in candidates)},
         "versions": {name: metadata.version(name) for name in PACKAGES},
@@ -108,6 +118,15 @@ def build_record(
 
 def _describe(candidate: Candidate) -> dict[str, Any]:
     return {**asdict(candidate), "folder": str(candidate.folder), "kept": candidate.kept}
+
+
+def _describe_earlier(request: Request, chosen: Candidate) -> dict[str, Any] | None:
+    """Describe the request that the model came of, and what is left of its facts."""
+    if request.earlier is None:
+        return None
+    findings = chosen.folder / run_dir.AUDIT / FINDINGS
+    rates = measure_earlier_leak(request.earlier, findings, request.redactor)
+    return {"folder": str(request.earlier.folder), **rates}
 
 
 def list_copies(config: ForgetConfig) -> list[str]:
@@ -130,6 +149,7 @@ def write_record(
     request: Request,
     candidates: Sequence[Candidate],
     chosen: Candidate,
+    leaks: Sequence[LeakAtBudget],
     model: Path,
 ) -> None:
     """Write the record of a request, and a statement that binds it to the files of the model; the
@@ -137,11 +157,12 @@ def write_record(
 
     Args:
         folder: of the request.
+        leaks: what the chosen method leaves at other budgets.
         model: the folder of the chosen one.
     """
     file = chosen.folder / run_dir.AUDIT / run_dir.AUDIT_SUMMARY
     audit = read_mapping(file, "the summary of an audit")
-    record = build_record(request, candidates, chosen, model, audit)
+    record = build_record(request, candidates, chosen, leaks, model, audit)
     key = request.config.sign_key
     if key is not None or has_extra(EXTRA):
         subjects = list_subjects(str(model))

@@ -8,6 +8,7 @@ from unteach import run_dir
 from unteach.config.forget import AUDIT_WORDS, LOOK_WORDS, RUN_WORDS, ForgetConfig
 from unteach.config.overrides import spell_value
 from unteach.forgetting.known_rows import ASKED, TAUGHT
+from unteach.forgetting.leak_by_budget import list_other_budgets
 from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
 from unteach.forgetting.texts import Texts
 from unteach.studies.plan import AUDIT, PlannedRun
@@ -48,21 +49,25 @@ def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
 
 
 def plan_audit(
-    config: ForgetConfig, folder: Path, candidate: PlannedRun, texts: Texts
+    config: ForgetConfig, folder: Path, audited: Path, texts: Texts, after: tuple[str, ...] = ()
 ) -> PlannedRun:
-    """Plan the audit of what a method came to, on the rows that were known, with the model before
-    as original."""
+    """Plan the audit of a model that forgot, on the rows that were known, with the model before as
+    original.
+
+    Args:
+        audited: the folder whose final model is audited.
+        after: the runs that it waits for.
+    """
     words = [
-        f"model={Path(candidate.folder) / run_dir.FINAL}",
+        f"model={audited / run_dir.FINAL}",
         f"forget={folder / ASKED}",
         *_spell_beside(texts.kept, texts.unseen, config.retain_model),
         f"original={config.model}",
         f"audit={config.level}",
         *_select(config.words, AUDIT_WORDS),
-        *_place(Path(candidate.folder) / run_dir.AUDIT),
+        *_place(audited / run_dir.AUDIT),
     ]
-    name = f"{candidate.name}-{run_dir.AUDIT}"
-    return PlannedRun(name, AUDIT, AUDIT, tuple(words), after=(candidate.name,))
+    return PlannedRun(f"{audited.name}-{run_dir.AUDIT}", AUDIT, AUDIT, tuple(words), after)
 
 
 def plan_candidate(
@@ -80,6 +85,7 @@ def plan_candidate(
         f"retain={texts.retain}",
         f"trainer={recipe.trainer}",
         f"trainer.land.budget={config.budget}",
+        f"trainer.land.other_budgets={spell_value(list_other_budgets(config.budget))}",
         f"trainer.args.max_steps={NUM_STEPS}",
         f"trainer.args.per_device_train_batch_size={BATCH_SIZE}",
         "trainer.args.gradient_accumulation_steps=1",

@@ -5,7 +5,7 @@ a power of a, so a secant in log a against log KL meets the budget in a few eval
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 LOWEST_SHARE = 0.95
@@ -42,7 +42,11 @@ class Landing:
         return self.a == LARGEST and not self.is_met
 
 
-def find_landing(measure_kl: Callable[[float], float], budget: float) -> Landing:
+def find_landing(
+    measure_kl: Callable[[float], float],
+    budget: float,
+    known: Sequence[tuple[float, float]] = (),
+) -> Landing:
     """Search for the a at which KL(a) is within [0.95, 1] of the budget, from a = 1 on.
 
     The next a is the secant's in log a against log KL through the last two points; where that
@@ -53,22 +57,33 @@ def find_landing(measure_kl: Callable[[float], float], budget: float) -> Landing
     Args:
         measure_kl: KL(before || theta(a)), for any a above 0.
         budget: how large it may be.
+        known: every (a, KL) that was looked at before, for another budget.
 
     Returns:
         The point of largest KL within the budget, of those that were looked at.
     """
     assert budget > 0, "a budget of nothing is met by moving nothing"
-    evaluations: list[tuple[float, float]] = []
-    a = 1.0
-    while len(evaluations) < MOST_EVALUATIONS:
-        kl = measure_kl(a)
-        evaluations.append((a, kl))
-        if LOWEST_SHARE * budget <= kl <= budget or (a == LARGEST and kl < budget):
+    # The secant goes through the last two points: those nearest to the budget come last.
+    evaluations = sorted(known, key=lambda point: -_measure_distance(point[1], budget))
+    most = len(evaluations) + MOST_EVALUATIONS
+    while len(evaluations) < most:
+        if any(_is_landed(a, kl, budget) for a, kl in evaluations):
             break
-        a = choose_next(evaluations, budget)
+        a = choose_next(evaluations, budget) if evaluations else 1.0
+        evaluations.append((a, measure_kl(a)))
     within = [(kl, a) for a, kl in evaluations if kl <= budget]
     kl, a = max(within, default=(0.0, 0.0))
     return Landing(a, kl, budget, evaluations)
+
+
+def _measure_distance(kl: float, budget: float) -> float:
+    """How far a KL is from a budget, in nats of their ratio."""
+    return abs(math.log(kl / budget)) if 0 < kl < math.inf else math.inf
+
+
+def _is_landed(a: float, kl: float, budget: float) -> bool:
+    """Whether a point is near enough to the budget, or as far as a landing may go."""
+    return LOWEST_SHARE * budget <= kl <= budget or (a == LARGEST and kl < budget)
 
 
 def choose_next(evaluations: list[tuple[float, float]], budget: float) -> float:

@@ -38,6 +38,9 @@ def write_forget_page(record: Path) -> Path:
         "figures": _list_figures(written),
         "rows": [_build_row(one, done["method"], record.parent) for one in written["candidates"]],
         "budget": f"{done['budget']:g}",
+        "budgets": [_build_budget_row(one) for one in written["leak_by_budget"]],
+        "enough": _describe_enough(written["smallest_budget_without_leak"]),
+        "earlier": _describe_earlier(written["earlier_request"]),
         "attacks": [(name, f"{rate:.0%}") for name, rate in left["attacks"].items()],
         "forgotten_past_chance": left["forgotten_past_chance"],
         "not_tested": list(left["not_tested"].items()),
@@ -61,20 +64,52 @@ def _list_figures(written: dict[str, Any]) -> list[Figure]:
 
 
 def _build_row(candidate: dict[str, Any], chosen: str, folder: Path) -> MethodRow:
-    kept = candidate["kept"]
+    kept, leak = candidate["kept"], candidate["leak"]
     page = Path(candidate["folder"]) / run_dir.AUDIT / AUDIT_PAGE
     return MethodRow(
         method=candidate["method"],
         is_chosen=candidate["method"] == chosen,
         cells=[
-            f"{candidate['clean']:.0%}",
-            f"{candidate['worst']:.0%}",
-            f"{candidate['control']:.0%}",
+            f"{leak['clean']:.0%}",
+            f"{leak['worst']:.0%}",
+            f"{leak['control']:.0%}",
             f"{candidate['kl']:.3g}" if candidate["a"] else "could not land",
             MISSING if kept is None else f"{kept:.0%}",
             f"{candidate['seconds']:.0f} s",
         ],
         page=os.path.relpath(page, folder),
+    )
+
+
+def _build_budget_row(at_budget: dict[str, Any]) -> list[str]:
+    leak = at_budget["leak"]
+    found = "found" if leak["is_found"] else "none found" if leak["is_tested"] else "untested"
+    return [
+        f"{at_budget['budget']:g}",
+        f"{at_budget['kl']:.3g}",
+        f"{leak['clean']:.0%}",
+        f"{leak['worst']:.0%}",
+        f"≤ {leak['upper_bound']:.0%}",
+        f"{leak['control']:.0%}",
+        found,
+    ]
+
+
+def _describe_enough(budget: float | None) -> str:
+    if budget is None:
+        return "At none of these budgets is the model without a leak that the audit finds."
+    return f"The smallest of these budgets at which the audit finds no leak is {budget:g}."
+
+
+def _describe_earlier(earlier: dict[str, Any] | None) -> str:
+    """Say what is left of the facts of an earlier request; "" where there was none."""
+    if earlier is None:
+        return ""
+    share = earlier["worst_case"]
+    left = "an unknown share" if share is None else f"{share:.0%}"
+    return (
+        f"The model came of the request {earlier['folder']}. Of its {earlier['num_facts']} facts, "
+        f"which were to stay forgotten, {left} come out by some attack."
     )
 
 

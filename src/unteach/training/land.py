@@ -100,20 +100,40 @@ class Lander(transformers.TrainerCallback):
             self.meter.load(self.texts_path)
             self.path.end_here()
             landing = find_landing(self._measure_at, self.land_config.budget)
+            others = self._find_other_landings(landing)
             self.path.move_to(landing.a)
-            record = {**dataclasses.asdict(landing), "met": landing.is_met}
-            # JSON knows no infinity: a model that broke there has none.
-            record["evaluations"] = [
-                (a, kl if math.isfinite(kl) else None) for a, kl in landing.evaluations
-            ]
-            record["tokens"] = sum(len(text.continuation) for text in self.meter.texts)
-            atomic.write_json(self.run_folder / run_dir.LANDING, record)
+            self._write_record(landing, others)
             for line in describe_landing(landing):
                 console.say(line)
         if self.dist.world_size > 1:
             for weight in self.weights.values():
                 torch.distributed.broadcast(weight.data, src=0)
         return landing
+
+    def _find_other_landings(self, landing: Landing) -> list[Landing]:
+        """Find where the run would land on each of the other budgets, by what is known already."""
+        known = list(landing.evaluations)
+        others = []
+        for budget in self.land_config.other_budgets:
+            other = find_landing(self._measure_at, budget, known)
+            known = other.evaluations
+            others.append(other)
+        return others
+
+    def _write_record(self, landing: Landing, others: Sequence[Landing]) -> None:
+        """Write where the run landed, and where it would have on other budgets."""
+        record = {**dataclasses.asdict(landing), "met": landing.is_met}
+        # JSON knows no infinity: a model that broke there has none.
+        record["evaluations"] = [
+            (a, kl if math.isfinite(kl) else None) for a, kl in landing.evaluations
+        ]
+        record["tokens"] = sum(len(text.continuation) for text in self.meter.texts)
+        if others:
+            record["others"] = [
+                {"budget": other.budget, "a": other.a, "kl": other.kl, "met": other.is_met}
+                for other in others
+            ]
+        atomic.write_json(self.run_folder / run_dir.LANDING, record)
 
     def _measure_at(self, a: float) -> float:
         assert self.path is not None

@@ -23,7 +23,7 @@ def save_final_model(
     model: "PreTrainedModel",
     loaded: LoadedModel,
     target: Path,
-    method: Method | schema.TheirTrainer,
+    method: Method | schema.TheirTrainer | None,
     state_dict: "dict[str, Tensor] | None" = None,
 ) -> None:
     """Write the model, or its adapter, with tokenizer, template and the method's state.
@@ -32,7 +32,7 @@ def save_final_model(
         model: the trained model, unwrapped.
         loaded: what it was loaded as.
         target: the folder, which comes whole or not at all.
-        method: that it was trained by.
+        method: that it was trained by; None: by none.
         state_dict: the weights, where the model in this process does not hold them all.
     """
     with atomic_write_folder(target) as temporary:

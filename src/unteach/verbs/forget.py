@@ -4,10 +4,8 @@ Every step is a run of another verb, in the folder of the request: the same comm
 where it was stopped.
 """
 
-import contextlib
-import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +17,22 @@ from unteach.audits.signing_keys import load_signer
 from unteach.audits.verdict import PAST_CHANCE
 from unteach.config.compose import compose
 from unteach.config.forget import ForgetConfig
-from unteach.config.schema import AuditConfig
+from unteach.config.schema import AuditConfig, ModelConfig
 from unteach.config.verb_options import Options
 from unteach.data.user_files import resolve_files
-from unteach.errors import Diverged, NotForgotten, UserError
-from unteach.forgetting import choice, known_rows, record, runs, table
+from unteach.errors import NotForgotten, UserError
+from unteach.forgetting import (
+    candidates,
+    choice,
+    known_rows,
+    leak_by_budget,
+    record,
+    runs,
+    table,
+)
+from unteach.forgetting.earlier import EarlierRequest, add_earlier_rows, find_earlier
+from unteach.forgetting.leak_by_budget import LeakAtBudget
+from unteach.forgetting.overlap import refuse_kept_entities, refuse_kept_rows
 from unteach.forgetting.recipes import Recipe, choose_recipes
 from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows
 from unteach.json_files import read_json, read_log
@@ -32,16 +41,11 @@ from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
 from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.settings import Local
-from unteach.verbs import relearn
 from unteach.verbs.start_composed import start_composed
 from unteach.wording import format_count
 
 ROOT = Path("saves/forget")
 REQUEST = "request.json"
-MODEL, BEST = "model", "best_candidate"
-"""The model that is given, and the name of the best one where none is good enough."""
-REFERENCE = "reference"
-"""The folder of a run in which its landing keeps what the model said before."""
 
 
 def run(config: ForgetConfig) -> Path:
@@ -77,15 +81,21 @@ def run(config: ForgetConfig) -> Path:
 def _explain_failure(written: dict[str, Any]) -> str:
     """Explain why no model is good enough, and what may help."""
     best = f"the best one is {written['done']['model']}"
-    if not any(candidate["is_tested"] for candidate in written["candidates"]):
+    if not any(candidate["leak"]["is_tested"] for candidate in written["candidates"]):
         return (
             f"what came out could be held against nothing, so that nothing can be said; {best}. "
             "Give columns value and kind, holdout= or retain_model="
         )
-    return (
-        f"no method meets both the budget of {written['done']['budget']:g} nats a token and the "
-        f"audit; {best}. A larger budget allows more: budget=…"
-    )
+    budget = written["done"]["budget"]
+    failure = f"no method meets both the budget of {budget:g} nats a token and the audit; {best}"
+    enough = written["smallest_budget_without_leak"]
+    if enough is None:
+        largest = max(written["leak_by_budget"], key=lambda one: float(one["budget"]))
+        return (
+            f"{failure}. A larger budget allows more: at {largest['budget']:g} "
+            f"{largest['leak']['worst']:.0%} still come out"
+        )
+    return f"{failure}. At budget={enough:g} no leak is found of {written['done']['method']}"
 
 
 def find_folder(config: ForgetConfig) -> Path:
@@ -118,49 +128,106 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
 def _carry_out_request(
     config: ForgetConfig, folder: Path, recipes: Sequence[Recipe], redactor: Redactor
 ) -> None:
-    console.say("what does the model know of the rows?")
+    earlier = find_earlier(config.model)
+    if earlier is not None:
+        console.say(
+            f"{config.model} came of the request {earlier.folder}: what that took out stays out, "
+            f"and both begin at {earlier.model}"
+        )
+        config = replace(config, model=earlier.model)
+
+    console.say("1 of 5: what does the model know of the rows?")
     look = runs.plan_look(config, folder)
+    composed = _compose_audit(look)
+    empty = loading.load_empty(composed.model)
+    _refuse_overlap(composed, empty, earlier)
     if not run_dir.is_done(Path(look.folder)):
         _carry_out_one(look)
     known = known_rows.write_known_rows(Path(look.folder) / FINDINGS, folder)
     _tell_known(known)
+    if earlier is not None:
+        add_earlier_rows(earlier, folder)
 
-    console.say("what holds it while it forgets?")
-    plan = _plan_candidates(config, folder, recipes, look)
-    console.say(f"{format_count(len(recipes), 'method')}, each landed on the budget and attacked:")
-    _carry_out(plan, config.jobs)
+    console.say("2 of 5: what holds it while it forgets?")
+    texts = _write_texts(composed, empty, folder)
 
-    methods = [one for one in plan if one.kind == runs.FORGET]
-    candidates, failed = [], []
-    for one in methods:
-        if run_dir.is_done(Path(one.folder) / run_dir.AUDIT):
-            candidates.append(choice.read_candidate(one.name, Path(one.folder)))
-        else:
-            failed.append(one.name)
-    if not candidates:
-        raise Diverged("no method came to a model; what happened stands above")
-    chosen = choice.choose(candidates)
-    table.print_candidates(candidates, chosen)
+    num_methods = format_count(len(recipes), "method")
+    console.say(f"3 of 5: {num_methods}, each landed on the budget and attacked")
+    methods, audits = candidates.plan_candidates(config, folder, recipes, texts, empty)
+    _carry_out([*methods, *audits], config.jobs, _carry_out_one)
+    found, failed = candidates.read_candidates(methods)
+    chosen = choice.choose(found)
+    table.print_candidates(found, chosen)
 
-    to = _give(chosen, folder)
+    console.say(f"4 of 5: what {chosen.method} leaves at other budgets")
+    leaks = _measure_other_budgets(config, folder, composed.model, chosen, texts)
+    table.print_leaks(leaks)
+
+    console.say("5 of 5: the model, its record and its page")
+    to = candidates.give(chosen, folder)
     if not config.keep:
-        _delete_weights(methods)
+        candidates.delete_weights(methods)
     rows, _ = read_log(folder / known_rows.ASKED)
     request = record.Request(
         config=config,
         row_hashes=record.hash_rows(rows, redactor),
-        key_id=redactor.key_id,
+        redactor=redactor,
         known=known,
         failed=failed,
+        earlier=earlier,
     )
-    record.write_record(folder, request, candidates, chosen, to)
+    record.write_record(folder, request, found, chosen, leaks, to)
 
 
-def _carry_out(plan: Sequence[PlannedRun], jobs: int) -> None:
+def _compose_audit(planned: PlannedRun) -> AuditConfig:
+    composed = compose("audit", planned.overrides)
+    assert isinstance(composed, AuditConfig)
+    return resolve_files(composed)
+
+
+def _refuse_overlap(
+    composed: AuditConfig, empty: loading.LoadedModel, earlier: EarlierRequest | None
+) -> None:
+    """Raise UserError where rows to keep are about what is to be forgotten, or was."""
+    forget, _ = build_stream(composed, empty, "forget")
+    retain, _ = build_stream(composed, empty, "retain")
+    if retain is None:
+        return
+    assert forget is not None, "the configuration is checked for it"
+    refuse_kept_entities(forget, retain)
+    if earlier is not None:
+        refuse_kept_rows(earlier.list_texts(), retain)
+
+
+def _measure_other_budgets(
+    config: ForgetConfig,
+    folder: Path,
+    before: ModelConfig,
+    chosen: choice.Candidate,
+    texts: Texts,
+) -> list[LeakAtBudget]:
+    """Audit the chosen method where it lands on other budgets."""
+    points = {
+        str(leak_by_budget.get_point_dir(folder, point)): point
+        for point in leak_by_budget.list_points(chosen)
+    }
+
+    def audit_point(run: PlannedRun) -> None:
+        point = points[str(Path(run.folder).parent)]
+        leak_by_budget.write_point_model(before, chosen, point, folder)
+        _carry_out_one(run)
+        leak_by_budget.delete_point_model(point, folder)
+
+    plan = [runs.plan_audit(config, folder, Path(name), texts) for name in points]
+    _carry_out(plan, config.jobs, audit_point)
+    return leak_by_budget.read_leaks(chosen, config.budget, list(points.values()), folder)
+
+
+def _carry_out(plan: Sequence[PlannedRun], jobs: int, carry_out: local.CarryOut) -> None:
     """Carry runs out that are not finished."""
     todo = [run for run in plan if not run_dir.is_done(Path(run.folder))]
     slots = gpu_slots.build_slots(Local(jobs=jobs))
-    for outcome in local.execute(todo, _carry_out_one, slots):
+    for outcome in local.execute(todo, carry_out, slots):
         if outcome.state != "done":
             console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
 
@@ -178,25 +245,6 @@ def _tell_known(known: known_rows.KnownRows) -> None:
         console.say(f"left alone, as it does not know them: {places}{more}")
 
 
-def _plan_candidates(
-    config: ForgetConfig, folder: Path, recipes: Sequence[Recipe], look: PlannedRun
-) -> list[PlannedRun]:
-    """Plan a run and an audit of each method, by the size of the model and what holds it."""
-    composed = compose("audit", look.overrides)
-    assert isinstance(composed, AuditConfig)
-    composed = resolve_files(composed)
-    empty = loading.load_empty(composed.model)
-    num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
-    texts = _write_texts(composed, empty, folder)
-    plan = []
-    for recipe in recipes:
-        candidate = runs.plan_candidate(
-            config, folder, recipe, texts, num_parameters, empty.adapter is not None
-        )
-        plan += [candidate, runs.plan_audit(config, folder, candidate, texts)]
-    return plan
-
-
 def _write_texts(composed: AuditConfig, empty: loading.LoadedModel, folder: Path) -> Texts:
     """Write what holds the model while it forgets: rows to keep, else texts of its own."""
     retain, _ = build_stream(composed, empty, "retain")
@@ -205,21 +253,3 @@ def _write_texts(composed: AuditConfig, empty: loading.LoadedModel, folder: Path
         return write_retain_rows(retain, holdout, folder, composed.seed)
     loaded = loading.load(composed.model, training=False)
     return write_own_texts(loaded, holdout, folder, composed.seed)
-
-
-def _give(chosen: choice.Candidate, folder: Path) -> Path:
-    """Put the chosen model into its place."""
-    to = folder / (MODEL if chosen.is_good else BEST)
-    if not to.exists():
-        with atomic.atomic_write_folder(to) as temporary:
-            shutil.copytree(chosen.folder / run_dir.FINAL, temporary, dirs_exist_ok=True)
-    return to
-
-
-def _delete_weights(methods: Sequence[PlannedRun]) -> None:
-    """Delete the weights of all that was tried, and of the trainings of its audits: they still know
-    of the rows."""
-    for method in methods:
-        for name in (run_dir.FINAL, REFERENCE, f"{run_dir.AUDIT}/{relearn.FOLDER}"):
-            with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(Path(method.folder) / name)

@@ -1,0 +1,80 @@
+"""The models that a request tries: a run and an audit of each method, and what becomes of them."""
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from unteach import atomic, run_dir
+from unteach.config.forget import ForgetConfig
+from unteach.errors import Diverged
+from unteach.forgetting import runs
+from unteach.forgetting.choice import Candidate, read_candidate
+from unteach.forgetting.recipes import Recipe
+from unteach.forgetting.texts import Texts
+from unteach.models.loading import LoadedModel
+from unteach.studies.plan import PlannedRun
+
+MODEL, BEST = "model", "best_candidate"
+"""The model that is given, and the name of the best one where none is good enough."""
+REFERENCE = "reference"
+"""The folder of a run in which its landing keeps what the model said before."""
+TRAININGS = f"{run_dir.AUDIT}/relearn"
+"""The folder of a run with what its audit taught."""
+
+
+def plan_candidates(
+    config: ForgetConfig,
+    folder: Path,
+    recipes: Sequence[Recipe],
+    texts: Texts,
+    empty: LoadedModel,
+) -> tuple[list[PlannedRun], list[PlannedRun]]:
+    """Plan a run and an audit of each method, by the size of the model and what holds it."""
+    num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
+    methods, audits = [], []
+    for recipe in recipes:
+        method = runs.plan_candidate(
+            config, folder, recipe, texts, num_parameters, empty.adapter is not None
+        )
+        methods.append(method)
+        audited = Path(method.folder)
+        audits.append(runs.plan_audit(config, folder, audited, texts, after=(method.name,)))
+    return methods, audits
+
+
+def read_candidates(
+    methods: Sequence[PlannedRun],
+) -> tuple[list[Candidate], list[str]]:
+    """Read what the methods came to, and name those that came to nothing.
+
+    Raises:
+        Diverged: none came to a model.
+    """
+    candidates, failed = [], []
+    for one in methods:
+        if run_dir.is_done(Path(one.folder) / run_dir.AUDIT):
+            candidates.append(read_candidate(one.name, Path(one.folder)))
+        else:
+            failed.append(one.name)
+    if not candidates:
+        raise Diverged("no method came to a model; what happened stands above")
+    return candidates, failed
+
+
+def give(chosen: Candidate, folder: Path) -> Path:
+    """Put the chosen model into its place."""
+    to = folder / (MODEL if chosen.is_good else BEST)
+    if not to.exists():
+        with atomic.atomic_write_folder(to) as temporary:
+            shutil.copytree(chosen.folder / run_dir.FINAL, temporary, dirs_exist_ok=True)
+    return to
+
+
+def delete_weights(methods: Sequence[PlannedRun]) -> None:
+    """Delete the weights of all that was tried, and of the trainings of its audits: they still know
+    of the rows."""
+    for method in methods:
+        for name in (run_dir.FINAL, REFERENCE, TRAININGS):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(Path(method.folder) / name)
