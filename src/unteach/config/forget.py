@@ -40,8 +40,9 @@ class ForgetConfig:
     folder; null: by the model and the rows. budget: how far the model may move, KL in nats a token.
     method: methods that are tried, of those that `unteach forget --help` lists; auto: the usual
     ones. level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
-    sign_key: a PEM file of an ed25519 key, with which the statement is signed. words: that go on to
-    the runs.
+    sign_key: a PEM file of an ed25519 key, with which the statement is signed. slurm: settings of
+    a job, as a study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm.
+    words: that go on to the runs.
     """
 
     names: list[str] = field(metadata={POSITIONAL: True})
@@ -56,6 +57,7 @@ class ForgetConfig:
     keep: bool = False
     jobs: int = 1
     sign_key: str | None = None
+    slurm: dict[str, object] = field(default_factory=dict)
     words: list[str] = field(default_factory=list, metadata={PASSED_ON: ALL_WORDS})
 
     def __post_init__(self) -> None:

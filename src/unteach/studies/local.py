@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from unteach.studies import states
 from unteach.studies.gpu_slots import Slots, limit_visible_gpus
 from unteach.studies.plan import PlannedRun
 from unteach.studies.status_board import Board, get_log_path, make_board
+from unteach.studies.time_left import TimeLeft, describe_time_left
 from unteach.wording import format_count
 
 CarryOut = Callable[[PlannedRun], object]
@@ -84,11 +86,14 @@ def execute(
     if slots.jobs > 1 or slots.per_run is not None:
         return ChildExecutor(plan, carry_out, slots).execute()
     outcomes: dict[str, Outcome] = {}
+    time_left = TimeLeft(plan)
     for number, run in enumerate(plan, 1):
         outcome = hold_back(run, outcomes)
+        started_at = time.monotonic()
         if outcome is None:
-            print(f"[{number}/{len(plan)}] {run.name}", flush=True)
+            console.say(f"[{number}/{len(plan)}] {run.name}{describe_time_left(time_left)}")
             outcome = _carry_out_here(run, carry_out)
+        time_left.end(run, time.monotonic() - started_at)
         outcomes[run.name] = outcome
     return [outcomes[run.name] for run in plan]
 

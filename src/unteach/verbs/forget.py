@@ -41,11 +41,14 @@ from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
 from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.settings import Local
+from unteach.verbs import forget_job
 from unteach.verbs.start_composed import start_composed
 from unteach.wording import format_count
 
 ROOT = Path("saves/forget")
 REQUEST = "request.json"
+FREE = ("jobs", "slurm")
+"""What the same request may say otherwise when it goes on."""
 
 
 def run(config: ForgetConfig) -> Path:
@@ -61,6 +64,9 @@ def run(config: ForgetConfig) -> Path:
         load_signer(Path(config.sign_key))
     redactor = Redactor(load_redaction_key())
     folder = find_folder(config)
+    if config.slurm:
+        forget_job.submit(config, folder)
+        return folder
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
@@ -117,7 +123,7 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
         atomic.write_json(file, asked)
         return
     begun = read_json(file, "a request")
-    changes = [name for name in asked if asked[name] != begun.get(name) and name != "jobs"]
+    changes = [name for name in asked if asked[name] != begun.get(name) and name not in FREE]
     if changes:
         raise UserError(
             f"{folder}: another request was begun there (it differs in {', '.join(changes)}); give "
