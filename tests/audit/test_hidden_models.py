@@ -78,25 +78,45 @@ def test_what_was_unlearned_in_one_form_is_found_in_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Asked in the form that RMU was given, the model says no more than one that never read of
-    these people; asked in the other forms it gives them away. The retain model does not."""
+    these people; asked in the other forms it gives them away. A second retrain, of another seed,
+    does not: against itself a retain model could not be flagged."""
     monkeypatch.chdir(tmp_path)
     Path("one_form.yaml").write_text(yaml.safe_dump(ONE_FORM, sort_keys=False))
     start("study", ["run", "one_form.yaml", "eval.tofu.metrics=[forget_Q_A_Prob]"])
     saves = Path("saves/one_form")
+    second = saves / "retain_1"
+    base = f"pretrained_model_name_or_path={saves / 'base'}"
+    start(
+        "train",
+        [
+            "experiment=finetune/people/retain",
+            "model=tiny",
+            f"model.model_args.{base}",
+            f"model.tokenizer_args.{base}",
+            "forget_split=forget10",
+            "seed=1",
+            "eval=null",
+            "task_name=retain_1",
+            f"paths.output_dir={second}",
+        ],
+    )
     start(
         "audit",
         [
             "experiment=audit/people/default",
-            f"model={saves / 'retain'}",
+            f"model={second}",
             f"original={saves / 'full'}",
             f"retain_model={saves / 'retain'}",
+            "forget_split=forget10",
             f"audit.only=[clean,{FINDS_ONE_FORM}]",
-            "task_name=retain",
+            "task_name=retain_1",
+            f"paths.output_dir={second / 'audit'}",
         ],
     )
     summaries = {}
-    for name, folder in (("hidden", saves / "RMU/audit"), ("retain", Path("saves/audit/retain"))):
+    for name, folder in (("hidden", saves / "RMU/audit"), ("retain", second / "audit")):
         summaries[name] = json.loads((folder / files.SUMMARY).read_text())
+    print({name: one["sentence"] for name, one in summaries.items()})
     attacks = summaries["hidden"]["attacks"]
     assert attacks["clean"]["original"] > 0.75 and attacks["clean"]["rate"] <= 0.1
     assert summaries["hidden"]["leaking_attacks"] == [FINDS_ONE_FORM]
