@@ -325,9 +325,8 @@ class HFEngine(BatchRunner):
         return self.measure(kind, planner, continue_batch, on_progress)
 
     def read_generation_settings(self) -> dict[str, Any]:
-        """Read the model's own settings of generation, those that are not the library's."""
-        settings: dict[str, Any] = self.model.generation_config.to_diff_dict()
-        return settings
+        """Read what the model's own file says of generation, and the library does not."""
+        return dict(self.model.generation_config.to_diff_dict())
 
     def name_generation(
         self,
@@ -337,7 +336,6 @@ class HFEngine(BatchRunner):
         sampling: dict[str, Any],
     ) -> str:
         """Name a pass of `generate` by all that its results depend on beside the prompts."""
-        # A model's own file of settings may change what it says.
         own_settings = self.read_generation_settings()
         arguments: list[Any] = [max_new_tokens, self.stops, sampling, own_settings]
         if until:

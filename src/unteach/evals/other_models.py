@@ -60,8 +60,7 @@ class DeferredEngine(HFEngine):
     def read_generation_settings(self) -> dict[str, Any]:
         if self._empty is None:
             return super().read_generation_settings()
-        settings: dict[str, Any] = self._empty.generation_config.to_diff_dict()
-        return settings
+        return dict(self._empty.generation_config.to_diff_dict())
 
     def generate(
         self,
@@ -70,7 +69,7 @@ class DeferredEngine(HFEngine):
         on_progress: ProgressCallback = None,
         until: Sequence[str] = (),
         seed: int | None = None,
-        **sampling: Any,
+        **sampling: object,
     ) -> list[list[int]]:
         """Continue prompts as any engine does; where all texts are known, without the model, by
         which alone a pass could be planned."""

@@ -49,6 +49,15 @@ class CheckpointPolicy:
     patience: int | None = None
     threshold: float = 0.0
 
+    def refuse_steps_after(self, num_steps: int) -> None:
+        """Raise UserError where a checkpoint is asked for after the last step."""
+        last = max(self.at_steps, default=0)
+        if last > num_steps:
+            raise UserError(
+                f"trainer.args.save_at_steps: step {last} is after the last one of this run, "
+                f"{num_steps}"
+            )
+
 
 def begin(folder: Path) -> None:
     """Withdraw the marker of a checkpoint that is about to be written, and note that its folder is
