@@ -1,6 +1,7 @@
 """Fixtures that every test may use: the reference values beside the repository, and tiny models
 made in the process."""
 
+import gc
 import json
 import os
 import sys
@@ -27,6 +28,12 @@ TORCHRUN = [
 ]
 """Two processes of the command line, as torchrun starts them."""
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: every collection of garbage, such as those at the end of a
+    training, need not look through it again."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

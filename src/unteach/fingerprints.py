@@ -95,18 +95,23 @@ def hash_models(paths: list[str | None], memory: Path) -> dict[str, str]:
 
 def build_manifest(seed: int, **facts: object) -> dict[str, Any]:
     """Build what tells a run apart from every other: date, versions, commit, seed, and `facts`."""
-    versions = {}
-    for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": list_versions(),
         "git": _read_git_commit(),
         "seed": seed,
         **facts,
     }
+
+
+def list_versions() -> dict[str, str]:
+    """List the versions of what a run computes with, by package; none of one that is absent."""
+    versions = {}
+    for package in ("unteach", "torch", "transformers", "accelerate", "peft", "datasets"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def _read_git_commit() -> str | None:

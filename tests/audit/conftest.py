@@ -16,6 +16,9 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from unteach.config.schema import PATH, TrainConfig
+from unteach.verbs import train
+
 MODEL_FILES = {
     "config.json": "{}",
     "generation_config.json": "{}",
@@ -74,3 +77,17 @@ def write_public_key(path: Path, key: Ed25519PrivateKey) -> Path:
     public_format = PublicFormat.SubjectPublicKeyInfo
     path.write_bytes(key.public_key().public_bytes(Encoding.PEM, public_format))
     return path
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the models whose copies were trained, in their order."""
+    names: list[str] = []
+    original = train.run
+
+    def count(config: TrainConfig) -> Path:
+        names.append(Path(config.model.model_args[PATH]).name)
+        return original(config)
+
+    monkeypatch.setattr(train, "run", count)
+    return names

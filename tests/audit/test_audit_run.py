@@ -9,16 +9,12 @@ from typing import Any
 import pytest
 
 from unteach.audits import battery, files, session
-from unteach.audits.attacks.relearn import split_facts
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.facts import Fact
 from unteach.audits.lessons import OwnTexts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, AuditConfig, ModelConfig
 from unteach.data.user_files import resolve_files
 from unteach.distributed.process_context import SINGLE_PROCESS
-from unteach.engines.generation import ContinuousBatching
-from unteach.engines.hf import HFEngine
 from unteach.errors import LeakFound, UserError
 from unteach.models.loading import load, load_empty
 from unteach.training.drift import OPENINGS
@@ -57,17 +53,26 @@ def compose_audit(*overrides: str) -> AuditConfig:
 
 
 @pytest.fixture(scope="module")
-def summaries(kit: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def audits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of audits that share a cache."""
+    return tmp_path_factory.mktemp("audits")
+
+
+def beside_both(kit: Path, folder: Path, model: str) -> list[str]:
+    extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
+    extra += ["audit.attacks.logit_lens={}", "audit.attacks.uds={}"]
+    return words(kit, folder, model, *extra, "resume=never")
+
+
+@pytest.fixture(scope="module")
+def summaries(kit: Path, audits: Path) -> dict[str, Any]:
     """What audits find of the model that knew the facts and of the one that never saw them; both
     stand beside either, and are measured once."""
     found = {}
-    folder = tmp_path_factory.mktemp("audits")
     for model in ("reference", "retain"):
-        extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
-        extra += ["audit.attacks.logit_lens={}", "audit.attacks.uds={}"]
-        audit.run(compose_audit(*words(kit, folder, model, *extra, "resume=never")))
-        found[model] = json.loads((folder / "audit" / files.SUMMARY).read_text())
-        found[f"{model} findings"] = json.loads((folder / "audit" / files.FINDINGS).read_text())
+        audit.run(compose_audit(*beside_both(kit, audits, model)))
+        found[model] = json.loads((audits / "audit" / files.SUMMARY).read_text())
+        found[f"{model} findings"] = json.loads((audits / "audit" / files.FINDINGS).read_text())
     return found
 
 
@@ -124,32 +129,20 @@ def test_the_same_of_every_batch_size(kit: Path, tmp_path: Path) -> None:
     for size in (1, 7):
         folder = tmp_path / str(size)
         extra = [f"audit.batch_size={size}", "audit.only=[rank, clean, leak_at_k]"]
+        extra += ["audit.max_facts=4", "audit.attacks.leak_at_k.n=1"]
         audit.run(compose_audit(*words(kit, folder, "policy", *extra)))
         records.append(json.loads((folder / "audit" / files.FINDINGS).read_text()))
     assert records[0] == records[1]
 
 
-def test_what_was_measured_is_not_measured_again(
-    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_no_model_is_loaded_for_what_was_measured(
+    kit: Path, audits: Path, summaries: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audit.run(compose_audit(*words(kit, tmp_path, "policy")))
-    first = (tmp_path / "audit" / files.FINDINGS).read_text()
-    monkeypatch.setattr(HFEngine, "score_rows", lambda *_: pytest.fail("it has the scores"))
-    monkeypatch.setattr(ContinuousBatching, "generate", lambda *_: pytest.fail("it has the texts"))
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", "resume=never")))
-    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
-
-
-def test_no_model_is_loaded_for_what_was_read_inside(
-    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extra = [f"original={kit / 'reference'}", f"retain_model={kit / 'retain'}"]
-    extra += ["audit=deep", "audit.only=[rank, logit_lens, uds]"]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
-    first = (tmp_path / "audit" / files.FINDINGS).read_text()
+    """Scores, texts, samples, changed weights, and what was read inside."""
     monkeypatch.setattr(AuditedModel, "model", property(lambda _: pytest.fail("all is known")))
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra, "resume=never")))
-    assert (tmp_path / "audit" / files.FINDINGS).read_text() == first
+    audit.run(compose_audit(*beside_both(kit, audits, "retain")))
+    findings = json.loads((audits / "audit" / files.FINDINGS).read_text())
+    assert findings == summaries["retain findings"]
 
 
 def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
@@ -169,9 +162,9 @@ def test_without_rows_to_retain_each_model_is_taught_its_own_texts(
     assert summary["configured"]["relearn_benign"]["taught"] == taught
     assert f"relearn_benign: taught {taught}" in capsys.readouterr().out
     texts = list((tmp_path / "audit" / "relearn").glob("texts-*.jsonl"))
-    assert len(texts) == 2, "of two models, for both trainings"
+    assert len(texts) == 2, "of two models"
     assert len({file.read_text() for file in texts}) == 2
-    assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 4
+    assert len(list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))) == 2
 
 
 def test_a_model_that_chats_writes_answers_to_openings(tiny_folder: Path, tmp_path: Path) -> None:
@@ -277,7 +270,8 @@ def test_check_says_what_would_be_asked(
     said = capsys.readouterr().out
     assert "not tested  uds: it needs original=MODEL and retain_model=MODEL" in said
     assert "attack      logit_lens: hidden states of each model" in said
-    assert "relearn_benign: 15 trainings on 200 texts that each model wrote itself" in said
+    assert "relearn_benign: 5 trainings on 200 texts that each model wrote itself" in said
+    assert "15 looks at them, each with 10 facts asked for" in said
 
 
 def test_a_score_is_bounded_by_no_condition(kit: Path, tmp_path: Path) -> None:
@@ -315,7 +309,7 @@ def test_rows_of_ones_own(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
         "forget=gone.jsonl",
         "template=qa",
         f"retain_model={kit / 'retain'}",
-        *LEVEL,
+        "audit.only=[rank, clean]",
     )
     assert config.paths.output_dir == "saves/audit/reference-gone"
     audit.run(resolve_files(config))
@@ -364,6 +358,7 @@ def test_a_redacted_audit_holds_nothing_of_the_rows(
     (tmp_path / "key").write_bytes(b"k" * 32)
     extra = ["audit.redact=true", f"audit.redaction_key={tmp_path / 'key'}"]
     extra.append("audit.attacks.relearn={learning_rates: [1e-3], looks: [1], r: 2}")
+    extra.append("audit.only=[rank, clean, prefill, leak_at_k, relearn]")
     audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
     written = capsys.readouterr().out
     for file in (tmp_path / "audit").rglob("*"):
@@ -401,62 +396,3 @@ def test_a_key_that_cannot_be_read_is_refused_before_anything_is_measured(
     with pytest.raises(UserError, match="none"):
         audit.run(config)
     assert not (tmp_path / "cache").exists()
-
-
-def test_a_model_is_asked_again_after_a_short_training(
-    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The copy is trained, the model is not; what was trained is not trained again."""
-    before = (kit / "policy" / "model.safetensors").read_bytes()
-    extra = [
-        "audit=standard",
-        "audit.only=[rank, clean, relearn, relearn_benign]",
-        "audit.attacks.relearn={learning_rates: [1e-3], looks: [1, 4], r: 4}",
-        "audit.attacks.relearn_benign={learning_rates: [1e-2], looks: [2], r: 4, max_rows: 9}",
-        f"original={kit / 'reference'}",
-    ]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *extra)))
-    summary = json.loads((tmp_path / "audit" / files.SUMMARY).read_text())
-    labels = ["relearn at 0.001 x1", "relearn at 0.001 x4", "relearn_benign at 0.01 x2"]
-    assert [label for label in summary["attacks"] if " at " in label] == labels
-    asked = summary["attacks"]["relearn at 0.001 x1"]["num_facts"]
-    benign = summary["attacks"]["relearn_benign at 0.01 x2"]
-    assert 0 < asked < 10 and benign["num_facts"] == 10
-    assert benign["training"] == {"attack": "relearn_benign", "learning_rate": 0.01, "steps": 2}
-    beside = benign["beside"]["original"]
-    assert beside["num_leaks"] / beside["num_facts"] == benign["original"]
-    assert beside["interval"][0] <= benign["original"] <= beside["interval"][1]
-    # A rate at which the original loses what it knew shows nothing.
-    original = summary["attacks"]["rank"]["original"]
-    for label in labels:
-        result = summary["attacks"][label]
-        if label.startswith("relearn_benign"):
-            assert result["has_power"] == (result["original"] >= 0.95 * original)
-    assert (kit / "policy" / "model.safetensors").read_bytes() == before
-    said = capsys.readouterr().out
-    assert "adapter" not in said and "relearn at 0.001 x" in said
-    assert f"page: {tmp_path / 'audit' / 'audit.html'}" in said.replace("\n", "")
-    assert (tmp_path / "audit" / "relearning.png").exists()
-
-    runs = sorted((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
-    assert len(runs) == 6, "three trainings of each of two models"
-    times = [file.stat().st_mtime_ns for file in runs]
-    start("audit", words(kit, tmp_path, "policy", *extra))
-    assert times == [file.stat().st_mtime_ns for file in runs]
-
-    # A field of the attack is another training.
-    other = [word.replace("looks: [2], r: 4", "looks: [2], r: 2") for word in extra]
-    audit.run(compose_audit(*words(kit, tmp_path, "policy", *other, "resume=never")))
-    other_runs = list((tmp_path / "audit" / "relearn").glob("*/run/metrics.jsonl"))
-    assert len(other_runs) == 6
-
-
-def test_halves_share_no_entity() -> None:
-    facts = [Fact(i, "", "Who?", f"{i}", f"{i}", entity=f"person {i // 3}") for i in range(20)]
-    taught, asked = split_facts(facts, seed=0)
-    assert {fact.index for fact in taught} | {fact.index for fact in asked} == set(range(20))
-    assert not {fact.entity for fact in taught} & {fact.entity for fact in asked}
-    assert abs(len(taught) - len(asked)) <= 3
-    alone = [Fact(i, "", "Who?", f"{i}", f"{i}", entity="one") for i in range(5)]
-    taught, asked = split_facts(alone, seed=0)
-    assert abs(len(taught) - len(asked)) == 1

@@ -111,17 +111,20 @@ def test_as_many_unseen_facts_are_no_leak() -> None:
 
 
 def test_several_models_stand_in_one_table(
-    kit: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path, tmp_path: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A copy of each of them is trained once, whatever else it stands beside."""
     extra = [
         f"also=[{kit / 'policy'},{kit / 'retain'}]",
         f"original={kit / 'reference'}",
         f"retain_model={kit / 'retain'}",
-        "audit.only=[rank, clean]",
+        "audit.only=[rank, clean, relearn]",
+        "audit.attacks.relearn={learning_rates: [1e-3], looks: [1, 2], r: 2}",
         "audit.fail_if='clean>0.5'",
     ]
     with pytest.raises(LeakFound, match=r"clean is 1; the results are in .*reference$"):
         audit.run(compose_audit(*words(kit, tmp_path, "reference", *extra)))
+    assert trained == ["reference", "retain", "policy"]
     table = json.loads((tmp_path / "audit" / comparison.TABLE).read_text())["models"]
     assert list(table) == ["reference", "policy", "retain"]
     for name, row in table.items():

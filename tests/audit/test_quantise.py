@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ from unteach.audits.quantise import (
 from unteach.errors import UserError
 
 SCHEMES = [*BITS, "nf4", "fp4"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def uncompiled() -> Iterator[None]:
+    """bitsandbytes compiles its rounding for each shape, which takes longer than all of these
+    tests; the operations are the same without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch._dynamo.config, "disable", True)
+        yield
 
 
 def build_llama(**changes: Any) -> Any:

@@ -1,6 +1,10 @@
 """Whole requests on a tiny model that knows the rows: what they give, and that they go on."""
 
+import contextlib
+import io
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +20,18 @@ from unteach.verbs.start import start
 from ..conftest import read_rows
 
 
-@pytest.fixture
-def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a request's files: rows to go, to keep, and never taught."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
-    monkeypatch.setattr(leak_by_budget, "BUDGETS", ())
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the model says of the rows is measured once for all requests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def lay_out(kit: Path, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Write a request's files into a folder, and go there: rows to go, to keep, and never
+    taught."""
+    patch.chdir(folder)
+    patch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+    patch.setattr(leak_by_budget, "BUDGETS", ())
     for name, source, count in (
         ("gone", "forget10", 9),
         ("kept", "retain90", 20),
@@ -30,17 +40,23 @@ def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         lines = []
         for row in read_rows(kit / "data" / f"{source}.jsonl")[:count]:
             lines.append(json.dumps({name: row[name] for name in ("question", "answer")}))
-        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+
+
+@pytest.fixture
+def rows(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a request's files."""
+    lay_out(kit, tmp_path, monkeypatch)
     return tmp_path
 
 
-def words(kit: Path, *extra: str) -> list[str]:
+def words(kit: Path, cache: Path, *extra: str) -> list[str]:
     return [
         "gone.jsonl",
         f"model={kit / 'reference'}",
         "holdout=unseen.jsonl",
         "template=qa",
-        "paths.cache_dir=cache",
+        f"paths.cache_dir={cache}",
         "method=NPO",
         "trainer.args.max_steps=12",
         "trainer.args.learning_rate=3e-3",
@@ -56,16 +72,51 @@ def read_record(task_name: str) -> dict[str, Any]:
     return written
 
 
+def request_first(kit: Path, cache: Path) -> list[str]:
+    return words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t")
+
+
+@dataclass(frozen=True)
+class First:
+    """A request that was carried out: its folder, and what was said."""
+
+    folder: Path
+    said: str
+
+    def copy(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        """Copy it into another folder, and go there."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        patch.chdir(folder)
+        patch.setenv("UNTEACH_REDACTION_KEY", "k" * 32)
+        patch.setattr(leak_by_budget, "BUDGETS", ())
+
+
+@pytest.fixture(scope="module")
+def first(kit: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> First:
+    """One with a large budget that was stopped before it gave its model, and went on with what it
+    had."""
+    folder = tmp_path_factory.mktemp("first")
+    landing = folder / "saves/forget/t/candidates/NPO/landing.json"
+    said = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+        lay_out(kit, folder, patch)
+        patch.setattr(leak_by_budget, "BUDGETS", (0.05, 0.1, 3))
+        with pytest.MonkeyPatch.context() as stopped:
+            stopped.setattr(candidates, "give", lambda *_: pytest.fail("stopped"))
+            with pytest.raises(pytest.fail.Exception):
+                start("forget", request_first(kit, cache))
+        landed = landing.stat().st_mtime_ns
+        start("forget", request_first(kit, cache))
+        assert landing.stat().st_mtime_ns == landed
+    return First(folder, said.getvalue())
+
+
 def test_a_large_budget_takes_the_rows_out(
-    kit: Path,
-    rows: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    kit: Path, cache: Path, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leak_by_budget, "BUDGETS", (0.05, 0.1, 3))
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
-    said = capsys.readouterr().out
-    assert "it knows 9 rows of them" in said and "method" in said
+    first.copy(tmp_path, monkeypatch)
+    rows = tmp_path
+    assert "it knows 9 rows of them" in first.said and "method" in first.said
     written = read_record("t")
     assert written["done"]["meets_budget_and_audit"] and written["done"]["kl"] <= 3
     assert written["sentence"].startswith("no leak found")
@@ -96,16 +147,16 @@ def test_a_large_budget_takes_the_rows_out(
 
     # Again it does nothing; said otherwise it is another request.
     before = (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
+    start("forget", request_first(kit, cache))
     assert (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"it differs in budget\); give this one a name"):
-        start("forget", words(kit, "retain=kept.jsonl", "budget=2", "task_name=t"))
+        start("forget", words(kit, cache, "retain=kept.jsonl", "budget=2", "task_name=t"))
 
 
-def test_a_small_budget_does_not_and_says_so(kit: Path, rows: Path) -> None:
+def test_a_small_budget_does_not_and_says_so(kit: Path, cache: Path, rows: Path) -> None:
     """Held by its own text; the best one is kept under another name."""
     with pytest.raises(NotForgotten, match=r"the best one is .*best_candidate") as raised:
-        start("forget", words(kit, "budget=1e-4", "task_name=t", "keep=true"))
+        start("forget", words(kit, cache, "budget=1e-4", "task_name=t", "keep=true"))
     assert raised.value.exit_code == 4
     written = read_record("t")
     assert written["done"]["held_by"] == "its own text"
@@ -113,43 +164,31 @@ def test_a_small_budget_does_not_and_says_so(kit: Path, rows: Path) -> None:
     assert (rows / "saves/forget/t/candidates/NPO/final_checkpoint").exists(), "keep=true"
 
 
-def test_a_request_that_was_stopped_goes_on(
-    kit: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_request_keeps_out_what_the_first_took_out(
+    kit: Path, cache: Path, first: First, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
-    with monkeypatch.context() as stopped:
-        stopped.setattr(candidates, "give", lambda *_: pytest.fail("stopped"))
-        with pytest.raises(pytest.fail.Exception):
-            start("forget", given)
-    landed = (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns
-    start("forget", given)
-    assert (rows / "saves/forget/t/candidates/NPO/landing.json").stat().st_mtime_ns == landed
-    assert read_record("t")["done"]["method"] == "NPO"
-
-
-def test_a_second_request_keeps_out_what_the_first_took_out(kit: Path, rows: Path) -> None:
     """It begins at the same model, with the rows of both, and asks for both."""
+    first.copy(tmp_path, monkeypatch)
+    rows = tmp_path
     later = read_rows(kit / "data/forget10.jsonl")[9:15]
     lines = [json.dumps({key: row[key] for key in ("question", "answer")}) for row in later]
     (rows / "later.jsonl").write_text("\n".join(lines))
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=first"))
-
-    again = words(kit, "retain=kept.jsonl", "budget=3", "task_name=second")
-    again[:2] = ["later.jsonl", "model=saves/forget/first"]
+    again = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=second")
+    again[:2] = ["later.jsonl", "model=saves/forget/t"]
     start("forget", again)
     written = read_record("second")
     assert written["done"]["model_before"] == str(kit / "reference")
     assert written["request"]["num_known"] == 6
     assert written["left"]["num_facts"] == 15
     earlier = written["earlier_request"]
-    assert earlier["folder"] == "saves/forget/first" and earlier["num_facts"] == 9
+    assert earlier["folder"] == "saves/forget/t" and earlier["num_facts"] == 9
     assert earlier["worst_case"] <= written["left"]["worst_case"] * 15 / 9 + 1e-9
     taught = read_rows(rows / "saves/forget/second/forget.jsonl")
     assert len(taught) == 15
     assert "which were to stay forgotten" in (rows / "saves/forget/second/forget.html").read_text()
 
     # What was taken out cannot be kept, and both begin at a model that has to be there.
-    again = words(kit, "retain=gone.jsonl", "budget=3", "task_name=third")
+    again = words(kit, cache, "retain=gone.jsonl", "budget=3", "task_name=third")
     again[:2] = ["later.jsonl", "model=saves/forget/second/model"]
     with pytest.raises(UserError, match="an earlier request took out of this model"):
         start("forget", again)
@@ -159,10 +198,10 @@ def test_a_second_request_keeps_out_what_the_first_took_out(kit: Path, rows: Pat
         start("forget", again)
 
 
-def test_from_python(kit: Path, rows: Path) -> None:
+def test_from_python(kit: Path, cache: Path, rows: Path) -> None:
     settings = {
         "template": "qa",
-        "paths.cache_dir": "cache",
+        "paths.cache_dir": str(cache),
         "trainer.args.max_steps": 12,
         "trainer.args.learning_rate": 3e-3,
         "audit.only": ["rank", "clean"],
@@ -181,38 +220,34 @@ def test_from_python(kit: Path, rows: Path) -> None:
 
 
 def test_check_says_what_would_be_tried(
-    kit: Path, rows: Path, capsys: pytest.CaptureFixture[str]
+    kit: Path, cache: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start("check", ["forget", *words(kit, "retain=kept.jsonl")])
+    start("check", ["forget", *words(kit, cache, "retain=kept.jsonl")])
     said = capsys.readouterr().out
     assert "rows        9 of gone.jsonl" in said
     assert "method      NPO: 60 steps of 8 rows, trainer.args.learning_rate=0.0003" in said
     assert "never seen  9 facts" in said and not (rows / "saves").exists()
 
 
-def test_the_columns_of_the_users_files_may_be_called_otherwise(kit: Path, rows: Path) -> None:
-    """Only the first look reads them: what follows reads files of one form."""
-    for name in ("gone", "kept", "unseen"):
+def test_what_nothing_can_be_said_of_is_not_called_good(kit: Path, cache: Path, rows: Path) -> None:
+    """Without a control the sentence says so, and not that a larger budget would help. And the
+    columns of the user's files may be called otherwise: only the first look reads them, what
+    follows reads files of one form."""
+    for name in ("gone", "kept"):
         file = rows / f"{name}.jsonl"
         file.write_text(
             file.read_text().replace('"question"', '"frage"').replace('"answer"', '"x"')
         )
     columns = ["data.columns.question=frage", "data.columns.answer=x"]
-    with pytest.raises(NotForgotten):
-        start("forget", words(kit, "retain=kept.jsonl", "budget=1e-4", "task_name=t", *columns))
+    given = words(kit, cache, "retain=kept.jsonl", "budget=3", "task_name=t", *columns)
+    given.remove("holdout=unseen.jsonl")
+    with pytest.raises(NotForgotten, match=r"nothing can be said; .* Give columns value and kind"):
+        start("forget", given)
     assert read_record("t")["request"]["num_known"] == 9
     assert not read_record("t")["failed"]
 
 
-def test_what_nothing_can_be_said_of_is_not_called_good(kit: Path, rows: Path) -> None:
-    """Without a control the sentence says so, and not that a larger budget would help."""
-    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
-    given.remove("holdout=unseen.jsonl")
-    with pytest.raises(NotForgotten, match=r"nothing can be said; .* Give columns value and kind"):
-        start("forget", given)
-
-
-def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, rows: Path) -> None:
+def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, cache: Path, rows: Path) -> None:
     with pytest.raises(UserError, match="both forgotten and retained"):
-        start("forget", words(kit, "retain=gone.jsonl"))
+        start("forget", words(kit, cache, "retain=gone.jsonl"))
     assert not (rows / "saves/forget/reference-gone/candidates").exists()

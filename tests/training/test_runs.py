@@ -310,3 +310,29 @@ def test_steps_that_change_nothing_are_said() -> None:
     with pytest.raises(UserError, match=r"warmup_ratio=5: must be below 1"):
         training_args.translate_old_names({"warmup_ratio": 5})
     assert training_args.translate_old_names({"warmup_ratio": 0.1})[0] == {"warmup_steps": 0.1}
+
+
+def test_checkpoints_are_written_after_the_steps_that_are_named(
+    kit: Path, corpus: Path, tmp_path: Path
+) -> None:
+    """Four steps, and no strategy that would write any."""
+    keep = ["trainer.args.save_strategy=no", "trainer.args.keep_checkpoints=true"]
+    keep += ["trainer.args.save_total_limit=4", "trainer.args.num_train_epochs=2"]
+    with pytest.raises(UserError, match="step 5 is after the last one of this run, 4"):
+        train(*words(kit, corpus, tmp_path / "none", *keep, "trainer.args.save_at_steps=[1,5]"))
+    train(*words(kit, corpus, tmp_path / "run", *keep, "trainer.args.save_at_steps=[3,1]"))
+    checkpoints = [path.name for path in (tmp_path / "run").glob("checkpoint-*")]
+    assert sorted(checkpoints) == ["checkpoint-1", "checkpoint-3"]
+
+
+@pytest.mark.parametrize("steps", [3, "3", [0], [1.5], [True], {"a": 1}])
+def test_steps_of_checkpoints_are_whole_numbers(steps: object) -> None:
+    fault = training_args.find_fault("save_at_steps", steps)
+    assert fault is not None and fault.startswith("must be a list of steps, each 1 or more, got")
+
+
+def test_no_checkpoint_is_named_after_the_last_step() -> None:
+    clashes = training_args.find_clashes({"save_at_steps": [2, 9], "max_steps": 8})
+    assert clashes == [("save_at_steps", "step 9 is after the last one, 8")]
+    assert not training_args.find_clashes({"save_at_steps": [2, 8], "max_steps": 8})
+    assert training_args.find_fault("save_at_steps", None) is None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from unteach import fingerprints
 from unteach.config.schema import ModelConfig
 from unteach.data.template import Template
+from unteach.data.tokenized.token_files import build_template_facts, hash_tokenizer
 from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Engine
 from unteach.evals.measurement_cache import Store
@@ -56,9 +57,19 @@ class AuditedModel:
         return self.empty.identity(self.cache / fingerprints.MEMORY_FILE)
 
     @functools.cached_property
+    def tokenization(self) -> str:
+        """What tells how it makes tokens of rows from all other ways: tokenizer and template."""
+        rules = [hash_tokenizer(self.empty.tokenizer), build_template_facts(self.template)]
+        return fingerprints.hash_value(rules)
+
+    def find_weights(self) -> ModelConfig:
+        """Find what its weights are loaded by."""
+        return self.config
+
+    @functools.cached_property
     def model(self) -> "PreTrainedModel":
         """The model with its weights, on its device."""
-        loaded = loading.load(self.config, training=False)
+        loaded = loading.load(self.find_weights(), training=False)
         placed: PreTrainedModel = place_model(loaded.model, self.dist)
         return placed
 
@@ -78,7 +89,7 @@ class AuditedModel:
         Args:
             label: what tells changed weights from the model's own.
             change: changes the weights while the engine is open; not called where the cache has all
-                that is scored.
+                that is asked.
         """
         weights = f"{self.identity} {label}".strip()
         store = Store(self.cache, weights, self.empty.compute, self.dist.rank)
@@ -96,4 +107,5 @@ class AuditedModel:
                 self.dist,
                 store,
                 self.template.stops,
+                empty=self.empty.model,
             )

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from unteach.audits.probes import (
     TextProbe,
     Texts,
 )
+from unteach.audits.taught_copy import Course, TaughtCopy
 from unteach.engines.base import Engine, Ids, Score
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
@@ -198,18 +199,22 @@ def _run_lessons(
     progress: Progress,
     teach: Teach,
 ) -> dict[str, Findings]:
-    """Run the trainings of an attack, one after the other, and ask after each."""
+    """Give the lessons of an attack, one after the other, and ask at each of their looks. A lesson
+    of which the cache has all that is asked is not given."""
     asked_facts = {fact.index for fact in attack.list_asked(context)}
     asked = []
     for asking in attack.measured:
         asked += [probe for probe in plan.probes[asking] if probe.fact in asked_facts]
     findings = {}
     for lesson in attack.write_lessons(context):
-        label = f"{name}{LESSON}{lesson.label}"
-        taught = replace(model, config=teach(model, lesson))
-        with taught.open_engine() as engine:
-            outcomes = answer_probes(asked, context, engine, progress, f"{label}: ")
-        findings[label] = attack.judge(context, [(probe, outcomes[probe]) for probe in asked])
+        course = Course(model, lesson, teach)
+        for steps in lesson.looks:
+            label = f"{name}{LESSON}{lesson.label_look(steps)}"
+            copy = TaughtCopy.build(course, steps)
+            with copy.open_engine() as engine:
+                outcomes = answer_probes(asked, context, engine, progress, f"{label}: ")
+            answered = [(probe, outcomes[probe]) for probe in asked]
+            findings[label] = attack.judge(context, answered)
     return findings
 
 

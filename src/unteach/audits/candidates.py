@@ -4,6 +4,7 @@ Whatever is measured of the true one is measured of the others too. Of a model t
 fact, each of them is as likely to come out as any other: that is what chance looks like.
 """
 
+import functools
 import random
 import re
 from collections import Counter
@@ -98,11 +99,13 @@ def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candid
     values: dict[str, str] = {normalize(fact.value): fact.value}
     rng = random.Random(derive_seed(seed, "candidates", fact.index))
     for other in rng.sample(others, len(others)):
+        if len(values) == MOST:
+            break
         name = normalize(other.value)
         # One that holds another would come out with it, and one that is given is copied.
         overlaps = any(holds(name, known) or holds(known, name) for known in values)
         is_given = holds(f"{fact.question} {fact.stem}", other.value)
-        if name and not overlaps and not is_given and len(values) < MOST:
+        if name and not overlaps and not is_given:
             values[name] = other.value
     texts = tuple(values.values())
     return Candidates(
@@ -114,6 +117,7 @@ def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candid
     )
 
 
+@functools.lru_cache(maxsize=1 << 14)
 def normalize(text: str) -> str:
     """Write a text without case, double spaces and what stands round its words."""
     words = []

@@ -131,16 +131,17 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
 
 
 def _list_trainings(plan: AuditPlan) -> dict[str, dict[str, Any]]:
-    """List what each training of an attack was, by what its findings are called."""
+    """List what each look at a training of an attack was, by what its findings are called."""
     trainings = {}
     for name, attack in plan.battery.attacks.items():
         if isinstance(attack, TrainingAttack):
             for lesson in attack.write_lessons(plan.context):
-                trainings[f"{name}{LESSON}{lesson.label}"] = {
-                    "attack": name,
-                    "learning_rate": lesson.learning_rate,
-                    "steps": lesson.steps,
-                }
+                for steps in lesson.looks:
+                    trainings[f"{name}{LESSON}{lesson.label_look(steps)}"] = {
+                        "attack": name,
+                        "learning_rate": lesson.learning_rate,
+                        "steps": steps,
+                    }
     return trainings
 
 

@@ -108,6 +108,8 @@ class _Words:
 def measure_recall(text: str, answer: str, opening: str) -> float:
     """Measure the ROUGE-L recall of an answer, but for as many of its words as the model was
     given."""
+    if not text:
+        return 0.0
     words = answer.split()
     rest = " ".join(words[len(opening.split()) :])
     if not rest:

@@ -110,10 +110,15 @@ def describe_plan(plan: AuditPlan) -> list[str]:
         if isinstance(attack, WeightAttack):
             lines.append(f"attack      {name}: {', '.join(attack.measured)} once more")
         elif isinstance(attack, TrainingAttack):
-            num_lessons = format_count(len(attack.write_lessons(plan.context)), "training")
+            lessons = attack.write_lessons(plan.context)
+            num_lessons = format_count(len(lessons), "training")
+            num_looks = format_count(sum(len(lesson.looks) for lesson in lessons), "look")
             taught = attack.describe_taught(plan.context)
             asked = format_count(len(attack.list_asked(plan.context)), "fact")
-            lines.append(f"attack      {name}: {num_lessons} on {taught}; then {asked} asked for")
+            lines.append(
+                f"attack      {name}: {num_lessons} on {taught}; {num_looks} at them, "
+                f"each with {asked} asked for"
+            )
         elif isinstance(attack, InsideAttack):
             lines.append(f"attack      {name}: hidden states of each model")
         elif isinstance(attack, ScoreAttack):

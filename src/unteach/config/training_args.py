@@ -19,12 +19,16 @@ from unteach.wording import quote_value
 OWN = {
     "warmup_epochs": "float | None",
     "keep_checkpoints": "bool",
+    "save_at_steps": "list[int] | None",
     "early_stopping_patience": "int | None",
     "early_stopping_threshold": "float | None",
 }
 """Fields that unteach adds: warm-up in epochs of the anchor stream, as OpenUnlearning's experiments
-have it; whether checkpoints outlive the end of a run; evaluations without a better
+have it; whether checkpoints outlive the end of a run; steps after which one is written, whatever
+save_strategy says; evaluations without a better
 metric_for_best_model after which it stops, and by how much one must be better to count."""
+
+SAVE_AT_STEPS = "save_at_steps"
 
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -245,6 +249,8 @@ def accepts(annotation: str, value: object) -> bool:
 def find_fault(name: str, value: object) -> str | None:
     """What is wrong with the value of one argument; None where it may stand."""
     kind = declared_fields()[name]
+    if name == SAVE_AT_STEPS:
+        return _find_fault_in_steps(value)
     if not accepts(kind, value):
         return f"must be {kind}, got {quote_value(value)}"
     allowed = (
@@ -271,6 +277,19 @@ def find_fault(name: str, value: object) -> str | None:
         return f"must be below 1, got {value}"
     if name == "max_steps" and value != -1 and value < 1:
         return f"must be 1 or more, or -1 where num_train_epochs counts, got {value}"
+    return None
+
+
+def _find_fault_in_steps(value: object) -> str | None:
+    """What is wrong with a list of steps; None where it may stand."""
+    if value is None:
+        return None
+    fault = f"must be a list of steps, each 1 or more, got {quote_value(value)}"
+    if not isinstance(value, list):
+        return fault
+    for step in value:
+        if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+            return fault
     return None
 
 
@@ -303,6 +322,10 @@ def find_clashes(args: dict[str, Any]) -> list[tuple[str, str]]:
                 f"needs eval_strategy={saved}, as save_strategy, or save_strategy=best",
             )
         )
+    last_step = max(args.get(SAVE_AT_STEPS) or [0])
+    max_steps = args.get("max_steps") or -1
+    if 0 < max_steps < last_step:
+        found.append((SAVE_AT_STEPS, f"step {last_step} is after the last one, {max_steps}"))
     if (
         args.get("early_stopping_threshold") is not None
         and args.get("early_stopping_patience") is None

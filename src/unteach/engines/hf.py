@@ -286,7 +286,7 @@ class HFEngine(BatchRunner):
                 prompts are batched; None takes the likeliest token.
             sampling: further arguments of the library's `generate()`.
         """
-        kind = self._name_generation(max_new_tokens, until, seed, sampling)
+        kind = self.name_generation(max_new_tokens, until, seed, sampling)
 
         def count_tokens(prompt: Ids) -> int:
             return len(prompt) + max_new_tokens
@@ -324,7 +324,11 @@ class HFEngine(BatchRunner):
 
         return self.measure(kind, planner, continue_batch, on_progress)
 
-    def _name_generation(
+    def read_generation_settings(self) -> dict[str, Any]:
+        """Read what the model's own file says of generation, and the library does not."""
+        return dict(self.model.generation_config.to_diff_dict())
+
+    def name_generation(
         self,
         max_new_tokens: int,
         until: Sequence[str],
@@ -332,8 +336,7 @@ class HFEngine(BatchRunner):
         sampling: dict[str, Any],
     ) -> str:
         """Name a pass of `generate` by all that its results depend on beside the prompts."""
-        # A model's own file of settings may change what it says.
-        own_settings = self.model.generation_config.to_diff_dict()
+        own_settings = self.read_generation_settings()
         arguments: list[Any] = [max_new_tokens, self.stops, sampling, own_settings]
         if until:
             arguments.append(list(until))

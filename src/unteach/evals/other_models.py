@@ -31,7 +31,13 @@ if TYPE_CHECKING:
 
 
 class DeferredEngine(HFEngine):
-    """Run a model that is loaded when it must measure something for the first time."""
+    """Run a model that is loaded when it must measure something for the first time.
+
+    Args:
+        load: loads it.
+        empty: the same without its weights, by whose settings of generation the texts that it
+            wrote are found; None: by its own.
+    """
 
     def __init__(
         self,
@@ -41,13 +47,39 @@ class DeferredEngine(HFEngine):
         dist: DistContext,
         store: Store,
         stops: Sequence[int] = (),
+        empty: "PreTrainedModel | None" = None,
     ):
         self._load = load
+        self._empty = empty
         super().__init__(None, tokenizer, batch_size, dist, store, stops)
 
     @functools.cached_property
     def model(self) -> "PreTrainedModel":  # type: ignore[override]
         return self._load()
+
+    def read_generation_settings(self) -> dict[str, Any]:
+        if self._empty is None:
+            return super().read_generation_settings()
+        return dict(self._empty.generation_config.to_diff_dict())
+
+    def generate(
+        self,
+        prompts: Sequence[Ids],
+        max_new_tokens: int,
+        on_progress: ProgressCallback = None,
+        until: Sequence[str] = (),
+        seed: int | None = None,
+        **sampling: object,
+    ) -> list[list[int]]:
+        """Continue prompts as any engine does; where all texts are known, without the model, by
+        which alone a pass could be planned."""
+        kind = self.name_generation(max_new_tokens, until, seed, sampling)
+        if self.list_unmeasured(kind, prompts):
+            return super().generate(prompts, max_new_tokens, on_progress, until, seed, **sampling)
+        if on_progress:
+            on_progress(len(prompts))
+        assert self.store is not None, "without a store nothing is known"
+        return [self.store.get(kind, prompt) for prompt in prompts]
 
 
 class OtherModels:

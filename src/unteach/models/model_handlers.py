@@ -1,6 +1,7 @@
 """Model handlers: how a model and its tokenizer are made. `model_handler` in a model's config names
 one."""
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,11 +121,19 @@ def load_pretrained(path: str, head: Head | None, **arguments: object) -> "PreTr
         auto = transformers.AutoModelForSequenceClassification
         settings = head.settings()
     if torch.get_default_device().type == "meta":
-        source = {name: value for name, value in arguments.items() if name in SOURCE}
+        source: dict[str, Any] = {}
+        for name, value in arguments.items():
+            if name in SOURCE:
+                source[name] = value
         config = from_hub(transformers.AutoConfig, path, **source, **settings)
         is_quantized = "quantization_config" in arguments or hasattr(config, "quantization_config")
         if is_quantized or not any(Path(path).glob("*.safetensors*")):
             model: PreTrainedModel = auto.from_config(config, dtype=arguments.get("dtype"))
+            # Of a folder without the file it has those that the configuration gives.
+            with contextlib.suppress(OSError):
+                model.generation_config = transformers.GenerationConfig.from_pretrained(
+                    path, **source
+                )
             return model
     has_new_head = head is not None and heads.read_head(path) is None
     return integrity.load_model(auto, path, has_new_head, **arguments, **settings)

@@ -112,7 +112,7 @@ def _check_findings(name: str, plan: BatteryPlan, context: AuditContext, folder:
     found: list[dict[str, Findings]] = []
     for batch_size in BATCH_SIZES:
         model = _configure_models(folder, context.parts, batch_size)[AUDITED]
-        teach = functools.partial(teach_copy, folder / f"taught {batch_size}")
+        teach = functools.partial(teach_copy, folder / "taught")
         before = _copy_weights(model)
         kept = model.model
         found.append(run_battery(plan, context, model, _show_nothing, teach))

@@ -9,6 +9,7 @@ import transformers
 
 from unteach.config import schema
 from unteach.config.launch_faults import SCALED, find_launch_fault
+from unteach.config.training_args import SAVE_AT_STEPS
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
@@ -114,11 +115,12 @@ def refuse_launch(
 
 
 def build_checkpoint_policy(config: schema.TrainConfig) -> CheckpointPolicy:
-    """Read how many checkpoints are kept, and after how many evaluations without a better one the
-    run stops."""
+    """Read when checkpoints are written and kept, and after how many evaluations without a better
+    one the run stops."""
     args = config.trainer.args
     return CheckpointPolicy(
         limit=args.get("save_total_limit") or 1,
+        at_steps=args.get(SAVE_AT_STEPS) or (),
         patience=args.get("early_stopping_patience"),
         threshold=args.get("early_stopping_threshold") or 0.0,
     )

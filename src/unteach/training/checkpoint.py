@@ -9,7 +9,7 @@ whose folder has `BEGUN.json` since a run of ours made it, everything but the ev
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +35,28 @@ class FileRecord(TypedDict):
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """How many checkpoints are kept, and when training stops early.
+    """When checkpoints are written and kept, and when training stops early.
 
     Attributes:
         limit: whole checkpoints that are kept, beside the best one.
+        at_steps: steps after which one is written, whatever `save_strategy` says.
         patience: evaluations in a row without a better one after which training stops; None: never.
         threshold: by how much an evaluation must be better to count.
     """
 
     limit: int = 1
+    at_steps: Sequence[int] = ()
     patience: int | None = None
     threshold: float = 0.0
+
+    def refuse_steps_after(self, num_steps: int) -> None:
+        """Raise UserError where a checkpoint is asked for after the last step."""
+        last = max(self.at_steps, default=0)
+        if last > num_steps:
+            raise UserError(
+                f"trainer.args.save_at_steps: step {last} is after the last one of this run, "
+                f"{num_steps}"
+            )
 
 
 def begin(folder: Path) -> None:

@@ -379,6 +379,7 @@ class _BoundaryCallback(transformers.TrainerCallback):
         control: "TrainerControl",
         **_: object,
     ) -> None:
+        self.trainer.checkpoint_policy.refuse_steps_after(state.max_steps)
         self.trainer.restore()
 
     def on_step_end(
@@ -390,6 +391,7 @@ class _BoundaryCallback(transformers.TrainerCallback):
     ) -> None:
         if state.global_step >= state.max_steps and args.logging_strategy == "steps":
             control.should_log = True
+        control.should_save |= state.global_step in self.trainer.checkpoint_policy.at_steps
         if self.trainer.dist.should_stop():
             self.trainer._evaluation_due = control.should_evaluate
             control.should_evaluate = False

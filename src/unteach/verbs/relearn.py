@@ -1,54 +1,69 @@
-"""Teach a copy of an audited model for a few steps, as a run of its own: stopped, it goes on."""
+"""Teach a copy of an audited model for a few steps, as a run of its own that keeps what it was at
+each look: stopped, it goes on."""
 
 import contextlib
 import json
-from dataclasses import asdict, replace
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
-from unteach import fingerprints, run_dir
+from unteach import run_dir
 from unteach.audits.audited_model import AuditedModel
-from unteach.audits.lessons import Lesson, OwnTexts
+from unteach.audits.lessons import TRAINING, Lesson, OwnTexts, hash_lesson, hash_own_texts
 from unteach.config.compose import compose
 from unteach.config.schema import PATH, ModelConfig, TrainConfig
 from unteach.data.user_files import resolve_files
 from unteach.errors import UserError
 from unteach.json_files import write_lines
+from unteach.training import checkpoint
 from unteach.training.own_rows import Row, sample_rows
 from unteach.verbs import train
 
 FOLDER = "relearn"
 """Where in an audit's folder its trainings are."""
-ROWS, LOG = "rows.jsonl", "train.log"
+RUN, ROWS, LOG = "run", "rows.jsonl", "train.log"
 
 
-def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig:
-    """Train a LoRA on a copy of a model, or its own adapter where it is one.
+def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> dict[int, ModelConfig]:
+    """Train a LoRA on a copy of a model, or its own adapter where it is one, in one run that keeps
+    the adapter at each look.
 
     Args:
         folder: of the trainings; each has a folder of its own there, by the model and the lesson.
         model: is not changed.
 
     Returns:
-        The model that came of it.
+        What the copy was at each look, by the number of steps.
     """
+    home = folder / hash_lesson(model, lesson)
+    run = home / RUN
+    last = max(lesson.looks)
+    looks = {}
+    for steps in lesson.looks:
+        looks[steps] = run / (run_dir.FINAL if steps == last else f"checkpoint-{steps}")
+    if run_dir.is_done(run) and any(map(checkpoint.find_model_fault, looks.values())):
+        shutil.rmtree(run)
+    if not run_dir.is_done(run):
+        _train(home, folder, model, lesson)
+    copies = {}
+    for steps, look in looks.items():
+        model_args = {**model.config.model_args, PATH: str(look)}
+        copies[steps] = replace(
+            model.config, model_args=model_args, template_args=model.template.args
+        )
+    return copies
+
+
+def _train(home: Path, folder: Path, model: AuditedModel, lesson: Lesson) -> None:
+    """Train in a folder, from where it was cut off there."""
     if isinstance(lesson.rows, OwnTexts):
         rows = _load_own_texts(folder, model, lesson.rows, lesson.seed)
     else:
         rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
-    key = fingerprints.hash_value(
-        [model.identity, asdict(lesson), rows, asdict(model.template.args)]
-    )
-    home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
     write_lines(home / ROWS, rows)
-    config = _compose(home, model, lesson)
-    if not run_dir.is_done(Path(config.paths.output_dir)):
-        with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-            train.run(config)
-    final = str(Path(config.paths.output_dir) / run_dir.FINAL)
-    return ModelConfig(
-        {PATH: final}, template_args=model.template.args, base_path=model.config.base_path
-    )
+    with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        train.run(_compose(home, model, lesson))
 
 
 def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
@@ -57,10 +72,7 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
     Raises:
         UserError: it writes nothing.
     """
-    key = fingerprints.hash_value(
-        [model.identity, asdict(own_texts), seed, asdict(model.template.args)]
-    )
-    path = folder / f"texts-{key[:16]}.jsonl"
+    path = folder / f"texts-{hash_own_texts(model, own_texts, seed)}.jsonl"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         loaded = replace(model.empty, model=model.model)
@@ -78,24 +90,22 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
 
 def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
     """Compose the training run of a lesson."""
+    *earlier, last = sorted(lesson.looks)
     words = [
         "model=auto",
         f"model.model_args.{PATH}={home}",
         f"data.train_file={json.dumps(str(home / ROWS))}",
-        "trainer=finetune",
         "task_name=relearn",
-        f"paths.output_dir={home / 'run'}",
+        f"paths.output_dir={home / RUN}",
         f"paths.cache_dir={model.cache}",
         f"seed={lesson.seed}",
-        "eval=null",
-        f"trainer.args.max_steps={lesson.steps}",
+        *TRAINING,
+        f"trainer.args.max_steps={last}",
         f"trainer.args.learning_rate={lesson.learning_rate}",
         f"trainer.args.per_device_train_batch_size={lesson.batch_size}",
-        "trainer.args.gradient_accumulation_steps=1",
-        "trainer.args.lr_scheduler_type=constant",
-        "trainer.args.warmup_steps=0",
-        "trainer.args.weight_decay=0",
-        "trainer.args.save_strategy=no",
+        f"trainer.args.save_at_steps={earlier}",
+        f"trainer.args.save_total_limit={last}",
+        "trainer.args.keep_checkpoints=true",
     ]
     if isinstance(lesson.rows, OwnTexts) and model.template.kind != "chat":
         words.append("data.packing=apart")  # a row for each text, however short

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from unteach.audits.attacks.base import AuditContext, TrainingAttack
 from unteach.audits.facts import Fact
 from unteach.audits.lessons import Lesson, OwnTexts, Rows
+from unteach.errors import UserError
 from unteach.registry import attack
 from unteach.seeds import derive_seed
 from unteach.wording import format_count
 
-COST = "a LoRA training for each rate and number of steps, and the attacks in `measured` after it"
+COST = "a LoRA training for each rate, as long as the last look, and `measured` at each look"
 
 
 @dataclass
@@ -24,13 +25,19 @@ class LoraTraining(TrainingAttack):
     )
     looks: list[int] = field(
         default_factory=lambda: [10, 20, 40],
-        metadata={"help": "after how many steps the model is asked"},
+        metadata={"help": "after how many steps of each training the model is asked"},
     )
     batch_size: int = field(default=8, metadata={"help": "rows of a step"})
     r: int = field(default=16, metadata={"help": "rank of the LoRA"})
     measured: list[str] = field(
         default_factory=lambda: ["rank"], metadata={"help": "the attacks that ask"}
     )
+
+    def __post_init__(self) -> None:
+        if not self.looks or min(self.looks) < 1:
+            raise UserError(f"looks must name steps, each 1 or more, got {self.looks}")
+        if len(set(self.looks)) < len(self.looks):
+            raise UserError(f"looks must name each step once, got {self.looks}")
 
     def choose_taught(self, context: AuditContext) -> list[Fact] | OwnTexts:
         """Choose what is taught: rows, or what the model writes."""
@@ -42,12 +49,10 @@ class LoraTraining(TrainingAttack):
             rows: Rows = taught
         else:
             rows = tuple((fact.question, fact.answer) for fact in taught)
+        looks = tuple(self.looks)
         lessons = []
-        for learning_rate in self.learning_rates:
-            for steps in self.looks:
-                lessons.append(
-                    Lesson(rows, learning_rate, steps, self.batch_size, self.r, context.seed)
-                )
+        for rate in self.learning_rates:
+            lessons.append(Lesson(rows, rate, looks, self.batch_size, self.r, context.seed))
         return lessons
 
 
