@@ -47,3 +47,10 @@ def _join_first(items: Iterable[str]) -> str:
     if len(first) > MAX_ITEMS:
         first[MAX_ITEMS] = "…"
     return ", ".join(first)
+
+
+def describe_minutes(seconds: float) -> str:
+    """Say about how long something takes."""
+    if seconds < 60:
+        return "less than a minute"
+    return f"about {round(seconds / 60)} min"

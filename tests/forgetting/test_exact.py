@@ -98,7 +98,7 @@ def words(*extra: str, rows: str = "gone.jsonl", run: str = "whole") -> list[str
 def ask(run: str = "short", rows: str = "gone.jsonl", mode: str = "auto") -> exact.ExactWay:
     """Look for the exact way, without doing anything."""
     config = build_config(run, rows, mode)
-    return exact.find_way(config, forget.find_folder(config), num_methods=3)
+    return exact.find_way(config, forget.find_folder(config))
 
 
 def build_config(run: str = "short", rows: str = "gone.jsonl", mode: str = "auto") -> ForgetConfig:
@@ -110,7 +110,7 @@ def build_config(run: str = "short", rows: str = "gone.jsonl", mode: str = "auto
 def retrain(config: ForgetConfig) -> Path:
     """Carry out the run without the rows, and give its model."""
     folder = forget.find_folder(config)
-    way = exact.find_way(config, folder, num_methods=3)
+    way = exact.find_way(config, folder)
     assert way.possible, way.reason
     planned = exact.plan_retraining(config, folder, way, None)
     start_composed(planned.config_name, list(planned.overrides), Options())
@@ -329,7 +329,7 @@ def test_what_an_earlier_request_took_out_is_left_out_too(folder: Path) -> None:
     for name in ("forget.jsonl", "facts.jsonl"):
         shutil.copy(folder / "gone.jsonl", earlier / name)
     config = build_config("saves/forget/first/model", "half.jsonl")
-    way = exact.find_way(config, folder / "saves/forget/t", 3)
+    way = exact.find_way(config, folder / "saves/forget/t")
     assert way.run == "saves/train/short" and way.num_rows_found == 2
     begun = build_config(rows="half.jsonl")
     exact.plan_retraining(begun, folder / "saves/forget/t", way, find_earlier(config.model))

@@ -20,7 +20,6 @@ from unteach.errors import UserError
 from unteach.forgetting import runs
 from unteach.forgetting.choice import EXACT
 from unteach.forgetting.earlier import EarlierRequest, find_earlier
-from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS
 from unteach.forgetting.taught_rows import RequestedFacts, TaughtFacts
 from unteach.forgetting.trained_run import (
     TRAIN,
@@ -36,13 +35,10 @@ from unteach.forgetting.trained_run import (
 from unteach.json_files import read_mapping
 from unteach.models import loading
 from unteach.studies.plan import PlannedRun
-from unteach.wording import format_count
+from unteach.wording import describe_minutes, format_count
 
 WAY, RUN_FILE, RETRAINED = "way.json", "run.yaml", "retrained"
 """In the folder `exact/` of a request: what was found, the run without the rows, and its folder."""
-SECONDS_A_MINUTE = 60
-STREAMS_OF_A_STEP = 2
-"""A step of a method takes rows to forget and as many to keep."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ class ExactWay:
         reason: why it is not possible; None where it is.
         run: the run that made the model; None where no run did.
         seconds: that the training will take, by the run's own log; None where that does not say it.
-        search_seconds: that the trainings of the search would take at the same pace.
+        seconds_a_row: that a row takes in its training; None likewise.
         num_rows_found: rows of the request that the run was taught.
         missing: where the others stand.
         num_rows_alike: rows that stay, and hold the entity and the value of a row that goes.
@@ -64,7 +60,7 @@ class ExactWay:
     reason: str | None = None
     run: str | None = None
     seconds: float | None = None
-    search_seconds: float | None = None
+    seconds_a_row: float | None = None
     num_rows_found: int = 0
     missing: Sequence[str] = ()
     num_rows_alike: int = 0
@@ -91,13 +87,12 @@ class _Found:
         return self.by_part[part.stream, part.name].row_indices
 
 
-def find_way(config: ForgetConfig, folder: Path, num_methods: int) -> ExactWay:
+def find_way(config: ForgetConfig, folder: Path) -> ExactWay:
     """Find the run that taught a model the rows of a request, and price its training without them.
 
     Args:
         config: the request.
         folder: of the request; what is written there already holds.
-        num_methods: that the search would try.
 
     Raises:
         UserError: the exact way is asked for, and there is none.
@@ -122,7 +117,7 @@ def find_way(config: ForgetConfig, folder: Path, num_methods: int) -> ExactWay:
         possible=True,
         run=str(found.run.folder),
         seconds=_price_run(found, seconds),
-        search_seconds=_price_search(config, num_methods, pace),
+        seconds_a_row=pace,
         num_rows_found=len(found.fact_indices),
         missing=[fact.place for fact in found.facts if fact.index not in found.fact_indices],
         num_rows_alike=sum(one.num_alike for one in found.by_part.values()),
@@ -277,20 +272,6 @@ def _price_run(found: _Found, seconds: float | None) -> float | None:
     return seconds * (1 - num_left_out / found.run.num_rows)
 
 
-def _price_search(config: ForgetConfig, num_methods: int, pace: float | None) -> float | None:
-    """Price the trainings of the search: methods x steps x rows, at a run's seconds a row."""
-    if pace is None:
-        return None
-    args = {"max_steps": NUM_STEPS, "per_device_train_batch_size": BATCH_SIZE}
-    for word in config.words:
-        key, _, value = word.partition("=")
-        name = key.removeprefix("trainer.args.")
-        if name in args and value.isdigit():
-            args[name] = int(value)
-    num_rows = args["max_steps"] * args["per_device_train_batch_size"] * STREAMS_OF_A_STEP
-    return num_methods * num_rows * pace
-
-
 def describe_way(way: ExactWay, word: str) -> list[str]:
     """Describe what the exact way costs, or why there is none; nothing where nobody looked.
 
@@ -302,17 +283,14 @@ def describe_way(way: ExactWay, word: str) -> list[str]:
     if not way.possible:
         return [f"there is no exact way: {way.reason}"]
     num_asked = way.num_rows_found + len(way.missing)
-    price = "its log does not say how long" if way.seconds is None else _say_time(way.seconds)
+    price = (
+        "its log does not say how long" if way.seconds is None else describe_minutes(way.seconds)
+    )
     rows = f"{way.num_rows_found} of the {format_count(num_asked, 'row')}"
     lines = [
         f"{way.run} was taught {rows}; to teach it anew without them is exact, and takes {price}: "
         f"{word}"
     ]
-    if way.search_seconds is not None:
-        lines.append(
-            f"the search takes {_say_time(way.search_seconds)} of training at the same pace, and "
-            "an audit of each method"
-        )
     return lines + list_doubts(way)
 
 
@@ -329,12 +307,6 @@ def list_doubts(way: ExactWay) -> list[str]:
             "and value: those that say the same in other words belong to the request too"
         )
     return lines
-
-
-def _say_time(seconds: float) -> str:
-    if seconds < SECONDS_A_MINUTE:
-        return "less than a minute"
-    return f"about {round(seconds / SECONDS_A_MINUTE)} min"
 
 
 def plan_retraining(

@@ -4,13 +4,16 @@ step of training three times that (arXiv:2001.08361, section 2.1)."""
 
 import time
 from dataclasses import dataclass
+from statistics import fmean
 
 from unteach.audits.attacks.base import TrainingAttack, WeightAttack
 from unteach.audits.battery import limit_answers
 from unteach.audits.probes import Probe, RankProbe, SampleProbe
 from unteach.audits.session import AuditPlan
 from unteach.forgetting.leak_by_budget import BUDGETS
+from unteach.forgetting.recipes import BATCH_SIZE, choose_num_steps
 from unteach.lazy import torch
+from unteach.wording import describe_minutes
 
 FORWARD, TRAINING = 2, 6
 """Operations for each parameter and token."""
@@ -18,6 +21,10 @@ SIZE, SECONDS = 768, 0.3
 """The matrices that are multiplied to see how fast the machine is, and for how long."""
 USED = 0.5
 """The share of that speed which a model reaches."""
+STREAMS_OF_A_STEP = 2
+"""A step of a method takes rows to forget and as many to keep."""
+A_RUN = 5.0
+"""Seconds that a run or an audit takes however small its model."""
 
 
 @dataclass(frozen=True)
@@ -38,23 +45,33 @@ class Price:
 
 
 def estimate_price(
-    plan: AuditPlan, num_parameters: int, num_methods: int, num_steps: int, batch_size: int
+    plan: AuditPlan, num_parameters: int, num_methods: int, seconds_a_row: float | None
 ) -> Price:
-    """Estimate what a request costs, within a factor of two or so.
+    """Estimate what the search of a request costs, within a factor of two or so.
 
     Args:
         plan: of an audit of the model at the level of the request.
-        num_steps: of a method; each reads a batch to forget and one to retain.
+        seconds_a_row: that a row took when the model was trained; None where nobody knows.
     """
     speed = USED * measure_speed()
-    facts = plan.context.audited
-    lengths = [len(plan.context.begin(fact.question, fact.answer)) for fact in facts]
-    num_trained = num_methods * num_steps * 2 * batch_size * sum(lengths) / len(lengths)
+    if seconds_a_row is None:
+        facts = plan.context.audited
+        lengths = [len(plan.context.begin(fact.question, fact.answer)) for fact in facts]
+        seconds_a_row = TRAINING * num_parameters * fmean(lengths) / speed
+    num_rows = choose_num_steps(num_parameters) * BATCH_SIZE * STREAMS_OF_A_STEP
     num_audits = 1 + num_methods + len(BUDGETS)
-    num_audited = num_audits * count_audit_tokens(plan)
+    an_audit = FORWARD * num_parameters * count_audit_tokens(plan) / speed
     return Price(
-        training=TRAINING * num_parameters * num_trained / speed,
-        audits=FORWARD * num_parameters * num_audited / speed,
+        training=num_methods * (num_rows * seconds_a_row + A_RUN),
+        audits=num_audits * (an_audit + A_RUN),
+    )
+
+
+def describe_price(price: Price) -> str:
+    """Describe in words what the search costs."""
+    return (
+        f"the search takes {describe_minutes(price.seconds)} here, of which "
+        f"{describe_minutes(price.training)} of training; it may be half or twice that"
     )
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from unteach.errors import UserError, describe_unknown
 from unteach.forgetting.known_rows import ALTERNATE
 
-NUM_STEPS, BATCH_SIZE = 60, 8
+BATCH_SIZE = 8
+NUM_STEPS, NUM_TINY_STEPS = 60, 300
+"""Steps of a method, and of models of fewer than TINY parameters, to which more are cheap."""
 WHOLE_UNTIL = 1_000_000_000
 """Parameters up to which a model is trained whole; a larger one with a LoRA."""
 LORA = "{r: 16, lora_alpha: 32, target_modules: all-linear}"
@@ -66,6 +68,11 @@ def choose_recipes(method: list[str] | str) -> list[Recipe]:
         if name not in RECIPES:
             raise UserError(f"method: {describe_unknown('method of forget', name, RECIPES)}")
     return [RECIPES[name] for name in dict.fromkeys(names)]
+
+
+def choose_num_steps(num_parameters: int) -> int:
+    """Choose how many steps each method takes."""
+    return NUM_TINY_STEPS if num_parameters < TINY else NUM_STEPS
 
 
 def choose_settings(recipe: Recipe, num_parameters: int, has_adapter: bool) -> list[str]:

@@ -12,7 +12,7 @@ from unteach.config.schema import AuditConfig
 from unteach.data.user_files import resolve_files
 from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.forgetting.leak_by_budget import list_other_budgets
-from unteach.forgetting.recipes import BATCH_SIZE, NUM_STEPS, Recipe, choose_settings
+from unteach.forgetting.recipes import BATCH_SIZE, Recipe, choose_num_steps, choose_settings
 from unteach.forgetting.texts import Texts
 from unteach.studies.plan import AUDIT, PlannedRun
 
@@ -96,7 +96,7 @@ def plan_candidate(
         f"trainer={recipe.trainer}",
         f"trainer.land.budget={config.budget}",
         f"trainer.land.other_budgets={spell_value(list_other_budgets(config.budget))}",
-        f"trainer.args.max_steps={NUM_STEPS}",
+        f"trainer.args.max_steps={choose_num_steps(num_parameters)}",
         f"trainer.args.per_device_train_batch_size={BATCH_SIZE}",
         "trainer.args.gradient_accumulation_steps=1",
         "trainer.args.lr_scheduler_type=constant_with_warmup",

@@ -89,7 +89,7 @@ def run(config: ForgetConfig) -> Path:
         return folder
     way = NOT_LOOKED_FOR
     if not (folder / run_dir.FORGET_RECORD).exists():
-        way = exact.find_way(config, folder, len(recipes))
+        way = exact.find_way(config, folder)
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
