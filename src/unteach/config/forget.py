@@ -45,9 +45,10 @@ class ForgetConfig:
     ones. exact: whether the run that taught the rows is taught anew without them, in place of all
     methods (yes), or only said to be possible, with its price (auto), or not looked for (no).
     level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
-    sign_key: a PEM file of an ed25519 key, with which the statement is signed. slurm: settings of
-    a job, as a study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm.
-    words: that go on to the runs.
+    sign_key: a PEM file of an ed25519 key, with which the statement is signed. gguf: whether the
+    adapter that is given is written as a file for llama.cpp too. slurm: settings of a job, as a
+    study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm. words: that go
+    on to the runs.
     """
 
     names: list[str] = field(metadata={POSITIONAL: True})
@@ -63,6 +64,7 @@ class ForgetConfig:
     keep: bool = False
     jobs: int = 1
     sign_key: str | None = None
+    gguf: bool = False
     slurm: dict[str, object] = field(default_factory=dict)
     words: list[str] = field(default_factory=list, metadata={PASSED_ON: ALL_WORDS})
 

@@ -59,6 +59,9 @@ layers."""
 KEPT_BASE = (None, True, False, "gaussian", "eva", "orthogonal")
 """Values of init_lora_weights under which the base stays as it was. Others (pissa, olora…) take
 something out of it, which a GGUF file of the base still holds."""
+REMEDY = (
+    "Merge it (unteach export, as=model), and use llama.cpp's convert_hf_to_gguf.py on that model"
+)
 MAX_SHOWN = 3
 
 
@@ -81,13 +84,12 @@ def refuse_unfit(
     if base.model_type not in FAMILIES:
         raise UserError(
             f"{where}: its base is of the family {base.model_type}, and GGUF adapters are written "
-            f"of {', '.join(FAMILIES)}. Merge it (as=model) and use llama.cpp's "
-            "convert_hf_to_gguf.py on the model"
+            f"of {', '.join(FAMILIES)}. {REMEDY}"
         )
     problems = []
-    kind = str(getattr(adapter_config.get("peft_type"), "value", adapter_config.get("peft_type")))
-    if kind != "LORA":
-        problems.append(f"it is of PEFT's type {kind}, and no LoRA")
+    peft_type = adapter_config.get("peft_type")
+    if peft_type != "LORA":
+        problems.append(f"peft_type={peft_type}")
     for field in NO_LORA:
         value = adapter_config.get(field)
         if value and value != "none":
@@ -99,10 +101,7 @@ def refuse_unfit(
         problems.append("tokens were added for it, which a GGUF file of the base lacks")
     problems += _find_unknown_weights(names, is_tied=bool(base.tie_word_embeddings))
     if problems:
-        raise UserError(
-            f"{where}: no GGUF adapter says the same ({'; '.join(problems)}). Merge it (as=model) "
-            "and use llama.cpp's convert_hf_to_gguf.py on the model"
-        )
+        raise UserError(f"{where}: no GGUF adapter says the same ({'; '.join(problems)}). {REMEDY}")
 
 
 def _find_unknown_weights(names: Iterable[str], is_tied: bool) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from unteach.audits import session, table
 from unteach.config.forget import YES, ForgetConfig
 from unteach.console import say
-from unteach.forgetting import exact, runs
+from unteach.forgetting import exact, gguf_file, runs
 from unteach.forgetting.recipes import (
     BATCH_SIZE,
     NUM_STEPS,
@@ -20,6 +20,8 @@ from unteach.verbs.forget import find_folder
 def run(config: ForgetConfig) -> None:
     """Say which methods would be tried, how they are set, and what their audits would ask."""
     folder = find_folder(config)
+    if config.gguf:
+        gguf_file.refuse_unfit(config)
     recipes = choose_recipes(config.method)
     look = runs.compose_audit(runs.plan_look(config, folder))
     empty = loading.load_empty(look.model)
