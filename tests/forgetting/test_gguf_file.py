@@ -67,7 +67,7 @@ def test_one_that_was_stopped_writes_the_file_anew(
     given = use(save_adapter(kit, rows / "mine"), words(kit, *GIVEN))
     given[given.index("budget=3")] = "budget=1e-4"
     with monkeypatch.context() as stopped:
-        stopped.setattr(gguf_file.shutil, "copyfile", lambda *_: pytest.fail("stopped"))
+        stopped.setattr(gguf_file.save, "write", lambda *_: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):
             start("forget", given)
     folder = rows / "saves/forget/t"
