@@ -89,3 +89,33 @@ def test_what_would_give_no_such_file_is_refused_before_any_work(
     with pytest.raises(UserError, match=r"dora: no GGUF adapter says the same \(use_dora=True"):
         start("forget", use(adapter, given))
     assert not (rows / "saves").exists()
+
+
+def test_an_adapter_whose_base_has_moved_is_written_anew_first(kit: Path, rows: Path) -> None:
+    """Each of a request's runs and audits finds the base where the adapter says."""
+    adapter = save_adapter(kit, rows / "mine")
+    config = adapter / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(kit / "reference"), "nowhere/any-more"))
+    moved = f"model.base_path={kit / 'reference'}"
+    with pytest.raises(UserError, match=r"unteach export ADAPTER as=adapter to=FOLDER model\.base"):
+        start("forget", use(adapter, words(kit, *GIVEN, moved)))
+    assert not (rows / "saves").exists()
+    start("export", [str(adapter), "as=adapter", f"to={rows / 'anew'}", moved])
+    gguf_file.refuse_unfit(ForgetConfig(["gone.jsonl"], model=str(rows / "anew"), gguf=True))
+
+
+def test_half_a_file_is_none(kit: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails while it is copied leaves nothing under the file's name."""
+    adapter = save_adapter(kit, rows / "model")
+
+    def copy_half(source: Path, to: Path) -> None:
+        to.write_bytes(source.read_bytes()[:100])
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(gguf_file.shutil, "copyfile", copy_half)
+        with pytest.raises(OSError, match="the disk is full"):
+            gguf_file.write_file(adapter)
+    assert not list(rows.glob("*.gguf")) and not list(rows.glob(".*unteach-tmp"))
+    gguf_file.write_file(adapter)
+    assert gguf.GGUFReader(rows / "model-lora.gguf").tensors

@@ -19,6 +19,7 @@ RUN_WORDS = (*SHARED_WORDS, *LAUNCH_WORDS, "trainer")
 AUDIT_WORDS = (*SHARED_WORDS, "audit")
 """To the audits of what came of them."""
 ALL_WORDS = tuple(dict.fromkeys((*LOOK_WORDS, *RUN_WORDS, *AUDIT_WORDS)))
+BASE_PATH = "model.base_path"
 SAID_OTHERWISE = {
     "audit": "level=",
     "audit.also": "",
@@ -78,6 +79,11 @@ class ForgetConfig:
             raise UserError(f"budget must be above 0, got {self.budget}")
         for word in self.words:
             key = word.lstrip("+~").partition("=")[0]
+            if key == BASE_PATH:
+                raise UserError(
+                    f"{key}: a request needs an adapter that names its base itself; this writes "
+                    f"one: unteach export ADAPTER as=adapter to=FOLDER {key}=BASE"
+                )
             if key in SAID_OTHERWISE:
                 instead = SAID_OTHERWISE[key]
                 hint = f"here it is {instead}" if instead else "leave it out"

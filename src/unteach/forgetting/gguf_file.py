@@ -45,7 +45,7 @@ def find_file(model: Path) -> Path:
 
 
 def write_file(model: Path) -> None:
-    """Write the adapter in a folder as a file beside it."""
+    """Write the adapter that a request gives as a file beside its folder."""
     source = trained.find_source(str(model))
     options = save.ExportOptions(form=save.GGUF_ADAPTER)
     with atomic_write(find_file(model)) as temporary, tempfile.TemporaryDirectory() as folder:
