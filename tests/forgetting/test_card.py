@@ -61,6 +61,13 @@ def test_a_card_says_what_was_done_and_what_is_left(tmp_path: Path) -> None:
     assert "forgotten past chance" not in text.lower()
 
 
+@pytest.mark.parametrize("base", ["/data/models/mine", "saves/train/mine", "./mine", "~/mine"])
+def test_no_folder_is_published_even_one_that_is_gone(base: str, tmp_path: Path) -> None:
+    text = write(tmp_path, done={"model_before": base, "budget": None})
+    assert base not in text and "base_model" not in text
+    assert "taken out by NPO, without a budget" in text
+
+
 def test_a_card_does_not_make_better(tmp_path: Path) -> None:
     text = write(
         tmp_path,

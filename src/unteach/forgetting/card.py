@@ -75,15 +75,16 @@ def _describe_request(record: Mapping[str, Any]) -> str:
             "**The result did not meet both its budget and its audit:** it is the best of those "
             "that were tried."
         )
+    budget = done["budget"]
+    under = "without a budget" if budget is None else f"under a budget of {budget:g} nats a token"
     return (
         "# A model that was made to forget\n\n"
         f"The model before knew {format_count(request['num_known'], 'row')} that it was to forget, "
         f"and did not know {num_unknown} more. The record of the request holds a keyed hash of "
         "each row that it knew; no text of them is here.\n\n"
-        f"They were taken out by {escape_markdown(done['method'])}, under a budget of "
-        f"{done['budget']:g} nats a token: what the model says otherwise moved by "
-        f"KL(before || after) = {done['kl']:.3g} nats a token, held by {done['held_by']}. "
-        f"{outcome}\n"
+        f"They were taken out by {escape_markdown(done['method'])}, {under}: what the model says "
+        f"otherwise moved by KL(before || after) = {done['kl']:.3g} nats a token, held by "
+        f"{done['held_by']}. {outcome}\n"
     )
 
 
