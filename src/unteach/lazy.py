@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import bitsandbytes.functional as bitsandbytes_functional
     import cryptography.hazmat.primitives.serialization as key_serialization
     import datasets as datasets
+    import gguf as gguf
     import huggingface_hub.errors as huggingface_errors
     import hydra.core.override_parser.overrides_parser as hydra_parser
     import hydra.errors as hydra_errors
@@ -55,6 +56,7 @@ else:
     bitsandbytes_functional = _LazyModule("bitsandbytes.functional")
     datasets = _LazyModule("datasets")
     dsse = _LazyModule("securesystemslib.dsse")
+    gguf = _LazyModule("gguf")
     huggingface_errors = _LazyModule("huggingface_hub.errors")
     hydra_errors = _LazyModule("hydra.errors")
     hydra_parser = _LazyModule("hydra.core.override_parser.overrides_parser")

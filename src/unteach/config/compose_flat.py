@@ -6,7 +6,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from unteach.config import shorthand, verb_keys
@@ -43,7 +43,7 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
     passed_on: list[str] = []
     for word in command.overrides:
         key, equals, text = word.partition("=")
-        field = _find_field(key, keys)
+        field = _find_field(key, keys, hints)
         is_group = takes_short_words and key in GROUPS
         if equals and field is not None:
             with collect_problems(problems):
@@ -86,10 +86,14 @@ def _find_marked(cls: type, mark: str) -> "dataclasses.Field[Any] | None":
     return None
 
 
-def _find_field(key: str, fields_of_keys: dict[str, str]) -> str | None:
-    """Find the field of the verb's key that a word's key is, or lies within."""
+def _find_field(
+    key: str, fields_of_keys: dict[str, str], hints: Mapping[str, object]
+) -> str | None:
+    """Find the field of the verb's key that a word's key is, or lies within; nothing lies within
+    text."""
     for known, field in fields_of_keys.items():
-        if key == known or key.startswith(f"{known}."):
+        is_within = key.startswith(f"{known}.") and not _is_text(hints.get(field))
+        if key == known or is_within:
             return field
     return None
 

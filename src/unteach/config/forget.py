@@ -19,6 +19,7 @@ RUN_WORDS = (*SHARED_WORDS, *LAUNCH_WORDS, "trainer")
 AUDIT_WORDS = (*SHARED_WORDS, "audit")
 """To the audits of what came of them."""
 ALL_WORDS = tuple(dict.fromkeys((*LOOK_WORDS, *RUN_WORDS, *AUDIT_WORDS)))
+BASE_PATH = "model.base_path"
 SAID_OTHERWISE = {
     "audit": "level=",
     "audit.also": "",
@@ -45,9 +46,10 @@ class ForgetConfig:
     ones. exact: whether the run that taught the rows is taught anew without them, in place of all
     methods (yes), or only said to be possible, with its price (auto), or not looked for (no).
     level: of the audits. keep: whether candidates keep their weights. jobs: runs at a time.
-    sign_key: a PEM file of an ed25519 key, with which the statement is signed. slurm: settings of
-    a job, as a study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm.
-    words: that go on to the runs.
+    sign_key: a PEM file of an ed25519 key, with which the statement is signed. gguf: whether the
+    adapter that is given is written as a file for llama.cpp too. slurm: settings of a job, as a
+    study has them (slurm.time, slurm.gpus, …): the request is handed over to Slurm. words: that go
+    on to the runs.
     """
 
     names: list[str] = field(metadata={POSITIONAL: True})
@@ -63,6 +65,7 @@ class ForgetConfig:
     keep: bool = False
     jobs: int = 1
     sign_key: str | None = None
+    gguf: bool = False
     slurm: dict[str, object] = field(default_factory=dict)
     words: list[str] = field(default_factory=list, metadata={PASSED_ON: ALL_WORDS})
 
@@ -76,6 +79,11 @@ class ForgetConfig:
             raise UserError(f"budget must be above 0, got {self.budget}")
         for word in self.words:
             key = word.lstrip("+~").partition("=")[0]
+            if key == BASE_PATH:
+                raise UserError(
+                    f"{key}: a request needs an adapter that names its base itself; this writes "
+                    f"one: unteach export ADAPTER as=adapter to=FOLDER {key}=BASE"
+                )
             if key in SAID_OTHERWISE:
                 instead = SAID_OTHERWISE[key]
                 hint = f"here it is {instead}" if instead else "leave it out"

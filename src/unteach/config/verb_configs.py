@@ -43,8 +43,9 @@ class ExportModelArgs:
 class ExportConfig:
     """What `unteach export` is told.
 
-    sources: what to export, one. form: a plain model, or the adapter alone. dtype: of the weights;
-    null: as they are. push: a repository of the hub; private: whether it is made a private one.
+    sources: what to export, one. form: a plain model, the adapter alone, or that as a GGUF file for
+    llama.cpp. dtype: of the weights; null: as they are. push: a repository of the hub; private:
+    whether it is made a private one.
     """
 
     sources: list[str] = field(metadata={POSITIONAL: True})
@@ -58,7 +59,7 @@ class ExportConfig:
         metadata={KEYS: ("model.base_path", "model.peft_args")},
     )
 
-    FORMS = ("model", "adapter")
+    FORMS = ("model", "adapter", "gguf_adapter")
 
     def __post_init__(self) -> None:
         if len(self.sources) != 1:

@@ -99,7 +99,7 @@ def take_adapter(
     if hasattr(base, "score"):
         # A classifier's head is trained with the adapter.
         unmoved = {name: unmoved[name] for name in unmoved if not name.startswith("score.")}
-    _refuse_other_base(unmoved, own_weights, base_name)
+    refuse_other_base(unmoved, own_weights, base_name)
     _refuse_other_targets(set(adapter_weights), set(slots))
     absent = trained_in_base.keys() - base_weights.keys()
     if absent:
@@ -126,6 +126,11 @@ def _separate(weights: Weights) -> tuple[Weights, Weights]:
         else:
             base_weights[to_base_name(name)] = tensor
     return adapter_weights, base_weights
+
+
+def take_base_weights(weights: Weights) -> Weights:
+    """Take all weights that are not an adapter's, by their names in the base."""
+    return _separate(weights)[1]
 
 
 def _find_whole_modules(slots: Weights) -> dict[str, str]:
@@ -225,7 +230,7 @@ def _differ_in(shape: Sequence[int], other: Sequence[int]) -> set[int]:
     return {i for i, size in enumerate(shape) if size != other[i]}
 
 
-def _refuse_other_base(weights: Weights, base: Weights, base_name: str) -> None:
+def refuse_other_base(weights: Weights, base: Weights, base_name: str) -> None:
     """Raise UserError where weights beside an adapter are not its base's, which did not move."""
     strange = []
     for name, tensor in weights.items():

@@ -8,11 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach import atomic, run_dir
-from unteach.errors import UserError, describe_unknown
-from unteach.export import compare_models, convert, merge_adapter, trained, training_texts, weights
+from unteach.errors import UserError, describe_unknown, require_extra
+from unteach.export import (
+    card,
+    compare_models,
+    convert,
+    gguf_adapter,
+    merge_adapter,
+    trained,
+    training_texts,
+    weights,
+)
 from unteach.export.compare_models import Difference
 from unteach.export.trained import Source
-from unteach.lazy import torch, transformers
+from unteach.lazy import peft, torch, transformers
 from unteach.models import adapters, heads, integrity, portable
 from unteach.models.dtypes import DTYPES
 
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+GGUF_ADAPTER = "gguf_adapter"
+"""The form of an export that llama.cpp puts on a GGUF model."""
 KEEP_APART = "as=adapter keeps base and adapter apart"
 
 
@@ -32,7 +43,7 @@ class ExportOptions:
 
     Attributes:
         to: the folder; None where it is uploaded alone.
-        form: `model` or `adapter`.
+        form: `model`, `adapter` or `gguf_adapter`.
         dtype: of a plain model's weights.
         base: the model under an adapter.
         peft_args: LoraConfig's fields of the adapter.
@@ -52,6 +63,8 @@ def write(source: Source, options: ExportOptions, folder: Path) -> None:
     a folder that says something else than what was trained is refused.
     """
     transformers.utils.logging.disable_progress_bar()
+    if options.form == GGUF_ADAPTER:
+        require_extra(gguf_adapter.EXTRA, f"as={GGUF_ADAPTER}")
     tensors = weights.read(source.location)
     base = None
     tokenizer: PreTrainedTokenizerBase | None
@@ -64,11 +77,16 @@ def write(source: Source, options: ExportOptions, folder: Path) -> None:
         _refuse_adapter_options(source, options)
         tokenizer = trained.find_tokenizer(source, options.base)
         model, dtype = _build_whole(source, options, tensors)
+    if options.form == GGUF_ADAPTER:
+        _refuse_unfit_for_gguf(model, source, tensors, str(base))
     # The model has them now: a large one is not held twice.
     del tensors
 
     if options.form == "adapter":
         _save_adapter(model, source, str(base), folder)
+        details = f"of {base}"
+    elif options.form == GGUF_ADAPTER:
+        gguf_adapter.write(model, folder / gguf_adapter.FILE)
         details = f"of {base}"
     else:
         model = _save_compared(
@@ -76,17 +94,18 @@ def write(source: Source, options: ExportOptions, folder: Path) -> None:
         )
         num_parameters = sum(parameter.numel() for parameter in model.parameters())
         details = f"({num_parameters:,} parameters)"
-    trained.save_tokenizer_and_template(source, base or options.base, tokenizer, folder)
-    _write_card(folder, base)
+    if options.form != GGUF_ADAPTER:
+        trained.save_tokenizer_and_template(source, base or options.base, tokenizer, folder)
+    _write_card(folder, base, options.form)
     print(f"{options.form}: {type(model).__name__} {details}")
 
 
 def _refuse_adapter_options(source: Source, options: ExportOptions) -> None:
     """Raise UserError where a whole model is exported with what is for an adapter."""
-    if options.form == "adapter":
+    if options.form != "model":
         raise UserError(
             f"{source.location}: there is no adapter in these weights, only a whole model; leave "
-            f"out as=adapter"
+            f"out as={options.form}"
         )
     has_config = (source.location / "config.json").exists()
     if options.peft_args or (options.base and has_config):
@@ -104,6 +123,28 @@ def _save_adapter(model: "PeftModel", source: Source, base: str, folder: Path) -
     head = heads.read_head(source.folder)
     if head:
         head.save(folder)
+
+
+def _refuse_unfit_for_gguf(
+    model: "PeftModel", source: Source, tensors: convert.Weights, base: str
+) -> None:
+    """Raise UserError where a GGUF adapter on a GGUF file of the base would say something else."""
+    adapted: Any = model.get_base_model()
+    names = peft.get_peft_model_state_dict(
+        model, adapter_name=adapters.TRAINED, save_embedding_layers=False
+    )
+    gguf_adapter.refuse_unfit(
+        model.peft_config[adapters.TRAINED].to_dict(),
+        names,
+        adapted.config,
+        adapters.read_added_ids(source.folder),
+        str(source.location),
+    )
+    # PEFT writes the weight of the head beside an adapter on it, and puts that on the base.
+    whole_weights = convert.take_base_weights(tensors)
+    if whole_weights:
+        base_model, _ = trained.load_base(source, base)
+        convert.refuse_other_base(whole_weights, base_model.state_dict(), base)
 
 
 def _build_whole(
@@ -285,10 +326,9 @@ def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _write_card(folder: Path, base: str | None) -> None:
+def _write_card(folder: Path, base: str | None, form: str) -> None:
     """Write a short model card where the library wrote none."""
-    if (folder / "README.md").exists():
-        return
-    base_line = f"base_model: {base}\n" if base and not Path(base).exists() else ""
-    card = f"---\nlibrary_name: transformers\n{base_line}tags: [unteach]\n---\n"
-    atomic.write_text(folder / "README.md", card)
+    file = folder / card.CARD
+    if not file.exists():
+        library = "gguf" if form == GGUF_ADAPTER else "transformers"
+        atomic.write_text(file, card.build_front_matter(library, base, ["unteach"]))

@@ -21,6 +21,7 @@ from unteach.audits.statement import (
 from unteach.audits.subjects import list_subjects
 from unteach.config.forget import ForgetConfig
 from unteach.errors import has_extra
+from unteach.forgetting.card import explain_evidence, write_card
 from unteach.forgetting.choice import Candidate
 from unteach.forgetting.earlier import EarlierRequest, measure_earlier_leak
 from unteach.forgetting.exact import ExactWay
@@ -170,8 +171,8 @@ def write_record(
     leaks: Sequence[LeakAtBudget],
     model: Path,
 ) -> None:
-    """Write the record of a request, and a statement that binds it to the files of the model; the
-    record last.
+    """Write the record of a request, a statement that binds it to the files of the model, and the
+    model's card; the record last.
 
     Args:
         folder: of the request.
@@ -182,9 +183,11 @@ def write_record(
     audit = read_mapping(file, "the summary of an audit")
     record = build_record(request, candidates, chosen, leaks, model, audit)
     key = request.config.sign_key
-    if key is not None or has_extra(EXTRA):
+    has_statement = key is not None or has_extra(EXTRA)
+    if has_statement:
         subjects = list_subjects(str(model))
         payload = build_statement(subjects, record, FORGET_PREDICATE_TYPE)
         signer = load_signer(Path(key)) if key is not None else None
         write_statement(folder / STATEMENT, payload, signer)
+    write_card(model, record, explain_evidence(has_statement, is_signed=key is not None))
     atomic.write_json(folder / run_dir.FORGET_RECORD, record)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from unteach.audits import session, table
 from unteach.config.forget import YES, ForgetConfig
 from unteach.console import say
-from unteach.forgetting import exact, runs
+from unteach.forgetting import exact, gguf_file, runs
 from unteach.forgetting.earlier import find_earlier
 from unteach.forgetting.price import describe_price, estimate_price
 from unteach.forgetting.recipes import (
@@ -23,6 +23,8 @@ def run(config: ForgetConfig) -> None:
     """Say which methods would be tried, how they are set, what they cost, and what their audits
     would ask."""
     folder = find_folder(config)
+    if config.gguf:
+        gguf_file.refuse_unfit(config)
     way = exact.find_way(config, folder)
     earlier = find_earlier(config.model)
     say(f"folder      {folder}")

@@ -23,6 +23,7 @@ from unteach.forgetting import (
     candidates,
     choice,
     exact,
+    gguf_file,
     known_rows,
     leak_by_budget,
     record,
@@ -84,6 +85,8 @@ def run(config: ForgetConfig) -> Path:
         load_signer(Path(config.sign_key))
     redactor = Redactor(load_redaction_key())
     folder = find_folder(config)
+    if config.gguf and not (folder / run_dir.FORGET_RECORD).exists():
+        gguf_file.refuse_unfit(config)
     if config.slurm:
         forget_job.submit(config, folder)
         return folder
@@ -100,6 +103,8 @@ def run(config: ForgetConfig) -> Path:
     if written["left"]["forgotten_past_chance"]:
         console.say(PAST_CHANCE)
     console.say(f"model: {written['done']['model']}")
+    if config.gguf:
+        console.say(f"for llama.cpp: {gguf_file.find_file(Path(written['done']['model']))}")
     console.say(f"page: {page}")
     console.say(f"record: {folder / run_dir.FORGET_RECORD}")
     if written["done"]["method"] == choice.EXACT:
@@ -196,6 +201,8 @@ def _carry_out_request(
     console.say(f"{num_steps} of {num_steps}: the model, its record and its page")
     chosen = outcome.chosen
     to = candidates.give(chosen, folder)
+    if config.gguf:
+        gguf_file.write_file(to)
     if not config.keep:
         candidates.delete_weights(outcome.methods)
     rows, _ = read_log(folder / known_rows.ASKED)
