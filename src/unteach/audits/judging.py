@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unteach.audits.candidates import UNSPACED, Candidates, holds, normalize
+from unteach.audits.candidates import Candidates, holds, normalize
+from unteach.audits.documents import UNSPACED
 from unteach.audits.facts import Fact
 from unteach.audits.probes import Finding, LogProbs
 from unteach.data.reasoning import split_reasoning

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from unteach.audits.audited_model import AuditedModel
+from unteach.audits.taught_rows import TaughtRow
 from unteach.config.schema import ModelConfig
 
 
@@ -22,8 +24,8 @@ class OwnTexts:
     max_tokens: int
 
 
-Rows = tuple[tuple[str, str], ...] | OwnTexts
-"""Questions and their answers, or the model's own texts."""
+Rows = tuple[TaughtRow, ...] | OwnTexts
+"""Rows as files have them, or the model's own texts."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class Lesson:
         batch_size: rows of a step.
         rank: of the LoRA.
         seed: of the LoRA and the order of rows.
+        turns: which answers of a conversation are learned.
     """
 
     rows: Rows
@@ -45,6 +48,7 @@ class Lesson:
     batch_size: int
     rank: int
     seed: int
+    turns: Literal["all", "last"] = "all"
 
     @property
     def label(self) -> str:

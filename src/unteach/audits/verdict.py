@@ -15,7 +15,7 @@ from unteach.audits.attacks.base import (
     AuditContext,
     TrainingAttack,
 )
-from unteach.audits.battery import Findings, find_attack
+from unteach.audits.battery import POLITE, Findings, find_attack
 from unteach.audits.facts import Fact
 from unteach.audits.leak_rates import compute_rates
 
@@ -26,8 +26,6 @@ nothing by finding nothing in another model."""
 KEPT = 0.95
 """A training under which the original loses more than the rest of this share destroys: that it
 finds nothing in another model shows nothing."""
-POLITE = "clean"
-"""The attack that asks politely."""
 
 PAST_CHANCE = (
     "forgotten past chance: more true answers than chance allows are the least likely of their "

@@ -1,6 +1,7 @@
 """`unteach check forget ROWS model=MODEL`: what a request would do, and nothing of it done."""
 
 from unteach.audits import session, table
+from unteach.audits.taught_rows import group_by_row
 from unteach.config.compose import compose
 from unteach.config.forget import ForgetConfig
 from unteach.config.schema import AuditConfig
@@ -13,6 +14,7 @@ from unteach.forgetting.recipes import (
     choose_recipes,
     choose_settings,
 )
+from unteach.forgetting.row_form import can_have_wrong_answers
 from unteach.models import loading
 from unteach.verbs.forget import find_folder
 
@@ -20,17 +22,17 @@ from unteach.verbs.forget import find_folder
 def run(config: ForgetConfig) -> None:
     """Say which methods would be tried, how they are set, and what their audits would ask."""
     folder = find_folder(config)
-    recipes = choose_recipes(config.method)
     look = compose("audit", runs.plan_look(config, folder).overrides)
     assert isinstance(look, AuditConfig)
     look = resolve_files(look)
+    recipes = choose_recipes(config.method, can_have_wrong_answers(look))
     empty = loading.load_empty(look.model)
     plan = session.plan_audit(look, empty)
     num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
     has_adapter = empty.adapter is not None
 
     say(f"folder      {folder}")
-    say(f"rows        {len(plan.context.audited):,} of {config.rows}")
+    say(f"rows        {len(group_by_row(plan.context.audited)):,} of {config.rows}")
     say(f"model       {config.model}: {num_parameters:,} parameters")
     held = config.retain or "text that the model writes itself; retain=FILE gives rows to keep"
     say(f"held by     {held}")

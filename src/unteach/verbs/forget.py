@@ -34,6 +34,7 @@ from unteach.forgetting.earlier import EarlierRequest, add_earlier_rows, find_ea
 from unteach.forgetting.leak_by_budget import LeakAtBudget
 from unteach.forgetting.overlap import refuse_kept_entities, refuse_kept_rows
 from unteach.forgetting.recipes import Recipe, choose_recipes
+from unteach.forgetting.row_form import can_have_wrong_answers
 from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
@@ -55,12 +56,15 @@ def run(config: ForgetConfig) -> Path:
         NotForgotten: no method meets both the budget and the audit; the best one is kept.
         Diverged: no method came to a model.
     """
-    recipes = choose_recipes(config.method)
+    folder = find_folder(config)
+    recipes: Sequence[Recipe] = []
+    if not (folder / run_dir.FORGET_RECORD).exists():
+        look = _compose_audit(runs.plan_look(config, folder))
+        recipes = choose_recipes(config.method, can_have_wrong_answers(look))
     # What cannot be read is refused now, and not after hours.
     if config.sign_key is not None:
         load_signer(Path(config.sign_key))
     redactor = Redactor(load_redaction_key())
-    folder = find_folder(config)
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
@@ -196,7 +200,7 @@ def _refuse_overlap(
     assert forget is not None, "the configuration is checked for it"
     refuse_kept_entities(forget, retain)
     if earlier is not None:
-        refuse_kept_rows(earlier.list_texts(), retain)
+        refuse_kept_rows(earlier.list_words(), retain)
 
 
 def _measure_other_budgets(

@@ -34,14 +34,14 @@ def teach_copy(folder: Path, model: AuditedModel, lesson: Lesson) -> ModelConfig
     if isinstance(lesson.rows, OwnTexts):
         rows = _load_own_texts(folder, model, lesson.rows, lesson.seed)
     else:
-        rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
+        rows = list(lesson.rows)
     key = fingerprints.hash_value(
         [model.identity, asdict(lesson), rows, asdict(model.template.args)]
     )
     home = folder / key[:16]
     home.mkdir(parents=True, exist_ok=True)
     write_lines(home / ROWS, rows)
-    config = _compose(home, model, lesson)
+    config = _compose(home, model, lesson, has_texts="text" in rows[0])
     if not run_dir.is_done(Path(config.paths.output_dir)):
         with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
             train.run(config)
@@ -76,8 +76,12 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
     return rows
 
 
-def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
-    """Compose the training run of a lesson."""
+def _compose(home: Path, model: AuditedModel, lesson: Lesson, has_texts: bool) -> TrainConfig:
+    """Compose the training run of a lesson.
+
+    Args:
+        has_texts: whether its rows are texts, and no questions.
+    """
     words = [
         "model=auto",
         f"model.model_args.{PATH}={home}",
@@ -97,8 +101,10 @@ def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
         "trainer.args.weight_decay=0",
         "trainer.args.save_strategy=no",
     ]
-    if isinstance(lesson.rows, OwnTexts) and model.template.kind != "chat":
+    if has_texts:
         words.append("data.packing=apart")  # a row for each text, however short
+    if lesson.turns == "last":
+        words.append("data.turns=last")
     config = compose("train", words)
     assert isinstance(config, TrainConfig)
     own_model = model.config
