@@ -78,3 +78,7 @@ def teach_by_heart(folder: Path, build: Callable[[int, int], list[Row]], *words:
     ]
     start("train", [*own, *words])
     return folder
+
+
+def read_lines(file: Path) -> list[Row]:
+    return [json.loads(line) for line in file.read_text().splitlines()]

@@ -174,14 +174,13 @@ def test_rows_come_back_in_their_form(asker: Asker) -> None:
     [
         ([{"text": TEXT}, {"text": "Too short."}], r"needs 8 words, .*\(line 2\)"),
         (
-            [{"messages": write_chat("Hi.", "Yes?")[::-1]}],
-            "line 1.*|does not follow one of the user",
-        ),
-        (
             [{"messages": [*write_chat("Who?", "Ann."), {"role": ASSISTANT, "content": "Yes."}]}],
             r"does not follow one of the user.*line 1",
         ),
-        ([{"messages": write_chat("Who?", "Ann.")}, {"text": TEXT}], "by messages, or by text"),
+        (
+            [{"messages": write_chat("Who?", "Ann.")}, {"text": TEXT}],
+            "by messages, or by text",
+        ),
     ],
     ids=["short", "unasked", "mixed"],
 )
@@ -216,3 +215,16 @@ def test_text_files_are_documents(asker: Asker) -> None:
         assert isinstance(composed, AuditConfig)
         plan = session.plan_audit(resolve_files(composed), load_empty(config.model))
         assert len(plan.context.facts) == count
+
+
+def test_rows_that_no_model_was_taught_have_numbers_of_their_own(asker: Asker) -> None:
+    """However documents are packed for training; and a rank of them alone is none."""
+    towns = [f"Town{index}ville" for index in range(8)]
+    rows = []
+    for town in towns:
+        rows.append({"text": TEXT.replace("Oslo", town), "value": town, "kind": "city"})
+    unseen = asker.folder / "unseen.jsonl"
+    unseen.write_text("\n".join(map(json.dumps, rows[4:])))
+    plan = asker.plan(rows[:4], f"holdout={unseen}", "audit.only=[rank,clean]")
+    assert [fact.row for fact in plan.context.facts] == list(range(8))
+    assert "rank" in plan.battery.absent

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from unteach.data.conversations import ASSISTANT, UNSHOWN, Message, is_learned
 from unteach.data.examples import find_row_index
@@ -76,6 +76,17 @@ class FactRow:
         return " ".join([*(turn.content for turn in last.earlier), last.question, last.answer])
 
 
+@runtime_checkable
+class Answered(Protocol):
+    """A dataset of a plugin's, whose rows are questions and answers."""
+
+    def __len__(self) -> int: ...
+
+    def text(self, row: int) -> tuple[str, str]:
+        """Give the question and the answer of a row."""
+        ...
+
+
 def read_rows(stream: Stream) -> list[FactRow]:
     """Read the rows of a stream.
 
@@ -92,8 +103,13 @@ def read_rows(stream: Stream) -> list[FactRow]:
             rows += _read_chats(dataset, first)
         elif isinstance(dataset, QADataset):
             rows += _read_questions(dataset, first)
+        elif isinstance(dataset, Answered):
+            rows += _read_others(stream.name, dataset, first)
         else:
-            rows += _read_others(stream, dataset, first)
+            raise UserError(
+                f"data.{stream.name}: {type(dataset).__name__} has no questions and answers to "
+                "audit, nor chats or documents; give rows of one of these"
+            )
     forms = sorted({row.form for row in rows})
     if len(forms) > 1:
         raise UserError(
@@ -107,12 +123,13 @@ def _read_documents(dataset: PretrainingDataset, first: int) -> list[FactRow]:
     tokenizer = dataset.template.tokenizer
     documents, errors = dataset.read_documents()
     rows = []
-    for number, (row_index, text) in enumerate(documents, first):
+    for row_index, text in documents:
         # A text may be written with its BOS and EOS, which are no words.
         words = text.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
         if words.strip():
             place = errors.list_places([row_index])
             columns = errors.rows[row_index]
+            number = first + len(rows)
             rows.append(FactRow(number, place, "document", columns, document=words))
     return rows
 
@@ -217,23 +234,17 @@ def _build_exchange(
     return Exchange(asked, words, gap, tuple(turns), number)
 
 
-def _read_others(stream: Stream, dataset: Any, first: int) -> list[FactRow]:
-    """Read the rows of a dataset of a plugin's, which gives questions and answers."""
-    if not hasattr(dataset, "text"):
-        raise UserError(
-            f"data.{stream.name}: {type(dataset).__name__} has no questions and answers to audit, "
-            "nor chats or documents; give rows of one of these"
-        )
+def _read_others(name: str, dataset: Answered, first: int) -> list[FactRow]:
+    """Read the rows of a dataset of a plugin's, in a stream of some name."""
     rows = []
     for row in range(len(dataset)):
         place = str(dataset.place(row)) if hasattr(dataset, "place") else f"row {row + 1}"
         question, answer = dataset.text(row)
-        _refuse_no_answer(answer, f"data.{stream.name}: {place}")
+        _refuse_no_answer(answer, f"data.{name}: {place}")
         exchange = Exchange(question.strip(), answer.strip())
-        errors = getattr(dataset, "row_errors", None)
         columns = {}
-        if errors is not None:
-            columns = errors.rows[find_row_index(dataset.examples[row])]
+        if hasattr(dataset, "row_errors") and hasattr(dataset, "examples"):
+            columns = dataset.row_errors.rows[find_row_index(dataset.examples[row])]
         rows.append(FactRow(first + row, place, "question", columns, (exchange,)))
     return rows
 

@@ -25,6 +25,7 @@ from unteach.audits.fact_rows import read_rows
 from unteach.audits.facts import Fact, read_facts
 from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
+from unteach.audits.taught_rows import group_by_row
 from unteach.audits.verdict import Verdict, judge_model
 from unteach.config.audits import WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
@@ -108,7 +109,7 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         row_checks.refuse_other_control(held_out, forget)
         row_checks.refuse_seen_rows(held_out, {"forget": forget, "retain": retain})
         held_out, _ = _thin_out(held_out, settings.max_facts, config.seed)
-        never_seen = _number_never_seen(held_out, len(facts), len(forget_rows))
+        never_seen = _number_never_seen(held_out, len(facts), len(group_by_row(forget)))
         candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
     models = {}
     for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):

@@ -25,9 +25,9 @@ def refuse_kept_entities(forget: Stream, retain: Stream) -> None:
         return
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(entities)))})(?!\w)")
     places = []
-    for index, row in enumerate(read_rows(retain)):
+    for row in read_rows(retain):
         if _find_entity(row) in entities or pattern.search(normalise(row.words)):
-            places.append(retain.locate(index))
+            places.append(row.place)
     if places:
         raise UserError(
             f"retain: rows about what is to be forgotten (column {ENTITY}) are among the rows to "
@@ -43,9 +43,9 @@ def refuse_kept_rows(forget: Sequence[str], retain: Stream) -> None:
     """
     gone = {normalise(words) for words in forget}
     places = []
-    for index, row in enumerate(read_rows(retain)):
+    for row in read_rows(retain):
         if normalise(row.words) in gone:
-            places.append(retain.locate(index))
+            places.append(row.place)
     if places:
         raise UserError(
             "retain: rows that an earlier request took out of this model are among the rows to "
