@@ -122,7 +122,7 @@ def read_rows(stream: Stream) -> list[FactRow]:
 def _read_documents(dataset: PretrainingDataset, first: int) -> list[FactRow]:
     tokenizer = dataset.template.tokenizer
     documents, errors = dataset.read_documents()
-    rows = []
+    rows: list[FactRow] = []
     for row_index, text in documents:
         # A text may be written with its BOS and EOS, which are no words.
         words = text.removeprefix(tokenizer.bos_token or "").removesuffix(tokenizer.eos_token or "")
