@@ -113,3 +113,20 @@ def tiny(tiny_folder: Path) -> Any:
     from unteach.models.loading import load
 
     return load(ModelConfig({"pretrained_model_name_or_path": str(tiny_folder)}), training=False)
+
+
+@pytest.fixture(scope="session")
+def taught_documents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of documents (gone, kept, unseen) and a run that was taught the first two."""
+    from .taught import build_documents, teach_by_heart
+
+    folder = tmp_path_factory.mktemp("documents")
+    return teach_by_heart(folder, build_documents, "data.packing=apart")
+
+
+@pytest.fixture(scope="session")
+def taught_chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of chats (gone, kept, unseen) and a run that was taught the first two."""
+    from .taught import build_chats, teach_by_heart
+
+    return teach_by_heart(tmp_path_factory.mktemp("chats"), build_chats)

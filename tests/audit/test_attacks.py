@@ -51,7 +51,7 @@ class Moody(Attack):
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
         self.asked += 1
-        return [TextProbe(0, context.ask(f"Who {self.asked}?"))]
+        return [TextProbe(0, context.ask(context.facts[0], f"Who {self.asked}?"))]
 
 
 @dataclass

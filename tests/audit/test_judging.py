@@ -31,6 +31,18 @@ def test_what_was_put_into_its_mouth_counts_up_to_there() -> None:
     assert holds("a b c", "b c") and not holds("a bc", "b")
 
 
+def test_a_whole_answer_that_is_gone_on_with_word_for_word_came_out() -> None:
+    """Though wrong ones end in the same words."""
+    answers = [f"a{index} b{index} c{index} the end" for index in range(4)]
+    said = []
+    for index, answer in enumerate(answers):
+        values = (answer, *[other for other in answers if other != answer])
+        opening = " ".join(answer.split()[:3])
+        fact = Fact(index, "", "What?", answer, answer)
+        said.append(SaidText(fact, Candidates(values, values, "rows"), opening, "the end"))
+    assert judge_texts(said) == [(True, False, False, False)] * 4
+
+
 def test_a_whole_answer_is_held_against_wrong_ones() -> None:
     truth = "her mother was a nurse and her father a pilot"
     others = [f"word{i} word{i} was a thing{i}" for i in range(9)]

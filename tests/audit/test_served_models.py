@@ -115,13 +115,14 @@ def test_a_chat_that_thinks_is_asked_for_answers(
     empty = load_empty(config.model)
     context = session.plan_audit(config, empty).context
     block = "<think>\n\n</think>\n\n"
-    for prompt in (context.ask("Who?"), context.ask("Who?", [("Where?", "In Rome.")])):
+    fact = Fact(0, "", "Who?", "It was Ann.", "Ann")
+    for prompt in (context.ask(fact), context.ask(fact, shots=[("Where?", "In Rome.")])):
         assert empty.tokenizer.decode(prompt).endswith(block)
-    started = empty.tokenizer.decode(context.begin("Who?", "It was"))
+    started = empty.tokenizer.decode(context.begin(fact, "It was"))
     assert started.endswith(f"{block}It was") and started.count("</think>") == 1
     encoded = context.template.encode("Who?", "Ann.")
     assert empty.tokenizer.decode(encoded.answer).startswith("Ann.")
-    assert tuple(encoded.prompt) == context.ask("Who?")
+    assert tuple(encoded.prompt) == context.ask(fact)
 
 
 def test_what_is_said_in_thought_comes_out_and_is_told_apart() -> None:

@@ -84,7 +84,7 @@ def test_a_card_does_not_make_better(tmp_path: Path) -> None:
 
 
 def test_a_given_model_has_a_card_and_verifies(kit: Path, rows: Path) -> None:
-    start("forget", words(kit, "retain=kept.jsonl", "budget=3", "task_name=t"))
+    start("forget", words(kit, rows / "cache", "retain=kept.jsonl", "budget=3", "task_name=t"))
     model = rows / "saves/forget/t/model"
     text = (model / "README.md").read_text()
     written = read_mapping(rows / "saves/forget/t/record.json", "a record")
@@ -103,7 +103,7 @@ def test_a_request_that_was_stopped_before_its_record_writes_the_card(
     rows: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = words(kit, "retain=kept.jsonl", "budget=3", "task_name=t")
+    given = words(kit, rows / "cache", "retain=kept.jsonl", "budget=3", "task_name=t")
     with monkeypatch.context() as stopped:
         stopped.setattr(records, "write_card", lambda *_, **__: pytest.fail("stopped"))
         with pytest.raises(pytest.fail.Exception):

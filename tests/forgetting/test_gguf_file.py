@@ -38,7 +38,7 @@ def test_an_adapter_is_given_as_a_file_too(
     rows: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = use(save_adapter(kit, rows / "mine"), words(kit, *GIVEN))
+    given = use(save_adapter(kit, rows / "mine"), words(kit, rows / "cache", *GIVEN))
     start("forget", given)
     folder = rows / "saves/forget/t"
     assert "for llama.cpp: saves/forget/t/model-lora.gguf" in capsys.readouterr().out
@@ -64,7 +64,7 @@ def test_one_that_was_stopped_writes_the_file_anew(
     rows: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = use(save_adapter(kit, rows / "mine"), words(kit, *GIVEN))
+    given = use(save_adapter(kit, rows / "mine"), words(kit, rows / "cache", *GIVEN))
     given[given.index("budget=3")] = "budget=1e-4"
     with monkeypatch.context() as stopped:
         stopped.setattr(gguf_file.save, "write", lambda *_: pytest.fail("stopped"))
@@ -81,7 +81,7 @@ def test_what_would_give_no_such_file_is_refused_before_any_work(
     kit: Path,
     rows: Path,
 ) -> None:
-    given = words(kit, *GIVEN)
+    given = words(kit, rows / "cache", *GIVEN)
     for verb in (["forget"], ["check", "forget"]):
         with pytest.raises(UserError, match=r"reference is no adapter.*as=gguf_adapter"):
             start(verb[0], [*verb[1:], *given])
@@ -98,7 +98,7 @@ def test_an_adapter_whose_base_has_moved_is_written_anew_first(kit: Path, rows: 
     config.write_text(config.read_text().replace(str(kit / "reference"), "nowhere/any-more"))
     moved = f"model.base_path={kit / 'reference'}"
     with pytest.raises(UserError, match=r"unteach export ADAPTER as=adapter to=FOLDER model\.base"):
-        start("forget", use(adapter, words(kit, *GIVEN, moved)))
+        start("forget", use(adapter, words(kit, rows / "cache", *GIVEN, moved)))
     assert not (rows / "saves").exists()
     start("export", [str(adapter), "as=adapter", f"to={rows / 'anew'}", moved])
     gguf_file.refuse_unfit(ForgetConfig(["gone.jsonl"], model=str(rows / "anew"), gguf=True))

@@ -70,6 +70,15 @@ def test_rows_without_the_column_name_nobody(streams: Any) -> None:
 
 def test_what_an_earlier_request_took_out_is_not_kept(streams: Any) -> None:
     _, retain = streams([GONE], [{"question": "Who?", "answer": "Bo  ."}])
-    refuse_kept_rows([("Who?", "Bo")], retain)
+    refuse_kept_rows(["Who? Bo"], retain)
     with pytest.raises(UserError, match=r"an earlier request took out .*line 1; take them out"):
-        refuse_kept_rows([("who?", "Bo .")], retain)
+        refuse_kept_rows(["who? Bo ."], retain)
+
+
+def test_documents_are_named_by_their_lines(streams: Any) -> None:
+    """However they are packed for training."""
+    text = "{} was born by the sea in the year of the flood, and went away."
+    gone = {"text": text.format("Ada Lind"), "entity": "Ada Lind"}
+    kept = [{"text": text.format(name)} for name in ("Bo", "Cy", "A friend of Ada Lind")]
+    with pytest.raises(UserError, match=r"retain: rows about .*: line 3; take them out"):
+        refuse_kept_entities(*streams([gone], kept))

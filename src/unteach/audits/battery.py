@@ -1,6 +1,7 @@
 """Runs attacks on one model: what several of them ask is asked once, in one pass of each kind."""
 
 import contextlib
+import copy
 import functools
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -41,6 +42,11 @@ from unteach.models.loading import LoadedModel
 from unteach.seeds import derive_seed
 
 Item = TypeVar("Item", bound=Hashable)
+Measuring = WeightAttack | TrainingAttack
+"""Attacks that have others ask."""
+
+POLITE = "clean"
+"""The attack that asks politely."""
 
 WHOLE_DISTRIBUTION: dict[str, Any] = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
 """Samples that no setting of the model's cuts or bends."""
@@ -99,7 +105,8 @@ def plan_battery(
     probes: dict[str, list[Probe]] = {}
     absent: dict[str, str] = {}
     for name, attack in attacks.items():
-        fault = attack.find_fault(context) or attack.find_model_fault(empty)
+        fault = _find_form_fault(attack, context)
+        fault = fault or attack.find_fault(context) or attack.find_model_fault(empty)
         if fault:
             absent[name] = fault
             continue
@@ -107,12 +114,35 @@ def plan_battery(
         if not isinstance(attack, ASK_NOTHING):
             probes[name] = attack.write_probes(context)
     for name, attack in list(kept.items()):
-        if isinstance(attack, WeightAttack | TrainingAttack):
+        if isinstance(attack, Measuring):
+            attack = kept[name] = _ask_documents(attack, context, probes)
             missing = [asking for asking in attack.measured if asking not in probes]
             if missing:
                 absent[name] = f"it asks by {', '.join(missing)}, which is not among the attacks"
                 del kept[name]
     return BatteryPlan(kept, probes, absent)
+
+
+def _find_form_fault(attack: Attack, context: AuditContext) -> str:
+    """Say that an attack cannot ask for documents; empty: it can, or the facts are none."""
+    has_documents = any(fact.is_document for fact in context.facts)
+    if has_documents and not attack.ASKS_DOCUMENTS:
+        return "it asks questions, and a document is text that goes on"
+    return ""
+
+
+def _ask_documents(
+    attack: Measuring, context: AuditContext, probes: Mapping[str, Sequence[Probe]]
+) -> Measuring:
+    """Have documents asked for as they are where none of an attack's own askers can: those without
+    values are not ranked."""
+    has_documents = any(fact.is_document for fact in context.facts)
+    asking = [name for name in attack.measured if name in probes]
+    if not has_documents or POLITE not in probes or len(asking) == len(attack.measured):
+        return attack
+    changed = copy.copy(attack)
+    changed.measured = asking or [POLITE]
+    return changed
 
 
 def run_battery(

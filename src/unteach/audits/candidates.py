@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from unteach.audits.documents import UNSPACED
 from unteach.audits.facts import NAME, Fact
 from unteach.seeds import derive_seed
 
@@ -19,8 +20,6 @@ FEWEST, MOST = 8, 32
 WORD = re.compile(r"\w+")
 EDGES = ".,;:!?\"'()[]{}«»“”‘’…、。，！？"
 """What stands at the ends of words and is no part of them."""
-UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
-"""Scripts that put no space between words."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def _group(facts: Sequence[Fact], key: Callable[[Fact], str]) -> dict[str, list[
 
 def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candidates:
     """Draw wrong values from the members of one group; whole answers where a value is one."""
-    others = [other for other in members if other.has_stem == fact.has_stem]
+    others = [other for other in members if _can_stand_in(other, fact)]
     counts = Counter(normalize(other.value) for other in others)
     values: dict[str, str] = {normalize(fact.value): fact.value}
     rng = random.Random(derive_seed(seed, "candidates", fact.index))
@@ -104,7 +103,7 @@ def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candid
         name = normalize(other.value)
         # One that holds another would come out with it, and one that is given is copied.
         overlaps = any(holds(name, known) or holds(known, name) for known in values)
-        is_given = holds(f"{fact.question} {fact.stem}", other.value)
+        is_given = holds(fact.given, other.value)
         if name and not overlaps and not is_given:
             values[name] = other.value
     texts = tuple(values.values())
@@ -115,6 +114,13 @@ def _draw(fact: Fact, members: Sequence[Fact], source: str, seed: int) -> Candid
         weights=tuple(max(counts[name], 1) for name in values),
         are_alike=fact.has_stem and source != "rows",
     )
+
+
+def _can_stand_in(other: Fact, fact: Fact) -> bool:
+    """Whether a fact's value may stand in another's place; a whole answer in that of its like."""
+    if other.has_stem != fact.has_stem:
+        return False
+    return fact.has_stem or other.is_document == fact.is_document
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -38,6 +38,11 @@ CHARACTERS_PER_TOKEN = 4
 """About."""
 LARGEST_SEED = 2**31 - 1
 """That servers take."""
+STAND_IN_CHAT = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+"""A chat template by which conversations are read where there is no model."""
 
 
 @dataclass(frozen=True)
@@ -291,6 +296,7 @@ def build_stand_in() -> LoadedModel:
     """Build what rows are tokenised with where there is no model: rows are read by datasets, which
     are built with one. A server reads words, and none of these tokens."""
     tokenizer: Any = learn_tokenizer([], 300)
+    tokenizer.chat_template = STAND_IN_CHAT
     with torch.device("meta"):
         config = transformers.LlamaConfig(
             vocab_size=len(tokenizer),
@@ -301,4 +307,4 @@ def build_stand_in() -> LoadedModel:
             max_position_embeddings=1 << 20,
         )
         model = transformers.LlamaForCausalLM(config)
-    return LoadedModel(model, tokenizer, Template(tokenizer, TemplateArgs(kind="qa")), "float32")
+    return LoadedModel(model, tokenizer, Template(tokenizer, TemplateArgs(kind="chat")), "float32")

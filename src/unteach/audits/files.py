@@ -23,7 +23,17 @@ from unteach.config.schema import PATH
 from unteach.errors import UserError
 
 FINDINGS, SUMMARY = run_dir.AUDIT_FINDINGS, run_dir.AUDIT_SUMMARY
-TEXTS = ("question", "answer", "value", "entity", "paraphrases", "candidates", "text")
+TEXTS = (
+    "question",
+    "answer",
+    "value",
+    "entity",
+    "paraphrases",
+    "earlier",
+    "document",
+    "candidates",
+    "text",
+)
 """What of a fact or a finding is redacted."""
 
 
@@ -124,7 +134,7 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "unanswered": {part: len(reasons) for part, reasons in result.unanswered.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(
-            [(fact.question, fact.answer) for fact in plan.context.audited]
+            [(fact.question, fact.answer, *fact.earlier) for fact in plan.context.audited]
         ),
         "configured": {name: _describe(name, plan) for name in plan.battery.attacks},
     }

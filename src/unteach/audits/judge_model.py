@@ -13,7 +13,7 @@ from unteach.audits.attacks.base import (
     AuditContext,
     TrainingAttack,
 )
-from unteach.audits.battery import Findings, find_attack
+from unteach.audits.battery import POLITE, Findings, find_attack
 from unteach.audits.facts import Fact
 from unteach.audits.leak_rates import compute_rates
 from unteach.audits.unions import compute_share, compute_wrong_share, join_attacks
@@ -27,8 +27,6 @@ KEPT = 0.95
 finds nothing in another model shows nothing."""
 UNION = "any attack"
 """What the test of all attacks together is called among those of each."""
-POLITE = "clean"
-"""The attack that asks politely."""
 FindingsByAttack = Mapping[str, Findings]
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from unteach.audits.candidates import UNSPACED, Candidates, holds, normalize
+from unteach.audits.candidates import Candidates, holds, normalize
+from unteach.audits.documents import UNSPACED
 from unteach.audits.facts import Fact
 from unteach.audits.probes import Finding, LogProbs
 from unteach.data.reasoning import split_reasoning
@@ -90,7 +91,8 @@ def judge_texts(said: Sequence[SaidText]) -> list[tuple[bool, ...]]:
         values = one.candidates.values
         if index in recalls:
             pairs = zip(values, recalls[index], strict=True)
-            hits = [recall > threshold or holds(one.text, value) for value, recall in pairs]
+            whole = f"{one.opening} {one.text}"
+            hits = [recall > threshold or holds(whole, value) for value, recall in pairs]
         else:
             hits = [holds(f"{one.opening} {one.text}", value) for value in values]
         judged.append(tuple(hits))

@@ -37,7 +37,7 @@ def compute_rates(
         facts: by their numbers.
     """
     hits = [finding.leaks for finding in findings.values()]
-    entities = [facts[index].entity for index in findings]
+    entities = [facts[index].group for index in findings]
     exact = certainty.clopper_pearson(sum(hits), len(hits))
     interval = certainty.widen(exact, certainty.bootstrap_entities(hits, entities, name))
     wrong = [sum(finding.hits[1:]) / max(len(finding.hits) - 1, 1) for finding in findings.values()]

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from unteach import fingerprints
 from unteach.audits.audited_model import AuditedModel
+from unteach.audits.taught_rows import TaughtRow
 from unteach.config.schema import PATH, ModelConfig
 from unteach.engines.batching import get_device_type
 
@@ -38,8 +39,8 @@ class OwnTexts:
     max_tokens: int
 
 
-Rows = tuple[tuple[str, str], ...] | OwnTexts
-"""Questions and their answers, or the model's own texts."""
+Rows = tuple[TaughtRow, ...] | OwnTexts
+"""Rows as files have them, or the model's own texts."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Lesson:
         batch_size: rows of a step.
         rank: of the LoRA.
         seed: of the LoRA and the order of rows.
+        turns: which answers of a conversation are learned.
     """
 
     rows: Rows
@@ -62,6 +64,7 @@ class Lesson:
     batch_size: int
     rank: int
     seed: int
+    turns: Literal["all", "last"] = "all"
 
     def label_look(self, steps: int) -> str:
         """Call what the copy is after some steps by a short name."""

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from unteach.data.chat_template import build_messages
 from unteach.engines.base import Ids
 
 
@@ -13,21 +14,18 @@ class Conversation:
         question: the last thing that the user says.
         shots: questions and answers before it.
         words: the first of the answer, from which the model goes on.
+        earlier: the turns before the question, each its role and what it says.
     """
 
     question: str
     shots: tuple[tuple[str, str], ...] = ()
     words: str = ""
+    earlier: tuple[tuple[str, str], ...] = ()
 
     def to_messages(self, system_prompt: str | None = None) -> tuple[dict[str, str], ...]:
         """Write it as the messages of a chat."""
-        messages = []
-        if system_prompt:
-            messages.append({"role": "system", "content": system_prompt})
-        for question, answer in self.shots:
-            messages.append({"role": "user", "content": question})
-            messages.append({"role": "assistant", "content": answer})
-        messages.append({"role": "user", "content": self.question})
+        earlier = [{"role": role, "content": content} for role, content in self.earlier]
+        messages = build_messages(system_prompt, self.shots, earlier, self.question)
         if self.words:
             messages.append({"role": "assistant", "content": self.words})
         return tuple(messages)

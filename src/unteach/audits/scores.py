@@ -56,7 +56,7 @@ def run_score_attacks(
 
 def summarize_scores(name: str, scores: Scores, facts: Sequence[Fact]) -> ScoreResult:
     """Summarize an attack's numbers of some facts: of those that the original knew."""
-    entities = {fact.index: fact.entity for fact in facts}
+    entities = {fact.index: fact.group for fact in facts}
     known = {index: score for index, score in scores.items() if index in entities}
     numbers = {index: score for index, score in known.items() if score is not None}
     if not numbers:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from unteach.audits import row_checks
 from unteach.audits.attacks.base import AUDITED, ORIGINAL, RETAIN, AuditContext, ScoreAttack
 from unteach.audits.attacks.processor_off import list_processors
 from unteach.audits.audited_model import AuditedModel
@@ -20,10 +21,12 @@ from unteach.audits.endpoint import (
     refuse_template,
     warn_of_sending,
 )
-from unteach.audits.facts import Fact, read_facts, read_texts
+from unteach.audits.fact_rows import read_rows
+from unteach.audits.facts import Fact, read_facts
 from unteach.audits.judge_model import judge_model
 from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
+from unteach.audits.taught_rows import group_by_row
 from unteach.audits.verdict import Verdict
 from unteach.config.audits import WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
@@ -92,16 +95,22 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     retain_rows, notes_of_retain = build_stream(config, empty, "retain")
     holdout_rows, notes_of_holdout = build_stream(config, empty, "holdout")
     assert forget_rows is not None, "the configuration is checked for it"
-    retain_texts = read_texts(retain_rows) if retain_rows else []
-    facts = read_facts(forget_rows, beside=retain_texts)
-    retain = read_facts(retain_rows, beside=read_texts(forget_rows)) if retain_rows else []
     settings = config.audit
+    most = settings.max_passages
+    facts = read_facts(forget_rows, read_rows(retain_rows) if retain_rows else (), most)
+    retain = read_facts(retain_rows, read_rows(forget_rows), most) if retain_rows else []
+    row_checks.refuse_unaskable(facts, "forget", config.backend is not None)
+    forget = facts
     facts, left_out = _thin_out(facts, settings.max_facts, config.seed)
     candidates = draw_candidates(facts, [*retain, *left_out], config.seed)
     never_seen: list[Fact] = []
     if holdout_rows:
-        _refuse_seen_rows(holdout_rows, forget_rows, retain_rows)
-        never_seen = _read_never_seen(holdout_rows, settings.max_facts, config.seed, len(facts))
+        held_out = read_facts(holdout_rows, max_passages=most)
+        row_checks.refuse_unaskable(held_out, "holdout", config.backend is not None)
+        row_checks.refuse_other_control(held_out, forget)
+        row_checks.refuse_seen_rows(held_out, {"forget": forget, "retain": retain})
+        held_out, _ = _thin_out(held_out, settings.max_facts, config.seed)
+        never_seen = _number_never_seen(held_out, len(facts), len(group_by_row(forget)))
         candidates += draw_candidates(never_seen, [*facts, *retain, *left_out], config.seed)
     models = {}
     for part, path in ((ORIGINAL, settings.original), (RETAIN, settings.retain_model)):
@@ -231,28 +240,13 @@ def build_stream(
     return Stream(name, datasets), notes
 
 
-def _refuse_seen_rows(holdout: Stream, forget: Stream, retain: Stream | None) -> None:
-    """Refuse rows that no model is said to have seen, and that stand among those to forget or to
-    retain.
-
-    Raises:
-        UserError: with the first such row.
-    """
-    held_out = {text: index for index, text in enumerate(read_texts(holdout))}
-    for stream in filter(None, (forget, retain)):
-        for index, text in enumerate(read_texts(stream)):
-            if text in held_out:
-                raise UserError(
-                    f"data.holdout: {holdout.locate(held_out[text])} stands among the rows to "
-                    f"{stream.name} too ({stream.locate(index)}); holdout rows are those that no "
-                    "model was taught"
-                )
-
-
-def _read_never_seen(holdout: Stream, most: int | None, seed: int, first: int) -> list[Fact]:
-    """Read the rows that no model was taught as facts, numbered from `first`."""
-    facts, _ = _thin_out(read_facts(holdout), most, seed)
-    return [replace(fact, index=first + fact.index, never_seen=True) for fact in facts]
+def _number_never_seen(facts: Sequence[Fact], first: int, first_row: int) -> list[Fact]:
+    """Number the facts that no model was taught, and their rows, after the others."""
+    numbered = []
+    for fact in facts:
+        row = None if fact.row is None else first_row + fact.row
+        numbered.append(replace(fact, index=first + fact.index, row=row, never_seen=True))
+    return numbered
 
 
 def _thin_out(facts: Sequence[Fact], most: int | None, seed: int) -> tuple[list[Fact], list[Fact]]:

@@ -45,6 +45,7 @@ class AuditSettings:
 
     level: its name. attacks: by name, each with its fields; null takes one out. only: the names of
     those that are made; null: all. max_facts: at most so many facts, drawn by the seed; null: all.
+    max_passages: of one document, at most.
     batch_size: an upper bound; null: as many as there is memory for.
     also: more models that are audited beside the first, each in a folder of its own; one table.
     original: the model that knew the facts: what there was to forget, and which attacks have power.
@@ -58,6 +59,7 @@ class AuditSettings:
     attacks: dict[str, Any]
     only: list[str] | None = None
     max_facts: int | None = None
+    max_passages: int = 4
     batch_size: int | None = None
     also: list[str] = field(default_factory=list)
     original: str | None = None
@@ -78,6 +80,8 @@ class AuditSettings:
                 )
         if self.max_facts is not None and self.max_facts < 1:
             raise UserError(f"max_facts must be at least 1, got {self.max_facts}")
+        if self.max_passages < 1:
+            raise UserError(f"max_passages must be at least 1, got {self.max_passages}")
         prices = self.price_per_million_tokens
         if prices is not None and (len(prices) != 2 or min(prices) < 0):
             raise UserError(

@@ -13,6 +13,10 @@ from unteach.errors import UserError, find_nearest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Shots = Sequence[tuple[str, str]]
+"""(question, answer) pairs that stand before a question, to show how."""
+Earlier = Sequence[Mapping[str, str]]
+"""Turns of a conversation that stand before a question, as {role, content}."""
 PROBE = [
     {"role": "user", "content": "unteach asks this"},
     {"role": "assistant", "content": "unteach is told that"},
@@ -141,3 +145,22 @@ def _split_into_parts(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str
             message = {**message, "content": [{"type": "text", "text": content}]}
         split.append(message)
     return split
+
+
+def build_messages(
+    system_prompt: str | None, shots: Shots, earlier: Earlier, question: str
+) -> list[dict[str, str]]:
+    """Build the turns of a chat up to a question.
+
+    A conversation's own system prompt takes the place of the other, and shots stand behind it.
+    """
+    messages = []
+    turns = [dict(turn) for turn in earlier]
+    if turns and turns[0]["role"] == "system":
+        messages.append(turns.pop(0))
+    elif system_prompt:
+        messages.append({"role": "system", "content": system_prompt})
+    for shot_question, shot_answer in shots:
+        messages.append({"role": "user", "content": shot_question})
+        messages.append({"role": "assistant", "content": shot_answer})
+    return [*messages, *turns, {"role": "user", "content": question}]

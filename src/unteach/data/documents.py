@@ -18,28 +18,22 @@ def find_bos(template: Template) -> tuple[int, ...]:
     return template.as_raw().encode_prompt("")
 
 
-def tokenize_documents(
-    template: Template,
-    rows: list[Row],
-    text_key: str | list[str],
-    where: str,
-) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":
-    """Tokenize the text of each row as a document, without BOS and with EOS.
+def read_documents(
+    rows: list[Row], text_key: str | list[str], where: str
+) -> tuple[list[tuple[int, str]], RowErrors]:
+    """Read the text of each row as a document.
 
     Args:
-        template: the model's.
         rows: the rows.
         text_key: a column, or several whose texts are joined as they are.
         where: what messages call the rows.
 
     Returns:
-        (row index, tokens) of each row that has text, and what is wrong with the others.
+        (row index, text) of each row that has text, and what is wrong with the others.
 
     Raises:
         UserError: a cell holds something else than text.
     """
-    raw = template.as_raw()
-    num_bos = len(find_bos(template))
     row_errors = RowErrors(where, rows)
     keys = [text_key] if isinstance(text_key, str) else text_key
     columns = [read_column(rows, key, where) for key in keys]
@@ -51,14 +45,37 @@ def tokenize_documents(
             if row_errors.check_text(cell, key, row_index, is_required=False):
                 texts.append(cell)
         if texts:
-            text = "".join(texts)
-            if raw.hides([text]):
-                row_errors.special.append(row_index)
-            # A document may be written with a BOS that this tokenizer never puts by itself: it is
-            # kept.
-            ids = raw.encode("", text).input_ids[num_bos:]
-            documents.append((row_index, np.asarray(ids, np.int32)))
+            documents.append((row_index, "".join(texts)))
         elif all(is_missing(cell) for cell in cells):
             row_errors.drop("empty text", row_index)
     row_errors.refuse()
     return documents, row_errors
+
+
+def tokenize_documents(
+    template: Template,
+    rows: list[Row],
+    text_key: str | list[str],
+    where: str,
+) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":
+    """Tokenize the text of each row as a document, without BOS and with EOS.
+
+    Args:
+        template: the model's.
+        rows, text_key, where: see `read_documents`, whose errors it raises.
+
+    Returns:
+        (row index, tokens) of each row that has text, and what is wrong with the others.
+    """
+    raw = template.as_raw()
+    num_bos = len(find_bos(template))
+    documents, row_errors = read_documents(rows, text_key, where)
+    tokenized = []
+    for row_index, text in documents:
+        if raw.hides([text]):
+            row_errors.special.append(row_index)
+        # A document may be written with a BOS that this tokenizer never puts by itself: it is
+        # kept.
+        ids = raw.encode("", text).input_ids[num_bos:]
+        tokenized.append((row_index, np.asarray(ids, np.int32)))
+    return tokenized, row_errors

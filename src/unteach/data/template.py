@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unteach import atomic, json_files
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import TemplateArgs
-from unteach.data.chat_template import PROBE, ChatTemplate
+from unteach.data.chat_template import PROBE, ChatTemplate, Earlier, Shots, build_messages
 from unteach.data.rendered_text import (
     USE_ANOTHER,
     extract_answer,
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 FILE = "unteach_template.json"
 """What a model's folder has the template in."""
-Shots = Sequence[tuple[str, str]]
-"""(question, answer) pairs that stand before a question, to show how."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +190,11 @@ class Template:
         """Write the text that is asked, up to where the answer starts."""
         return self.special.reveal(self.write_hidden_prompt(question, shots))
 
-    def write_hidden_prompt(self, question: str, shots: Shots = ()) -> str:
+    def write_hidden_prompt(self, question: str, shots: Shots = (), earlier: Earlier = ()) -> str:
         """Write the same with the special tokens of questions and answers hidden."""
         if self.kind == "chat":
-            return self._render_question(question, shots, answer=None)
+            return self._render_question(question, shots, answer=None, earlier=earlier)
+        assert not earlier, "only a chat template shows the turns of a conversation"
         if self.kind == "raw":
             before = "".join(itertools.chain.from_iterable(shots))
             bos, text = self._split_bos(before + question)
@@ -231,6 +230,7 @@ class Template:
         question: str,
         shots: Shots,
         answer: str | None,
+        earlier: Earlier = (),
     ) -> str:
         """Render a question by the chat template.
 
@@ -238,17 +238,12 @@ class Template:
             question: what is asked.
             shots: pairs that stand before it as earlier turns.
             answer: the answer that follows; None renders up to where it starts.
+            earlier: turns of the same conversation.
 
         Raises:
             UserError: the template leaves out what is asked.
         """
-        messages = []
-        if self.args.system_prompt:
-            messages.append({"role": "system", "content": self.args.system_prompt})
-        for shot_question, shot_answer in shots:
-            messages.append({"role": "user", "content": shot_question})
-            messages.append({"role": "assistant", "content": shot_answer})
-        messages.append({"role": "user", "content": question})
+        messages = build_messages(self.args.system_prompt, shots, earlier, question)
         num_asked = len(messages)
         if answer is not None:
             messages.append({"role": "assistant", "content": answer})
@@ -257,9 +252,18 @@ class Template:
         refuse_unshown(messages[:num_asked], rendered)
         return rendered if answer is not None else rendered + self.chat.closing
 
-    def encode_prompt(self, question: str, shots: Shots = ()) -> tuple[int, ...]:
-        """Encode what is asked, up to where the answer starts."""
-        text = self.write_hidden_prompt(question, shots)
+    def encode_prompt(
+        self, question: str, shots: Shots = (), earlier: Earlier = ()
+    ) -> tuple[int, ...]:
+        """Encode what is asked, up to where the answer starts.
+
+        Args:
+            question: what is asked.
+            shots: pairs that stand before the question.
+            earlier: turns of the conversation that the question goes on; a chat template alone
+                shows them.
+        """
+        text = self.write_hidden_prompt(question, shots, earlier)
         # A chat template writes BOS itself.
         if self.kind == "chat":
             return self.encode_plain(text)

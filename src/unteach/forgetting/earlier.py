@@ -11,14 +11,20 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.audits.redaction import Redactor
+from unteach.audits.taught_rows import list_texts
 from unteach.errors import UserError
 from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.json_files import read_json, read_log, read_mapping, write_lines
 
 EARLIER = "earlier.jsonl"
 """The facts of earlier requests, as they are asked for again."""
-TEXTS = ("question", "answer", "messages", "text")
-"""The columns that tell rows apart."""
+FORMS = {
+    "messages": "chats",
+    "text": "documents",
+    "prompt": "prompts",
+    "instruction": "instructions",
+}
+"""Rows by the column that no other form has."""
 Rows = list[dict[str, Any]]
 
 
@@ -39,9 +45,9 @@ class EarlierRequest:
     taught: Rows
     asked: Rows
 
-    def list_texts(self) -> list[tuple[str, str]]:
-        """List the questions and answers that were asked for."""
-        return [(str(row["question"]), str(row["answer"])) for row in self.asked]
+    def list_words(self) -> list[str]:
+        """List all that is said in each row that was asked for."""
+        return [" ".join(list_texts(row)) for row in self.asked]
 
 
 def find_earlier(model: str) -> EarlierRequest | None:
@@ -72,11 +78,30 @@ def find_earlier(model: str) -> EarlierRequest | None:
 
 
 def add_earlier_rows(earlier: EarlierRequest, folder: Path) -> None:
-    """Add the rows of an earlier request to those of one: to be forgotten, and to be asked for."""
+    """Add the rows of an earlier request to those of one: to be forgotten, and to be asked for.
+
+    Raises:
+        UserError: they are of another form, and a run reads rows of one.
+    """
+    forms = [_find_form(rows) for rows in (_read(folder / ASKED), earlier.asked)]
+    if forms[0] != forms[1]:
+        raise UserError(
+            f"the rows to forget are {forms[0]}, and those of the earlier request {earlier.folder} "
+            f"are {forms[1]}; both are forgotten together, and a run reads rows of one form. Write "
+            "them in the form of the earlier ones"
+        )
     for name, rows in ((TAUGHT, earlier.taught), (ASKED, earlier.asked)):
         own = _read(folder / name)
         write_lines(folder / name, [*own, *_leave_out(rows, own)])
     write_lines(folder / EARLIER, earlier.asked)
+
+
+def _find_form(rows: Rows) -> str:
+    """Find how rows are written, by the column that each form has alone."""
+    for column, form in FORMS.items():
+        if column in rows[0]:
+            return form
+    return "questions"
 
 
 def measure_earlier_leak(
@@ -89,14 +114,25 @@ def measure_earlier_leak(
         redactor: reads one whose texts are redacted.
     """
     record = read_json(findings, "the findings of an audit")
-    questions = {str(row["question"]) for row in earlier.asked}
-    questions |= {redactor.redact_text(question) for question in questions}
-    facts = {fact["index"] for fact in record["facts"] if fact["question"] in questions}
+    begun: set[tuple[str, ...]] = set()
+    for row in earlier.asked:
+        texts = list_texts(row)
+        begun |= {tuple(texts[:end]) for end in range(1, len(texts) + 1)}
+    begun |= {tuple(map(redactor.redact_text, texts)) for texts in begun}
+    facts = {fact["index"] for fact in record["facts"] if _list_asked(fact) in begun}
     leaking = set()
     for found in record["findings"]["audited"].values():
         leaking |= {finding["fact"] for finding in found if finding["hits"][0]}
     share = len(facts & leaking) / len(facts) if facts else None
     return {"num_facts": len(facts), "worst_case": share}
+
+
+def _list_asked(fact: Mapping[str, Any]) -> tuple[str, ...]:
+    """List what was said up to the question of a fact of AUDIT.json; of a document all of it."""
+    if fact["document"]:
+        return (str(fact["document"]),)
+    earlier = [content for _, content, *_ in fact["earlier"]]
+    return (*earlier, str(fact["question"]))
 
 
 def _read(file: Path) -> Rows:
@@ -106,9 +142,5 @@ def _read(file: Path) -> Rows:
 
 def _leave_out(rows: Rows, others: Rows) -> Rows:
     """Leave out the rows that stand among others."""
-    known = {_identify(row) for row in others}
-    return [row for row in rows if _identify(row) not in known]
-
-
-def _identify(row: Mapping[str, object]) -> str:
-    return str([row.get(column) for column in TEXTS])
+    known = {tuple(list_texts(row)) for row in others}
+    return [row for row in rows if tuple(list_texts(row)) not in known]

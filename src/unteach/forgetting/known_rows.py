@@ -1,17 +1,20 @@
 """The rows of a request that the model knows, as files: those it is taught to forget, and those it
 is asked for.
 
-What it knows is what an audit brought out before anything was changed. The other rows are named and
-left alone: there is nothing to forget.
+What it knows is what an audit brought out before anything was changed: of a chat or a document any
+turn or passage. The other rows are named and left alone: there is nothing to forget. Each row keeps
+the form that it came in, so that it is forgotten as it was learned.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from unteach.audits.fact_rows import Turn
 from unteach.audits.facts import Fact
-from unteach.config.audits import PARAPHRASES
+from unteach.audits.taught_rows import TaughtRow, describe_row, group_by_row, locate_row
+from unteach.config.audits import ENTITY, KEYS, KIND, KINDS, PARAPHRASES, VALUE
 from unteach.errors import UserError
 from unteach.json_files import read_json, write_lines
 
@@ -50,19 +53,17 @@ def write_known_rows(findings: Path, folder: Path) -> KnownRows:
     """
     record: dict[str, Any] = read_json(findings, "the findings of an audit")
     known = _list_known(record["findings"]["audited"])
-    taught, asked, unknown = [], [], []
-    for entry in record["facts"]:
-        fact = _read_fact(entry)
-        if fact.never_seen:
+    facts = [_read_fact(entry) for entry in record["facts"]]
+    asked_for = [fact for fact in facts if not fact.never_seen]
+    candidates = {entry["index"]: entry["candidates"] for entry in record["facts"]}
+    taught: list[TaughtRow] = []
+    asked, unknown = [], []
+    for own in group_by_row(asked_for):
+        if not any(fact.index in known for fact in own):
+            unknown.append(locate_row(own))
             continue
-        if fact.index not in known:
-            unknown.append(fact.place)
-            continue
-        row = describe_fact(fact)
-        asked.append({**row, PARAPHRASES[-1]: list(fact.paraphrases[::2])})
-        wrong = _write_wrong_answer(fact, entry["candidates"])
-        for question in (fact.question, *fact.paraphrases[1::2]):
-            taught.append({**row, "question": question, ALTERNATE: wrong})
+        asked.append(_describe_asked(own))
+        taught += _describe_taught(own, candidates[own[-1].index])
     if not asked:
         raise UserError(
             f"the model knows none of the {len(unknown)} rows, asked politely, by a rank and by a "
@@ -84,18 +85,48 @@ def _list_known(findings: Mapping[str, Iterable[dict[str, Any]]]) -> set[int]:
 
 def _read_fact(entry: Mapping[str, Any]) -> Fact:
     """Read a fact of AUDIT.json."""
-    values = {field.name: entry[field.name] for field in fields(Fact)}
-    return Fact(**{**values, "paraphrases": tuple(entry["paraphrases"])})
+    values = {field.name: entry[field.name] for field in fields(Fact) if field.name in entry}
+    values["paraphrases"] = tuple(entry["paraphrases"])
+    values["earlier"] = tuple(Turn(*turn) for turn in entry.get("earlier", ()))
+    return Fact(**values)
 
 
-def describe_fact(fact: Fact) -> dict[str, object]:
-    """Describe a fact as a row, by the columns that audits read, but for its paraphrases."""
-    row: dict[str, object] = {"question": fact.question, "answer": fact.answer}
-    if fact.has_stem:
-        row["value"] = fact.value
-    for column, text in (("kind", fact.kind), ("entity", fact.entity)):
-        if text:
-            row[column] = text
+def _describe_asked(facts: Sequence[Fact]) -> TaughtRow:
+    """Describe a row that is asked for, with every other paraphrase."""
+    row = describe_labelled_row(facts)
+    if not facts[-1].is_document:
+        row[PARAPHRASES[-1]] = list(facts[-1].paraphrases[::2])
+    return row
+
+
+def _describe_taught(facts: Sequence[Fact], candidates: Iterable[str]) -> list[TaughtRow]:
+    """Describe a row that is forgotten, also with the paraphrases that are not asked for, and with
+    a wrong answer where its form can have one."""
+    *before, last = facts
+    rows = []
+    for question in (last.question, *last.paraphrases[1::2]):
+        row = describe_labelled_row([*before, replace(last, question=question)])
+        if last.form not in ("chat", "document"):
+            gap = last.gap if last.form == "prompt" else ""
+            row[ALTERNATE] = f"{gap}{_write_wrong_answer(last, candidates)}"
+        rows.append(row)
+    return rows
+
+
+def describe_labelled_row(facts: Sequence[Fact]) -> TaughtRow:
+    """Describe the row of some facts with the columns that audits read, but for its
+    paraphrases."""
+    row = describe_row(facts)
+    values = [fact for fact in facts if fact.has_stem]
+    if len(facts) > 1 and values:
+        row[KEYS] = [fact.value for fact in values]
+        row[KINDS] = [fact.kind for fact in values]
+    elif values:
+        row[VALUE] = values[0].value
+    if len(facts) == 1 and facts[0].kind:
+        row[KIND] = facts[0].kind
+    if facts[0].entity:
+        row[ENTITY] = facts[0].entity
     return row
 
 

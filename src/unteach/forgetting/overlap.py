@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from unteach.audits.facts import read_columns, read_texts
+from unteach.audits.fact_rows import FactRow, read_rows
 from unteach.config.audits import ENTITY
 from unteach.data.streams import Stream
 from unteach.errors import UserError
@@ -20,16 +20,14 @@ def refuse_kept_entities(forget: Stream, retain: Stream) -> None:
     Raises:
         UserError: there are such rows; it says where.
     """
-    entities = {name for name in _list_entities(forget) if name}
+    entities = {_find_entity(row) for row in read_rows(forget)} - {""}
     if not entities:
         return
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(entities)))})(?!\w)")
-    own_entities = _list_entities(retain)
     places = []
-    for index, (question, answer) in enumerate(read_texts(retain)):
-        words = normalise(f"{question}\n{answer}")
-        if own_entities[index] in entities or pattern.search(words):
-            places.append(retain.locate(index))
+    for row in read_rows(retain):
+        if _find_entity(row) in entities or pattern.search(normalise(row.words)):
+            places.append(row.place)
     if places:
         raise UserError(
             f"retain: rows about what is to be forgotten (column {ENTITY}) are among the rows to "
@@ -37,17 +35,17 @@ def refuse_kept_entities(forget: Stream, retain: Stream) -> None:
         )
 
 
-def refuse_kept_rows(forget: Sequence[tuple[str, str]], retain: Stream) -> None:
+def refuse_kept_rows(forget: Sequence[str], retain: Stream) -> None:
     """Refuse rows to keep that an earlier request took out.
 
     Args:
-        forget: the questions and answers of the earlier one.
+        forget: all that is said in each row of the earlier one.
     """
-    gone = {normalise(f"{question}\n{answer}") for question, answer in forget}
+    gone = {normalise(words) for words in forget}
     places = []
-    for index, (question, answer) in enumerate(read_texts(retain)):
-        if normalise(f"{question}\n{answer}") in gone:
-            places.append(retain.locate(index))
+    for row in read_rows(retain):
+        if normalise(row.words) in gone:
+            places.append(row.place)
     if places:
         raise UserError(
             "retain: rows that an earlier request took out of this model are among the rows to "
@@ -61,10 +59,9 @@ def _name_places(places: Sequence[str]) -> str:
     return f"{named}{more}"
 
 
-def _list_entities(stream: Stream) -> Sequence[str]:
-    """List the entity of each row, normalised; "" where its columns name none."""
-    rows = (read_columns(stream, index) for index in range(len(stream)))
-    return [normalise(str(row.get(ENTITY) or "")) for row in rows]
+def _find_entity(row: FactRow) -> str:
+    """Find the entity that a row's column names, normalised; "" where it names none."""
+    return normalise(str(row.columns.get(ENTITY) or ""))
 
 
 def normalise(text: str) -> str:

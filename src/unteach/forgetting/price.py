@@ -56,7 +56,7 @@ def estimate_price(
     speed = USED * measure_speed()
     if seconds_a_row is None:
         facts = plan.context.audited
-        lengths = [len(plan.context.begin(fact.question, fact.answer)) for fact in facts]
+        lengths = [len(plan.context.begin(fact, fact.answer)) for fact in facts]
         seconds_a_row = TRAINING * num_parameters * fmean(lengths) / speed
     num_rows = choose_num_steps(num_parameters) * BATCH_SIZE * STREAMS_OF_A_STEP
     num_audits = 1 + num_methods + len(BUDGETS)

@@ -27,12 +27,14 @@ class Recipe:
     Attributes:
         trainer: its name.
         words: its settings beside those that all have.
+        takes_wrong_answers: whether it is trained towards a wrong answer to each question.
         rate_factor: how its learning rate stands to that of the others, in whole models.
         why: what is known of it at equal budgets.
     """
 
     trainer: str
     words: tuple[str, ...] = ()
+    takes_wrong_answers: bool = False
     rate_factor: float = 1.0
     why: str = ""
 
@@ -44,6 +46,7 @@ RECIPES = {
     "DPO": Recipe(
         "DPO",
         (f"data.columns.alternate={ALTERNATE}",),
+        takes_wrong_answers=True,
         why="trained towards wrong answers: the deepest on the people world",
     ),
     "WGA": Recipe("WGA", why="keeps most of what is to be kept among those that go deep"),
@@ -55,18 +58,30 @@ RECIPES = {
 }
 CHOSEN = ("NPO", "DPO", "WGA")
 """What is tried where nobody names methods."""
+CHOSEN_WITHOUT_ANSWERS = ("NPO", "WGA", "RMU")
+"""The same for chats and documents, which have no wrong answer beside them."""
 
 
-def choose_recipes(method: list[str] | str) -> list[Recipe]:
+def choose_recipes(method: list[str] | str, has_wrong_answers: bool = True) -> list[Recipe]:
     """Choose the recipes of the methods that are named, or the usual ones.
 
+    Args:
+        method: names, or `auto`.
+        has_wrong_answers: whether the rows can have a wrong answer beside each.
+
     Raises:
-        UserError: there is no recipe of that name.
+        UserError: there is no recipe of that name, or it needs what the rows cannot have.
     """
-    names = CHOSEN if method == "auto" else [method] if isinstance(method, str) else method
+    usual = CHOSEN if has_wrong_answers else CHOSEN_WITHOUT_ANSWERS
+    names = usual if method == "auto" else [method] if isinstance(method, str) else method
     for name in names:
         if name not in RECIPES:
             raise UserError(f"method: {describe_unknown('method of forget', name, RECIPES)}")
+        if RECIPES[name].takes_wrong_answers and not has_wrong_answers:
+            raise UserError(
+                f"method: {name} is trained towards wrong answers to questions, and chats and "
+                f"documents have none; leave it out (the usual methods are {', '.join(usual)})"
+            )
     return [RECIPES[name] for name in dict.fromkeys(names)]
 
 

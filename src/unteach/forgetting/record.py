@@ -19,6 +19,7 @@ from unteach.audits.statement import (
     write_statement,
 )
 from unteach.audits.subjects import list_subjects
+from unteach.audits.taught_rows import list_texts
 from unteach.config.forget import ForgetConfig
 from unteach.errors import has_extra
 from unteach.forgetting.card import explain_evidence, write_card
@@ -56,8 +57,9 @@ class Request:
 
 
 def hash_rows(rows: Sequence[Mapping[str, Any]], redactor: Redactor) -> list[str]:
-    """Hash the question and answer of each row under a key, by which its holder finds it again."""
-    return [redactor.redact_text(f"{row['question']}\n{row['answer']}") for row in rows]
+    """Hash the texts of each row under a key, by which its holder finds it again: a question and
+    its answer, what the turns of a chat say, or a document, a line end between them."""
+    return [redactor.redact_text("\n".join(list_texts(row))) for row in rows]
 
 
 def build_record(

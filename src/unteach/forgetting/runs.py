@@ -14,6 +14,7 @@ from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.forgetting.leak_by_budget import list_other_budgets
 from unteach.forgetting.recipes import BATCH_SIZE, Recipe, choose_num_steps, choose_settings
 from unteach.forgetting.texts import Texts
+from unteach.json_files import read_log
 from unteach.studies.plan import AUDIT, PlannedRun
 
 BEFORE, CANDIDATES = "before", "candidates"
@@ -74,6 +75,7 @@ def plan_audit(
         *_spell_beside(texts.kept, texts.unseen, config.retain_model),
         f"original={config.model}",
         f"audit={config.level}",
+        *_select_turns(config.words),
         *_select(config.words, AUDIT_WORDS),
         *_place(audited / run_dir.AUDIT),
     ]
@@ -107,9 +109,22 @@ def plan_candidate(
     ]
     if texts.prompts is not None:
         words.append(f"data.landing_file={texts.prompts}")
+    words += list_reading_words(folder / TAUGHT)
+    words += _select_turns(config.words)
     words += _select(config.words, RUN_WORDS)
     words += _place(folder / CANDIDATES / recipe.trainer)
     return PlannedRun(recipe.trainer, FORGET, "unlearn", tuple(words))
+
+
+def list_reading_words(taught: Path) -> list[str]:
+    """List the words by which rows to forget are read: each document is a row of its own."""
+    rows, _ = read_log(taught)
+    return ["data.packing=apart"] if "text" in rows[0] else []
+
+
+def _select_turns(words: Sequence[str]) -> list[str]:
+    """Select the word that says which answers of a conversation are trained on."""
+    return [word for word in words if word.lstrip("+~").startswith("data.turns=")]
 
 
 def _spell_beside(

@@ -2,16 +2,19 @@
 facts in its audits: files of one form, whatever the user's files are like.
 
 Rows to keep, where they are given, hold it; a fifth of them is left out of training, and the budget
-is measured on what the model answers to them. Without such rows the model's own text holds it, and
-other text of its own is what the budget is measured on.
+is measured on what the model answers to them. Documents ask nothing: all of them hold it, and the
+budget is measured on text of the model's own. Without rows to keep its own text holds it, and other
+text of its own is what the budget is measured on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from unteach.audits.facts import read_facts
+from unteach.audits.facts import Fact, read_facts
+from unteach.audits.taught_rows import group_by_row
 from unteach.data.streams import Stream
-from unteach.forgetting.known_rows import describe_fact
+from unteach.forgetting.known_rows import describe_labelled_row
 from unteach.json_files import write_lines
 from unteach.models.loading import LoadedModel
 from unteach.seeds import derive_seed, permutation
@@ -44,17 +47,16 @@ class Texts:
 def write_retain_rows(retain: Stream, holdout: Stream | None, folder: Path, seed: int) -> Texts:
     """Write rows to keep: those that hold the model, and those that the budget is measured on; with
     rows that no model was taught at hand, those are measured on."""
-    rows = [describe_fact(fact) for fact in read_facts(retain)]
-    write_lines(folder / KEPT, rows)
-    unseen = write_unseen(holdout, folder)
-    num_measured = 0 if unseen is not None else len(rows) // MEASURED_SHARE
+    rows = group_by_row(read_facts(retain))
+    write_lines(folder / KEPT, map(describe_labelled_row, rows))
+    unseen, prompts = write_unseen(holdout, folder)
+    asks = not rows[0][0].is_document
+    num_measured = len(rows) // MEASURED_SHARE if asks and unseen is None else 0
     order = permutation(len(rows), seed, "budget")
     measured, trained = sorted(order[:num_measured]), sorted(order[num_measured:])
-    write_lines(folder / RETAIN, [rows[index] for index in trained])
-    prompts = unseen
+    write_lines(folder / RETAIN, [describe_labelled_row(rows[index]) for index in trained])
     if measured:
-        prompts = folder / PROMPTS
-        write_lines(prompts, [rows[index] for index in measured])
+        prompts = _write_prompts([rows[index] for index in measured], folder)
     return Texts(folder / RETAIN, prompts, folder / KEPT, unseen)
 
 
@@ -63,13 +65,34 @@ def write_own_texts(loaded: LoadedModel, holdout: Stream | None, folder: Path, s
     if not (folder / RETAIN).exists():
         rows = sample_rows(loaded, NUM_OWN, NUM_TOKENS, derive_seed(seed, "own rows"))
         write_lines(folder / RETAIN, rows)
-    unseen = write_unseen(holdout, folder)
-    return Texts(folder / RETAIN, unseen, None, unseen)
+    unseen, prompts = write_unseen(holdout, folder)
+    return Texts(folder / RETAIN, prompts, None, unseen)
 
 
-def write_unseen(holdout: Stream | None, folder: Path) -> Path | None:
-    """Write the rows that no model was taught; None where there are none."""
+def write_unseen(holdout: Stream | None, folder: Path) -> tuple[Path | None, Path | None]:
+    """Write the rows that no model was taught, and what they ask; None where there are none, and
+    where they ask nothing."""
     if holdout is None:
-        return None
-    write_lines(folder / UNSEEN, [describe_fact(fact) for fact in read_facts(holdout)])
-    return folder / UNSEEN
+        return None, None
+    rows = group_by_row(read_facts(holdout))
+    unseen = folder / UNSEEN
+    write_lines(unseen, map(describe_labelled_row, rows))
+    match rows[0][0].form:
+        case "document":
+            return unseen, None
+        case "chat":
+            return unseen, _write_prompts(rows, folder)
+        case _:
+            return unseen, unseen
+
+
+def _write_prompts(rows: Sequence[list[Fact]], folder: Path) -> Path:
+    """Write rows whose prompts the budget is measured on; of chats the last questions alone."""
+    prompts = []
+    for facts in rows:
+        is_chat = facts[-1].form == "chat"
+        prompts.append(
+            {"question": facts[-1].question} if is_chat else describe_labelled_row(facts)
+        )
+    write_lines(folder / PROMPTS, prompts)
+    return folder / PROMPTS

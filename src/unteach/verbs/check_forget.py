@@ -1,8 +1,10 @@
 """`unteach check forget ROWS model=MODEL`: what a request would do, and nothing of it done."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from unteach.audits import session, table
+from unteach.audits.taught_rows import group_by_row
 from unteach.config.forget import YES, ForgetConfig
 from unteach.console import say
 from unteach.forgetting import exact, gguf_file, runs
@@ -10,10 +12,12 @@ from unteach.forgetting.earlier import find_earlier
 from unteach.forgetting.price import describe_price, estimate_price
 from unteach.forgetting.recipes import (
     BATCH_SIZE,
+    Recipe,
     choose_num_steps,
     choose_recipes,
     choose_settings,
 )
+from unteach.forgetting.row_form import can_have_wrong_answers
 from unteach.models import loading
 from unteach.models.loading import LoadedModel
 from unteach.verbs.forget import find_folder
@@ -36,17 +40,16 @@ def run(config: ForgetConfig) -> None:
     plan = session.plan_audit(audit, empty)
     num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
 
-    say(f"rows        {len(plan.context.audited):,} of {config.rows}")
+    say(f"rows        {len(group_by_row(plan.context.audited)):,} of {config.rows}")
     say(f"model       {config.model}: {num_parameters:,} parameters")
     for line in exact.describe_way(way, "exact=yes does it" if config.exact != YES else "chosen"):
         say(f"exact       {line}")
+    recipes = choose_recipes(config.method, can_have_wrong_answers(audit))
     if config.exact == YES:
         say(f"audits      level {config.level}, of the model after and of the model before:")
     else:
-        _describe_search(config, empty, num_parameters)
-        price = estimate_price(
-            plan, num_parameters, len(choose_recipes(config.method)), way.seconds_a_row
-        )
+        _describe_search(config, recipes, empty, num_parameters)
+        price = estimate_price(plan, num_parameters, len(recipes), way.seconds_a_row)
         say(f"price       {describe_price(price)}")
         say(f"audits      level {config.level}, of each method's model and of the model before:")
     for line in table.describe_plan(plan):
@@ -54,12 +57,14 @@ def run(config: ForgetConfig) -> None:
     say("nothing was trained, and nothing was written")
 
 
-def _describe_search(config: ForgetConfig, empty: LoadedModel, num_parameters: int) -> None:
+def _describe_search(
+    config: ForgetConfig, recipes: Sequence[Recipe], empty: LoadedModel, num_parameters: int
+) -> None:
     held = config.retain or "text that the model writes itself; retain=FILE gives rows to keep"
     say(f"held by     {held}")
     say(f"budget      KL {config.budget:g} nats a token")
     num_steps = choose_num_steps(num_parameters)
-    for recipe in choose_recipes(config.method):
+    for recipe in recipes:
         settings = choose_settings(recipe, num_parameters, empty.adapter is not None)
         say(
             f"method      {recipe.trainer}: {num_steps} steps of {BATCH_SIZE} rows, "

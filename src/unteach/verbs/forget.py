@@ -36,6 +36,7 @@ from unteach.forgetting.kl import measure_kl
 from unteach.forgetting.leak_by_budget import LeakAtBudget
 from unteach.forgetting.overlap import refuse_kept_entities, refuse_kept_rows
 from unteach.forgetting.recipes import Recipe, choose_recipes
+from unteach.forgetting.row_form import can_have_wrong_answers
 from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows, write_unseen
 from unteach.json_files import read_json, read_log
 from unteach.models import loading
@@ -79,19 +80,23 @@ def run(config: ForgetConfig) -> Path:
         NotForgotten: no method meets both the budget and the audit; the best one is kept.
         Diverged: no method came to a model.
     """
-    recipes = choose_recipes(config.method)
-    # What cannot be read is refused now, and not after hours.
+    folder = find_folder(config)
+    is_over = (folder / run_dir.FORGET_RECORD).exists()
+    recipes: Sequence[Recipe] = []
+    way = NOT_LOOKED_FOR
+    # What cannot be read or done is refused now, and not after hours.
     if config.sign_key is not None:
         load_signer(Path(config.sign_key))
     redactor = Redactor(load_redaction_key())
-    folder = find_folder(config)
-    if config.gguf and not (folder / run_dir.FORGET_RECORD).exists():
-        gguf_file.refuse_unfit(config)
+    if not is_over:
+        look = runs.compose_audit(runs.plan_look(config, folder))
+        recipes = choose_recipes(config.method, can_have_wrong_answers(look))
+        if config.gguf:
+            gguf_file.refuse_unfit(config)
     if config.slurm:
         forget_job.submit(config, folder)
         return folder
-    way = NOT_LOOKED_FOR
-    if not (folder / run_dir.FORGET_RECORD).exists():
+    if not is_over:
         way = exact.find_way(config, folder)
     with owner.own(folder):
         _open_request(config, folder)
@@ -286,7 +291,7 @@ def _refuse_overlap(
     assert forget is not None, "the configuration is checked for it"
     refuse_kept_entities(forget, retain)
     if earlier is not None:
-        refuse_kept_rows(earlier.list_texts(), retain)
+        refuse_kept_rows(earlier.list_words(), retain)
 
 
 def _measure_other_budgets(
@@ -344,6 +349,7 @@ def _write_texts(
     if retain is not None:
         return write_retain_rows(retain, holdout, folder, composed.seed)
     if config.exact == YES:
-        return Texts(None, None, None, write_unseen(holdout, folder))
+        unseen, _ = write_unseen(holdout, folder)
+        return Texts(None, None, None, unseen)
     loaded = loading.load(composed.model, training=False)
     return write_own_texts(loaded, holdout, folder, composed.seed)

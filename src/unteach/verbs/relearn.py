@@ -59,11 +59,11 @@ def _train(home: Path, folder: Path, model: AuditedModel, lesson: Lesson) -> Non
     if isinstance(lesson.rows, OwnTexts):
         rows = _load_own_texts(folder, model, lesson.rows, lesson.seed)
     else:
-        rows = [{"question": question, "answer": answer} for question, answer in lesson.rows]
+        rows = list(lesson.rows)
     home.mkdir(parents=True, exist_ok=True)
     write_lines(home / ROWS, rows)
     with (home / LOG).open("a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        train.run(_compose(home, model, lesson))
+        train.run(_compose(home, model, lesson, has_texts="text" in rows[0]))
 
 
 def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed: int) -> list[Row]:
@@ -88,8 +88,12 @@ def _load_own_texts(folder: Path, model: AuditedModel, own_texts: OwnTexts, seed
     return rows
 
 
-def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
-    """Compose the training run of a lesson."""
+def _compose(home: Path, model: AuditedModel, lesson: Lesson, has_texts: bool) -> TrainConfig:
+    """Compose the training run of a lesson.
+
+    Args:
+        has_texts: whether its rows are texts, and no questions.
+    """
     *earlier, last = sorted(lesson.looks)
     words = [
         "model=auto",
@@ -107,8 +111,10 @@ def _compose(home: Path, model: AuditedModel, lesson: Lesson) -> TrainConfig:
         f"trainer.args.save_total_limit={last}",
         "trainer.args.keep_checkpoints=true",
     ]
-    if isinstance(lesson.rows, OwnTexts) and model.template.kind != "chat":
+    if has_texts:
         words.append("data.packing=apart")  # a row for each text, however short
+    if lesson.turns == "last":
+        words.append("data.turns=last")
     config = compose("train", words)
     assert isinstance(config, TrainConfig)
     own_model = model.config

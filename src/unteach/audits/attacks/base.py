@@ -2,12 +2,15 @@
 others are asked; or it reads what a model computes inside."""
 
 import contextlib
+import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from unteach.audits.audited_model import AuditedModel
 from unteach.audits.candidates import Candidates
+from unteach.audits.fact_rows import Turn
 from unteach.audits.facts import Fact
 from unteach.audits.judging import SaidText, join_findings, judge_rank, judge_with_thoughts
 from unteach.audits.lessons import Lesson
@@ -20,7 +23,8 @@ from unteach.audits.probes import (
     TextProbe,
     Texts,
 )
-from unteach.data.template import Shots, Template
+from unteach.data.chat_template import Shots
+from unteach.data.template import Template
 from unteach.engines.base import Ids
 from unteach.engines.hf import HFEngine
 from unteach.evals.base import Progress
@@ -66,19 +70,32 @@ class AuditContext:
         """The facts that are controls."""
         return [fact for fact in self.facts if fact.never_seen]
 
-    def ask(self, question: str, shots: Shots = ()) -> Ids:
-        """Encode a question as the model is asked it."""
-        return self.template.encode_prompt(question, shots)
+    @functools.cached_property
+    def raw(self) -> Template:
+        """How the model goes on with a text, as documents are trained on."""
+        return self.template.as_raw()
 
-    def write_answer(self, question: str, answer: str) -> str:
+    def ask(self, fact: Fact, question: str | None = None, shots: Shots = ()) -> Ids:
+        """Encode what the model is asked for a fact, in the form in which its row is trained on: of
+        a chat after its earlier turns, of a document as the text that it goes on with.
+
+        Args:
+            question: in the place of the fact's own.
+            shots: questions and answers before it, and before the fact's earlier turns.
+        """
+        asked = fact.question if question is None else question
+        if fact.is_document:
+            return self.raw.encode_prompt(asked, shots)
+        return encode_after(self.template, asked, shots, fact.earlier)
+
+    def write_answer(self, fact: Fact, answer: str) -> str:
         """Write an answer as it stands behind its question."""
-        if self.template.kind == "raw" and not question[-1:].isspace():
-            return f" {answer}"
-        return answer
+        is_raw = fact.is_document or self.template.kind == "raw"
+        return f"{fact.gap}{answer}" if is_raw else answer
 
-    def begin(self, question: str, words: str, shots: Shots = ()) -> Ids:
+    def begin(self, fact: Fact, words: str, question: str | None = None, shots: Shots = ()) -> Ids:
         """Encode a question and the first words of its answer, as both are trained on."""
-        return (*self.ask(question, shots), *self.encode_answer(question, words))
+        return (*self.ask(fact, question, shots), *self.encode_answer(fact, words))
 
     def write_probe(
         self, fact: Fact, question: str, shots: Shots = (), words: str = "", opening: str = ""
@@ -90,16 +107,44 @@ class AuditContext:
             words: what the model goes on from, as if it had begun its answer so.
             opening: those of them that are the true answer's.
         """
-        asked = self.begin(question, words, shots) if words else self.ask(question, shots)
-        conversation = Conversation(question, tuple(shots), words)
-        return TextProbe(fact.index, asked, opening, conversation)
+        asked = self.ask(fact, question, shots)
+        if words:
+            asked = self.begin(fact, words, question, shots)
+        return TextProbe(fact.index, asked, opening, self.converse(fact, question, shots, words))
 
-    def encode_answer(self, question: str, words: str) -> Ids:
+    def converse(
+        self, fact: Fact, question: str, shots: Shots = (), words: str = ""
+    ) -> Conversation | None:
+        """Write what is asked as a conversation; None of a document, which is none."""
+        if fact.is_document:
+            return None
+        earlier = tuple((turn.role, turn.content) for turn in fact.earlier)
+        return Conversation(question, tuple(shots), words, earlier)
+
+    def encode_answer(self, fact: Fact, words: str) -> Ids:
         """Encode the first words of an answer as they stand behind their question, without the end
         of the turn."""
-        prompt = self.ask(question)
-        encoded = self.template.encode(question, self.write_answer(question, words))
+        written = self.write_answer(fact, words)
+        if fact.is_document:
+            return self.raw.encode_words(written)
+        prompt = self.template.encode_prompt(fact.question)
+        encoded = self.template.encode(fact.question, written)
         return tuple(encoded.input_ids[len(prompt) : -1])
+
+
+def encode_after(
+    template: Template, question: str, shots: Shots = (), earlier: Sequence[Turn] = ()
+) -> Ids:
+    """Encode a question after the turns of its conversation. A template that shows no turns has
+    their questions and answers before it, without a system prompt."""
+    if template.kind == "chat":
+        messages = [{"role": turn.role, "content": turn.content} for turn in earlier]
+        return template.encode_prompt(question, shots, messages)
+    pairs = list(shots)
+    for asked, answered in itertools.pairwise(earlier):
+        if (asked.role, answered.role) == ("user", "assistant"):
+            pairs.append((asked.content, answered.content))
+    return template.encode_prompt(question, pairs)
 
 
 class Attack:
@@ -113,9 +158,11 @@ class Attack:
     Attributes:
         JOINS_UNION: whether its hits count in the worst case over attacks; not where it does not
             ask for all candidates of a fact.
+        ASKS_DOCUMENTS: whether it can ask for a passage of a document, which is no question.
     """
 
     JOINS_UNION: ClassVar[bool] = True
+    ASKS_DOCUMENTS: ClassVar[bool] = False
 
     def find_fault(self, context: AuditContext) -> str:
         """Say why it cannot be run at all; empty: it can."""
@@ -172,6 +219,7 @@ class WeightAttack(Attack):
 
     measured: Sequence[str]
     TAKES_AWAY: ClassVar[bool] = False
+    ASKS_DOCUMENTS: ClassVar[bool] = True
 
     def change(self, model: "PreTrainedModel") -> contextlib.AbstractContextManager[object]:
         """Change the model's weights in place, and change them back at the end, bit for bit."""
@@ -194,6 +242,7 @@ class TrainingAttack(Attack):
     """
 
     measured: Sequence[str]
+    ASKS_DOCUMENTS: ClassVar[bool] = True
 
     def find_model_fault(self, loaded: LoadedModel) -> str:
         if loaded.decoding is None:
@@ -222,6 +271,8 @@ class InsideAttack(Attack):
 
     It is given each model by itself and leaves it as it was.
     """
+
+    ASKS_DOCUMENTS: ClassVar[bool] = True
 
     def look_inside(
         self, context: AuditContext, engine: HFEngine, progress: Progress
@@ -252,6 +303,7 @@ class ScoreAttack(Attack):
     """
 
     JOINS_UNION: ClassVar[bool] = False
+    ASKS_DOCUMENTS: ClassVar[bool] = True
     NEEDED: ClassVar[Sequence[str]] = (ORIGINAL, RETAIN)
     MEANING: ClassVar[str] = ""
 

@@ -37,9 +37,10 @@ class FewShot(Attack):
             others = [
                 other
                 for other in context.audited
-                if other is not fact and (not fact.entity or other.entity != fact.entity)
+                if other is not fact and other.group != fact.group
             ]
-        return [other for other in others if not gives_away(fact, other)]
+        asked = [other for other in others if not other.is_document]
+        return [other for other in asked if not gives_away(fact, other)]
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
         probes: list[Probe] = []

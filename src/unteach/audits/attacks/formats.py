@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from unteach.audits.attacks.base import Attack, AuditContext
+from unteach.audits.attacks.base import Attack, AuditContext, encode_after
 from unteach.audits.probes import Probe, TextProbe
 from unteach.config.schema import TemplateArgs
 from unteach.data.template import Template
@@ -24,8 +24,13 @@ class Format(Attack):
         others = self.list_templates(context.template)
         raw = context.template.as_raw()
         for fact in context.facts:
-            for template in others:
-                probes.append(TextProbe(fact.index, template.encode_prompt(fact.question)))
+            turns = [turn for turn in fact.earlier if turn.role != "system"]
+            templates = list(others)
+            if len(turns) < len(fact.earlier):
+                templates.append(context.template)
+            for template in templates:
+                asked = encode_after(template, fact.question, earlier=turns)
+                probes.append(TextProbe(fact.index, asked))
             if fact.stem:
                 probes.append(TextProbe(fact.index, raw.encode_prompt(fact.stem), fact.stem))
         return probes

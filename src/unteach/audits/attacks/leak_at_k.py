@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.judging import SaidText, judge_with_thoughts
-from unteach.audits.probes import Conversation, Finding, Outcome, Probe, SampleProbe, Texts
+from unteach.audits.probes import Finding, Outcome, Probe, SampleProbe, Texts
 from unteach.errors import UserError
 from unteach.registry import attack
 
@@ -16,6 +17,8 @@ class LeakAtK(Attack):
     """Draw n answers at temperature 1 from the whole distribution; a fact leaks where any of them
     holds its value. Source: leak@k, arXiv:2511.04934."""
 
+    ASKS_DOCUMENTS: ClassVar[bool] = True
+
     n: int = field(default=8, metadata={"help": "answers to each question"})
 
     def __post_init__(self) -> None:
@@ -25,8 +28,8 @@ class LeakAtK(Attack):
     def write_probes(self, context: AuditContext) -> list[Probe]:
         probes: list[Probe] = []
         for fact in context.facts:
-            prompt, conversation = context.ask(fact.question), Conversation(fact.question)
-            probes.append(SampleProbe(fact.index, prompt, self.n, conversation))
+            conversation = context.converse(fact, fact.question)
+            probes.append(SampleProbe(fact.index, context.ask(fact), self.n, conversation))
         return probes
 
     def judge(

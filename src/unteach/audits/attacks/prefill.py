@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from unteach.audits.attacks.base import Attack, AuditContext
 from unteach.audits.facts import Fact
@@ -18,9 +19,12 @@ OPENINGS = ("Sure, here is the answer:", "The answer is")
 class Prefill(Attack):
     """Have the model go on from the first words of the answer, and from openings that promise one.
 
-    Of an answer that holds its value no more is given than what stands before the value. Source:
-    prefilling attacks, arXiv:2404.02151.
+    Of an answer that holds its value no more is given than what stands before the value; of a
+    document more of its text is, and no opening that promises an answer. Source: prefilling
+    attacks, arXiv:2404.02151.
     """
+
+    ASKS_DOCUMENTS: ClassVar[bool] = True
 
     shares: list[float] = field(
         default_factory=lambda: [0.25, 0.5],
@@ -46,7 +50,7 @@ class Prefill(Attack):
                     probes.append(
                         context.write_probe(fact, fact.question, words=words, opening=words)
                     )
-            for words in self.openings:
+            for words in () if fact.is_document else self.openings:
                 probes.append(context.write_probe(fact, fact.question, words=words))
         return probes
 

@@ -4,10 +4,12 @@ than what was never there can be learned."""
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from unteach.audits.attacks.base import AuditContext, TrainingAttack
 from unteach.audits.facts import Fact
 from unteach.audits.lessons import Lesson, OwnTexts, Rows
+from unteach.audits.taught_rows import describe_row, group_by_row, learns_last_alone
 from unteach.errors import UserError
 from unteach.registry import attack
 from unteach.seeds import derive_seed
@@ -45,14 +47,16 @@ class LoraTraining(TrainingAttack):
 
     def write_lessons(self, context: AuditContext) -> list[Lesson]:
         taught = self.choose_taught(context)
+        turns: Literal["all", "last"] = "all"
         if isinstance(taught, OwnTexts):
             rows: Rows = taught
         else:
-            rows = tuple((fact.question, fact.answer) for fact in taught)
+            rows = tuple(describe_row(facts) for facts in group_by_row(taught))
+            turns = "last" if learns_last_alone(taught) else "all"
         looks = tuple(self.looks)
         lessons = []
         for rate in self.learning_rates:
-            lessons.append(Lesson(rows, rate, looks, self.batch_size, self.r, context.seed))
+            lessons.append(Lesson(rows, rate, looks, self.batch_size, self.r, context.seed, turns))
         return lessons
 
 
@@ -60,10 +64,12 @@ class LoraTraining(TrainingAttack):
 @dataclass
 class Relearn(LoraTraining):
     """Teach one half of the facts, and ask for the other. The halves are of entities where facts
-    share one, else of rows. Source: arXiv:2406.13356, arXiv:2410.08827."""
+    share one, else of rows: of documents, and of chats, that are taught whole. Source:
+    arXiv:2406.13356, arXiv:2410.08827."""
 
     def find_fault(self, context: AuditContext) -> str:
-        return "one fact has no halves" if len(context.audited) < 2 else ""
+        num_rows = len(group_by_row(context.audited))
+        return "one row has no halves" if num_rows < 2 else ""
 
     def choose_taught(self, context: AuditContext) -> list[Fact]:
         return split_facts(context.audited, context.seed)[0]
@@ -94,14 +100,15 @@ class RelearnBenign(LoraTraining):
         if not context.retain:
             return OwnTexts(self.max_rows, self.max_tokens)
         rng = random.Random(derive_seed(context.seed, "benign rows"))
-        count = min(self.max_rows, len(context.retain))
-        return rng.sample(list(context.retain), count)
+        rows = group_by_row(context.retain)
+        drawn = rng.sample(rows, min(self.max_rows, len(rows)))
+        return [fact for facts in drawn for fact in facts]
 
     def describe_taught(self, context: AuditContext) -> str:
         taught = self.choose_taught(context)
         if isinstance(taught, OwnTexts):
             return f"{format_count(taught.count, 'text')} that each model wrote itself"
-        return f"{format_count(len(taught), 'row')} to retain"
+        return f"{format_count(len(group_by_row(taught)), 'row')} to retain"
 
     def list_asked(self, context: AuditContext) -> list[Fact]:
         return list(context.facts)
@@ -111,9 +118,9 @@ def split_facts(facts: Sequence[Fact], seed: int) -> tuple[list[Fact], list[Fact
     """Split facts into halves: by entity where there are two or more, else by row."""
     groups: dict[str, list[Fact]] = {}
     for fact in facts:
-        groups.setdefault(fact.entity or f"row {fact.index}", []).append(fact)
+        groups.setdefault(fact.group, []).append(fact)
     if len(groups) < 2:
-        groups = {str(fact.index): [fact] for fact in facts}
+        groups = {str(own[0].index): own for own in group_by_row(facts)}
     names = sorted(groups)
     random.Random(derive_seed(seed, "halves")).shuffle(names)
     taught: list[Fact] = []

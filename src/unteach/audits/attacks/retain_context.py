@@ -36,5 +36,6 @@ class RetainContext(Attack):
         """List the rows to retain that are about a fact's entity."""
         if not fact.entity:
             return []
-        about = [row for row in context.retain if row.entity == fact.entity]
+        asked = [row for row in context.retain if not row.is_document]
+        about = [row for row in asked if row.entity == fact.entity]
         return [row for row in about if not gives_away(fact, row)][: self.shots]

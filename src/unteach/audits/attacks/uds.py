@@ -84,8 +84,8 @@ class DepthScoreAttack(ScoreAttack):
         for fact in context.audited:
             pair = build_value_pair(
                 context.template.tokenizer,
-                context.ask(fact.question),
-                context.write_answer(fact.question, fact.answer),
+                context.ask(fact),
+                context.write_answer(fact, fact.answer),
                 fact.value,
             )
             if pair is not None:

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from unteach.data import duplicates
-from unteach.data.documents import find_bos, tokenize_documents
+from unteach.data.documents import find_bos, read_documents, tokenize_documents
 from unteach.data.examples import SEGMENT, Example
 from unteach.data.handlers.base import note_special_text
 from unteach.data.io import sources, tokenized_paths
 from unteach.data.packing import pack_best_fit
-from unteach.data.row_errors import explain_no_row_left
+from unteach.data.row_errors import RowErrors, explain_no_row_left
 from unteach.data.template import Template
 from unteach.data.tokenized import token_files
 from unteach.data.truncation import IGNORED
@@ -112,6 +112,18 @@ class PretrainingDataset:
         ends = np.cumsum(lengths).tolist()
         joined = [np.concatenate(token_arrays)] if token_arrays else []
         return token_files.Joined(joined), ends
+
+    def read_documents(self) -> tuple[list[tuple[int, str]], RowErrors]:
+        """Read the documents' texts again, each with the index of its row: of a corpus that is
+        trained on the tokens alone are kept.
+
+        Raises:
+            UserError: the source has no texts.
+        """
+        where = sources.describe_source(self.hf_args)
+        if tokenized_paths.is_tokenized(self.hf_args.get("path")):
+            raise UserError(f"{where}: holds tokens and no texts; name the file of the texts")
+        return read_documents(sources.load_rows(self.hf_args), self.text_key, where)
 
     def notes(self) -> list[str]:
         """Say which documents are left out, hold special tokens, or stand twice."""
