@@ -17,6 +17,7 @@ RECORD: dict[str, Any] = {
     "sentence": "no leak found by these attacks, of 7 facts",
     "request": {"rows": ["a"] * 7, "num_known": 7, "not_known_before": ["secret.csv, row 2"]},
     "earlier_request": None,
+    "candidates": None,
     "done": {
         "model_before": "org/base",
         "method": "NPO",
@@ -36,10 +37,11 @@ RECORD: dict[str, Any] = {
 }
 
 
-def write(folder: Path, evidence: str = "", **changes: dict[str, Any]) -> str:
+def write(folder: Path, evidence: str = "", **changes: Any) -> str:
     written = dict(RECORD)
     for name, part in changes.items():
-        written[name] = {**(RECORD[name] or {}), **part}
+        known = RECORD[name]
+        written[name] = {**known, **part} if isinstance(known, dict) else part
     write_card(folder, written, evidence)
     return (folder / "README.md").read_text()
 
@@ -63,9 +65,19 @@ def test_a_card_says_what_was_done_and_what_is_left(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("base", ["/data/models/mine", "saves/train/mine", "./mine", "~/mine"])
 def test_no_folder_is_published_even_one_that_is_gone(base: str, tmp_path: Path) -> None:
-    text = write(tmp_path, done={"model_before": base, "budget": None})
+    text = write(tmp_path, done={"model_before": base})
     assert base not in text and "base_model" not in text
-    assert "taken out by NPO, without a budget" in text
+
+
+def test_a_run_that_was_taught_anew_had_no_budget(tmp_path: Path) -> None:
+    text = write(
+        tmp_path,
+        done={"method": "exact", "budget": None, "meets_budget_and_audit": False},
+        candidates=[{"leak": {"is_found": True, "is_tested": True}}],
+    )
+    assert "taught anew without them, under no budget; it came to KL" in text
+    assert "what the attacks bring out does not come from them" in text
+    assert "did not meet" not in text
 
 
 def test_a_card_does_not_make_better(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from unteach import atomic
 from unteach.audits.evidence import STATEMENT
 from unteach.audits.verdict import PAST_CHANCE
 from unteach.export.card import CARD, build_front_matter
+from unteach.forgetting.choice import EXACT
+from unteach.forgetting.exact import explain_leaks
 from unteach.models import adapters
 from unteach.report.table import escape_markdown
 from unteach.wording import format_count
@@ -66,8 +68,25 @@ def explain_evidence(has_statement: bool, is_signed: bool) -> str:
 
 
 def _describe_request(record: Mapping[str, Any]) -> str:
-    request, done = record["request"], record["done"]
+    request = record["request"]
     num_unknown = len(request["not_known_before"])
+    return (
+        "# A model that was made to forget\n\n"
+        f"The model before knew {format_count(request['num_known'], 'row')} that it was to forget, "
+        f"and did not know {num_unknown} more. The record of the request holds a keyed hash of "
+        f"each row that it knew; no text of them is here.\n\n{_describe_method(record)}\n"
+    )
+
+
+def _describe_method(record: Mapping[str, Any]) -> str:
+    done = record["done"]
+    moved = f"KL(before || after) = {done['kl']:.3g} nats a token"
+    if done["method"] == EXACT:
+        leak = record["candidates"][0]["leak"]
+        notes = explain_leaks(leak["is_found"], leak["is_tested"])
+        sentences = ["The run that taught them was taught anew without them, under no budget"]
+        sentences += [f"it came to {moved}", *notes]
+        return "; ".join(sentences) + "."
     if done["meets_budget_and_audit"]:
         outcome = "The result met both its budget and its audit."
     else:
@@ -75,16 +94,10 @@ def _describe_request(record: Mapping[str, Any]) -> str:
             "**The result did not meet both its budget and its audit:** it is the best of those "
             "that were tried."
         )
-    budget = done["budget"]
-    under = "without a budget" if budget is None else f"under a budget of {budget:g} nats a token"
     return (
-        "# A model that was made to forget\n\n"
-        f"The model before knew {format_count(request['num_known'], 'row')} that it was to forget, "
-        f"and did not know {num_unknown} more. The record of the request holds a keyed hash of "
-        "each row that it knew; no text of them is here.\n\n"
-        f"They were taken out by {escape_markdown(done['method'])}, {under}: what the model says "
-        f"otherwise moved by KL(before || after) = {done['kl']:.3g} nats a token, held by "
-        f"{done['held_by']}. {outcome}\n"
+        f"They were taken out by {escape_markdown(done['method'])}, under a budget of "
+        f"{done['budget']:g} nats a token: what the model says otherwise moved by {moved}, held by "
+        f"{done['held_by']}. {outcome}"
     )
 
 
