@@ -315,6 +315,8 @@ def _measure_other_budgets(
 
     plan = [runs.plan_audit(config, folder, Path(name), texts) for name in points]
     _carry_out(plan, config.jobs, audit_point)
+    for point in points.values():  # those of a process that was killed after their audits
+        leak_by_budget.delete_point_model(point, folder)
     return leak_by_budget.read_leaks(chosen, config.budget, list(points.values()), folder)
 
 
