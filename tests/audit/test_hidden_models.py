@@ -116,7 +116,6 @@ def test_what_was_unlearned_in_one_form_is_found_in_another(
     summaries = {}
     for name, folder in (("hidden", saves / "RMU/audit"), ("retain", second / "audit")):
         summaries[name] = json.loads((folder / files.SUMMARY).read_text())
-    print({name: one["sentence"] for name, one in summaries.items()})
     attacks = summaries["hidden"]["attacks"]
     assert attacks["clean"]["original"] > 0.75 and attacks["clean"]["rate"] <= 0.1
     assert summaries["hidden"]["leaking_attacks"] == [FINDS_ONE_FORM]
