@@ -238,7 +238,7 @@ def test_the_price_is_that_of_the_rows_that_stay(folder: Path) -> None:
         assert last is not None
         way = ask(run)
         assert way.seconds == pytest.approx(last["train_runtime"] * share)
-        assert way.search_seconds is not None and way.search_seconds > 0
+        assert way.seconds_a_row is not None and way.seconds_a_row > 0
     described = exact.describe_way(
         exact.ExactWay(True, run="r", seconds=200, num_rows_found=2), "w"
     )

@@ -23,9 +23,11 @@ echo "Submitted batch job 42"
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder whose sbatch keeps what it was given."""
+def stub(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and rows, whose sbatch keeps what it was given."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(tiny_folder)
+    (tmp_path / "gone.csv").write_text("question,answer\nWhere?,Here.\nWho?,Bo.\n")
     folder = tmp_path / "bin"
     folder.mkdir()
     for name, script in (
@@ -41,7 +43,7 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-WORDS = ["gone.csv", "model=m", "budget=0.1", "method=[NPO,RMU]", "trainer.args.max_steps=12"]
+WORDS = ["gone.csv", "model=./m", "budget=0.1", "method=[NPO,RMU]", "trainer.args.max_steps=12"]
 
 
 def test_the_job_has_the_same_words(stub: Path, capsys: pytest.CaptureFixture[str]) -> None:

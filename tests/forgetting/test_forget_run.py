@@ -227,7 +227,7 @@ def test_check_says_what_would_be_tried(
     start("check", ["forget", *words(kit, cache, "retain=kept.jsonl")])
     said = capsys.readouterr().out
     assert "rows        9 of gone.jsonl" in said
-    assert "method      NPO: 60 steps of 8 rows, trainer.args.learning_rate=0.0003" in said
+    assert "method      NPO: 300 steps of 8 rows, trainer.args.learning_rate=0.0003" in said
     assert "never seen  9 facts" in said and not (rows / "saves").exists()
 
 

@@ -99,7 +99,7 @@ def test_towards_wrong_answers_is_for_questions(
     start("check", ["forget", *words])
     said = capsys.readouterr().out
     assert "rows        8 of" in said
-    assert "RMU: 60 steps" in said and "DPO" not in said
+    assert "RMU: 300 steps" in said and "DPO" not in said
 
 
 def write_findings(folder: Path, rows: list[list[bool]]) -> Path:

@@ -23,6 +23,7 @@ GIVEN = ("retain=kept.jsonl", "budget=3", "task_name=t", "gguf=true")
 def save_adapter(kit: Path, folder: Path, **lora: Any) -> Path:
     """An adapter on the model that knows the rows, which changes nothing yet."""
     base = transformers.AutoModelForCausalLM.from_pretrained(kit / "reference")
+    torch.manual_seed(0)
     config = peft.LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", **lora)
     peft.get_peft_model(base, config).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(kit / "reference").save_pretrained(folder)
@@ -30,7 +31,10 @@ def save_adapter(kit: Path, folder: Path, **lora: Any) -> Path:
 
 
 def use(model: Path, given: list[str]) -> list[str]:
-    return [f"model={model}" if word.startswith("model=") else word for word in given]
+    """Name another model; an adapter, which takes more steps to forget."""
+    named = [f"model={model}" if word.startswith("model=") else word for word in given]
+    named[named.index("trainer.args.max_steps=12")] = "trainer.args.max_steps=40"
+    return named
 
 
 def test_an_adapter_is_given_as_a_file_too(

@@ -237,7 +237,8 @@ def _search(
     num_methods = format_count(len(recipes), "method")
     console.say(f"3 of 5: {num_methods}, each landed on the budget and attacked")
     methods, audits = candidates.plan_candidates(config, folder, recipes, texts, empty)
-    _carry_out([*methods, *audits], config.jobs, _carry_out_one)
+    both = [run for pair in zip(methods, audits, strict=True) for run in pair]
+    _carry_out(both, config.jobs, _carry_out_one)
     found, failed = candidates.read_candidates(methods)
     chosen = choice.choose(found)
     table.print_candidates(found, chosen)
