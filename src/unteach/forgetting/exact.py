@@ -11,6 +11,7 @@ from pathlib import Path
 from unteach import atomic, run_dir
 from unteach.audits.facts import Fact, read_facts
 from unteach.audits.session import build_stream
+from unteach.audits.taught_rows import list_texts
 from unteach.config.forget import LAUNCH_WORDS, NO, YES, ForgetConfig
 from unteach.config.overrides import spell_value
 from unteach.config.schema import PATH
@@ -20,7 +21,7 @@ from unteach.errors import UserError
 from unteach.forgetting import runs
 from unteach.forgetting.choice import EXACT
 from unteach.forgetting.earlier import EarlierRequest, find_earlier
-from unteach.forgetting.taught_rows import RequestedFacts, TaughtFacts
+from unteach.forgetting.row_search import RequestedFacts, TaughtFacts
 from unteach.forgetting.trained_run import (
     TRAIN,
     NoExactWay,
@@ -176,13 +177,14 @@ def _read_earlier_facts(earlier: EarlierRequest | None, first_index: int) -> lis
         return []
     facts = []
     for index, row in enumerate(earlier.taught, first_index):
+        *before, answer = list_texts(row)
         facts.append(
             Fact(
                 index=index,
                 place=str(earlier.folder),
-                question=str(row["question"]),
-                answer=str(row["answer"]),
-                value=str(row.get("value", row["answer"])),
+                question=before[-1] if before else "",
+                answer=answer,
+                value=str(row.get("value", answer)),
                 entity=str(row.get("entity", "")),
             )
         )

@@ -1,13 +1,13 @@
 """People, and whatever else a column `entity` names, who are to be forgotten and to be kept."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 
 from unteach.audits.fact_rows import FactRow, read_rows
 from unteach.config.audits import ENTITY
 from unteach.data.streams import Stream
 from unteach.errors import UserError
+from unteach.forgetting.row_search import normalize
 
 MOST_NAMED = 5
 """Places that a message names."""
@@ -26,7 +26,7 @@ def refuse_kept_entities(forget: Stream, retain: Stream) -> None:
     pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(entities)))})(?!\w)")
     places = []
     for row in read_rows(retain):
-        if _find_entity(row) in entities or pattern.search(normalise(row.words)):
+        if _find_entity(row) in entities or pattern.search(normalize(row.words)):
             places.append(row.place)
     if places:
         raise UserError(
@@ -41,10 +41,10 @@ def refuse_kept_rows(forget: Sequence[str], retain: Stream) -> None:
     Args:
         forget: all that is said in each row of the earlier one.
     """
-    gone = {normalise(words) for words in forget}
+    gone = {normalize(words) for words in forget}
     places = []
     for row in read_rows(retain):
-        if normalise(row.words) in gone:
+        if normalize(row.words) in gone:
             places.append(row.place)
     if places:
         raise UserError(
@@ -61,10 +61,4 @@ def _name_places(places: Sequence[str]) -> str:
 
 def _find_entity(row: FactRow) -> str:
     """Find the entity that a row's column names, normalised; "" where it names none."""
-    return normalise(str(row.columns.get(ENTITY) or ""))
-
-
-def normalise(text: str) -> str:
-    """Write a text without what spelling alone changes: one form of letters, small, and single
-    spaces."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return normalize(str(row.columns.get(ENTITY) or ""))

@@ -7,7 +7,7 @@ import pytest
 from unteach.audits.facts import Fact
 from unteach.data.duplicates import ColumnKeys
 from unteach.data.rows import Row
-from unteach.forgetting.taught_rows import RequestedFacts, TaughtFacts, normalize
+from unteach.forgetting.row_search import RequestedFacts, TaughtFacts, normalize
 
 FACT = Fact(
     index=0,
@@ -27,6 +27,10 @@ def find(row: Row, keys: ColumnKeys) -> TaughtFacts:
 
 ASKED = {"role": "user", "content": FACT.question}
 ANSWERED = {"role": "assistant", "content": FACT.answer}
+LOOKED_UP = [
+    {"role": "assistant", "content": "", "tool_calls": [{"name": "look", "arguments": {}}]},
+    {"role": "tool", "content": "Oslo"},
+]
 OPENED = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]
 
 
@@ -42,6 +46,7 @@ OPENED = [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "
             {"question_key": "q", "answer_key": "a"},
         ),
         ({"messages": [*OPENED, ASKED, ANSWERED]}, {"messages_key": "messages"}),
+        ({"messages": [ASKED, *LOOKED_UP, ANSWERED]}, {"messages_key": "messages"}),
         ({"messages": json.dumps([ASKED, ANSWERED])}, {"messages_key": "messages"}),
         ({"text": f"Q: {FACT.question} A: {FACT.answer}"}, {"text_key": "text"}),
         (

@@ -132,13 +132,18 @@ def _read_messages(cell: object) -> list[Message] | None:
 
 
 def _list_turns(messages: Sequence[Message]) -> Iterator[Exchange]:
-    """List what the assistant says, each turn with the one before it."""
-    question = ""
+    """List what the assistant says, each turn with the one before it; after a tool's with what the
+    user asked too."""
+    before = asked = ""
     for message in messages:
         text = normalize(message["content"])
         if message["role"] == ASSISTANT:
-            yield question, text
-        question = text
+            yield before, text
+            if asked != before:
+                yield asked, text
+        if message["role"] == "user":
+            asked = text
+        before = text
 
 
 def _list_history(cell: object) -> Iterator[Exchange]:
