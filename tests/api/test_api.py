@@ -288,7 +288,7 @@ SIGNATURES = {
     "config_dirs verbose",
     "audit": "model forget retain holdout data original retain_model level task_name seed settings "
     "config_name config_dirs verbose",
-    "forget": "rows model retain holdout retain_model budget method level task_name seed settings "
+    "forget": "rows model retain holdout retain_model budget method exact level task_name seed settings "
     "verbose",
     "infer": "model rows output_file seed settings config_dirs verbose",
 }

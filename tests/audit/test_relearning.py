@@ -31,7 +31,8 @@ from unteach.verbs.start import start
 from .test_audit_run import compose_audit, words
 
 ROWS = tuple(
-    (f"What is {number}?", f"It is {'so ' * (number % 4)}{number}.") for number in range(9)
+    {"question": f"What is {number}?", "answer": f"It is {'so ' * (number % 4)}{number}."}
+    for number in range(9)
 )
 
 

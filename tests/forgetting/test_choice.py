@@ -87,6 +87,9 @@ def test_a_large_model_gets_a_lora_and_an_adapter_stays_one() -> None:
         ({"words": ["audit=standard"]}, "here it is level="),
         ({"words": ["paths.output_dir=x"]}, "here it is task_name="),
         ({"words": ["audit.also=[x]"]}, "leave it out"),
+        ({"words": ["audit.fail_if=worst_leak>0"]}, "leave it out"),
+        ({"words": ["+model.peft_args.r=8"]}, "model.peft_args: .* leave it out"),
+        ({"words": ["model.merge_adapter=true"]}, "leave it out"),
     ],
 )
 def test_bad_words(fields: dict[str, object], message: str) -> None:

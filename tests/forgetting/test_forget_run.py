@@ -151,6 +151,9 @@ def test_a_large_budget_takes_the_rows_out(
     assert (rows / "saves/forget/t" / run_dir.FORGET_RECORD).stat().st_mtime_ns == before
     with pytest.raises(UserError, match=r"it differs in budget\); give this one a name"):
         start("forget", words(kit, cache, "retain=kept.jsonl", "budget=2", "task_name=t"))
+    (rows / "gone.jsonl").write_text((rows / "unseen.jsonl").read_text())
+    with pytest.raises(UserError, match=r"it differs in files\); give this one a name"):
+        start("forget", request_first(kit, cache))
 
 
 def test_a_small_budget_does_not_and_says_so(kit: Path, cache: Path, rows: Path) -> None:

@@ -79,7 +79,7 @@ def judge_model(
     for name, result in results.items():
         if name in strong or (result.is_significant and attacks[find_attack(name)].JOINS_UNION):
             union.append(name)
-    return _conclude(results, union, p_values.get(UNION), findings, known, unseen)
+    return _conclude(results, union, p_values.get(UNION), len(p_values), findings, known, unseen)
 
 
 def _test_attacks(
@@ -198,6 +198,7 @@ def _conclude(
     results: dict[str, AttackResult],
     union: Sequence[str],
     p_value: float | None,
+    num_tests: int,
     findings: Mapping[str, FindingsByAttack],
     facts: Mapping[int, Fact],
     unseen: Mapping[int, Fact],
@@ -212,7 +213,6 @@ def _conclude(
     upper_bound = certainty.bound_above(num_worst, num_asked) if num_asked else 1.0
     leaking = [name for name in union if results[name].is_significant]
     tested = [name for name in union if results[name].p_value is not None]
-    num_tests = len(tested) + (p_value is not None)
     worst = Worst(num_worst, num_asked, compute_wrong_share(joined), p_value)
     return Verdict(
         attacks=results,

@@ -23,9 +23,12 @@ BASE_PATH = "model.base_path"
 SAID_OTHERWISE = {
     "audit": "level=",
     "audit.also": "",
+    "audit.fail_if": "",
     "audit.level": "level=",
     "audit.original": "",
     "audit.retain_model": "retain_model=",
+    "model.merge_adapter": "",
+    "model.peft_args": "",
     "paths.output_dir": "task_name=",
     "trainer": "method=",
     "trainer.land": "budget=",
@@ -84,6 +87,8 @@ class ForgetConfig:
                     f"{key}: a request needs an adapter that names its base itself; this writes "
                     f"one: unteach export ADAPTER as=adapter to=FOLDER {key}=BASE"
                 )
+            if key.startswith("model.peft_args."):
+                key = "model.peft_args"
             if key in SAID_OTHERWISE:
                 instead = SAID_OTHERWISE[key]
                 hint = f"here it is {instead}" if instead else "leave it out"

@@ -10,6 +10,7 @@ from unteach.config.forget import ForgetConfig
 from unteach.errors import Diverged
 from unteach.forgetting import runs
 from unteach.forgetting.choice import Candidate, read_candidate
+from unteach.forgetting.leak_by_budget import TRAININGS
 from unteach.forgetting.recipes import Recipe
 from unteach.forgetting.texts import Texts
 from unteach.models.loading import LoadedModel
@@ -19,8 +20,6 @@ MODEL, BEST = run_dir.FORGET_MODEL, "best_candidate"
 """The model that is given, and the name of the best one where none is good enough."""
 REFERENCE = "reference"
 """The folder of a run in which its landing keeps what the model said before."""
-TRAININGS = f"{run_dir.AUDIT}/relearn"
-"""The folder of a run with what its audit taught."""
 
 
 def plan_candidates(

@@ -16,8 +16,6 @@ from unteach.errors import UserError
 from unteach.forgetting.known_rows import ASKED, TAUGHT
 from unteach.json_files import read_json, read_log, read_mapping, write_lines
 
-EARLIER = "earlier.jsonl"
-"""The facts of earlier requests, as they are asked for again."""
 FORMS = {
     "messages": "chats",
     "text": "documents",
@@ -93,7 +91,6 @@ def add_earlier_rows(earlier: EarlierRequest, folder: Path) -> None:
     for name, rows in ((TAUGHT, earlier.taught), (ASKED, earlier.asked)):
         own = _read(folder / name)
         write_lines(folder / name, [*own, *_leave_out(rows, own)])
-    write_lines(folder / EARLIER, earlier.asked)
 
 
 def _find_form(rows: Rows) -> str:
@@ -129,7 +126,7 @@ def measure_earlier_leak(
 
 def _list_asked(fact: Mapping[str, Any]) -> tuple[str, ...]:
     """List what was said up to the question of a fact of AUDIT.json; of a document all of it."""
-    if fact["document"]:
+    if fact["form"] == "document":
         return (str(fact["document"]),)
     earlier = [content for _, content, *_ in fact["earlier"]]
     return (*earlier, str(fact["question"]))

@@ -15,6 +15,8 @@ from unteach.json_files import read_mapping
 
 BUDGETS = (0.01, 0.02, 0.05, 0.1)
 """At which the leak is measured, beside the budget of the request."""
+TRAININGS = f"{run_dir.AUDIT}/relearn"
+"""The folder of a run with what its audit taught."""
 POINTS = "budgets"
 """The folder of a request with what is left at each budget."""
 
@@ -57,10 +59,12 @@ def write_point_model(before: ModelConfig, chosen: Candidate, point: Point, fold
         write_point(before, chosen.folder / run_dir.FINAL, point, to)
 
 
-def delete_point_model(point: Point, folder: Path) -> None:
-    """Delete the model of a point: what it says under attack is measured."""
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(get_point_dir(folder, point) / run_dir.FINAL)
+def delete_point_models(point: Point, folder: Path) -> None:
+    """Delete the model of a point, and what its audit taught: what they say under attack is
+    measured."""
+    for name in (run_dir.FINAL, TRAININGS):
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(get_point_dir(folder, point) / name)
 
 
 def read_leaks(

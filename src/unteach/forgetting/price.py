@@ -10,7 +10,7 @@ from unteach.audits.attacks.base import TrainingAttack, WeightAttack
 from unteach.audits.battery import limit_answers
 from unteach.audits.probes import Probe, RankProbe, SampleProbe
 from unteach.audits.session import AuditPlan
-from unteach.forgetting.leak_by_budget import BUDGETS
+from unteach.forgetting.leak_by_budget import list_other_budgets
 from unteach.forgetting.recipes import BATCH_SIZE, choose_num_steps
 from unteach.lazy import torch
 from unteach.wording import describe_minutes
@@ -45,7 +45,11 @@ class Price:
 
 
 def estimate_price(
-    plan: AuditPlan, num_parameters: int, num_methods: int, seconds_a_row: float | None
+    plan: AuditPlan,
+    num_parameters: int,
+    num_methods: int,
+    budget: float,
+    seconds_a_row: float | None,
 ) -> Price:
     """Estimate what the search of a request costs, within a factor of two or so.
 
@@ -59,7 +63,7 @@ def estimate_price(
         lengths = [len(plan.context.begin(fact, fact.answer)) for fact in facts]
         seconds_a_row = TRAINING * num_parameters * fmean(lengths) / speed
     num_rows = choose_num_steps(num_parameters) * BATCH_SIZE * STREAMS_OF_A_STEP
-    num_audits = 1 + num_methods + len(BUDGETS)
+    num_audits = 1 + num_methods + len(list_other_budgets(budget))
     an_audit = FORWARD * num_parameters * count_audit_tokens(plan) / speed
     return Price(
         training=num_methods * (num_rows * seconds_a_row + A_RUN),
@@ -71,7 +75,8 @@ def describe_price(price: Price) -> str:
     """Describe in words what the search costs."""
     return (
         f"the search takes {describe_minutes(price.seconds)} here, of which "
-        f"{describe_minutes(price.training)} of training; it may be half or twice that"
+        f"{describe_minutes(price.training)} of training; it may be half or twice that, and what "
+        "audits teach is not counted"
     )
 
 

@@ -49,7 +49,7 @@ def run(config: ForgetConfig) -> None:
         say(f"audits      level {config.level}, of the model after and of the model before:")
     else:
         _describe_search(config, recipes, empty, num_parameters)
-        price = estimate_price(plan, num_parameters, len(recipes), way.seconds_a_row)
+        price = estimate_price(plan, num_parameters, len(recipes), config.budget, way.seconds_a_row)
         say(f"price       {describe_price(price)}")
         say(f"audits      level {config.level}, of each method's model and of the model before:")
     for line in table.describe_plan(plan):

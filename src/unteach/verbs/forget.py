@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unteach import atomic, console, owner, run_dir
+from unteach import atomic, console, fingerprints, owner, run_dir
 from unteach.audits.files import FINDINGS
 from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.session import build_stream
@@ -93,11 +93,10 @@ def run(config: ForgetConfig) -> Path:
         recipes = choose_recipes(config.method, can_have_wrong_answers(look))
         if config.gguf:
             gguf_file.refuse_unfit(config)
-    if config.slurm:
+        way = exact.find_way(config, folder)
+    if config.slurm and not is_over:
         forget_job.submit(config, folder)
         return folder
-    if not is_over:
-        way = exact.find_way(config, folder)
     with owner.own(folder):
         _open_request(config, folder)
         if not (folder / run_dir.FORGET_RECORD).exists():
@@ -131,14 +130,17 @@ def _explain_failure(written: dict[str, Any]) -> str:
         )
     budget = written["done"]["budget"]
     failure = f"no method meets both the budget of {budget:g} nats a token and the audit; {best}"
-    enough = written["smallest_budget_without_leak"]
-    if enough is None:
-        largest = max(written["leak_by_budget"], key=lambda one: float(one["budget"]))
-        return (
-            f"{failure}. A larger budget allows more: at {largest['budget']:g} "
-            f"{largest['leak']['worst']:.0%} still come out"
-        )
-    return f"{failure}. At budget={enough:g} no leak is found of {written['done']['method']}"
+    larger = [one for one in written["leak_by_budget"] if one["budget"] > budget]
+    for one in larger:
+        if one["leak"]["is_tested"] and not one["leak"]["is_found"]:
+            method = written["done"]["method"]
+            return f"{failure}. At budget={one['budget']:g} no leak is found of {method}"
+    if not larger:
+        return f"{failure}. A larger budget may allow more: budget=…"
+    return (
+        f"{failure}. A larger budget allows more: at {larger[-1]['budget']:g} "
+        f"{larger[-1]['leak']['worst']:.0%} still come out"
+    )
 
 
 def find_folder(config: ForgetConfig) -> Path:
@@ -154,7 +156,7 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
         UserError: another one was begun there.
     """
     file = folder / REQUEST
-    asked = asdict(config)
+    asked = {**asdict(config), "files": _hash_files(config)}
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_json(file, asked)
@@ -166,6 +168,12 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
             f"{folder}: another request was begun there (it differs in {', '.join(changes)}); give "
             "this one a name: task_name=…"
         )
+
+
+def _hash_files(config: ForgetConfig) -> dict[str, str]:
+    """Hash what stands in the files of a request: with other rows it is another request."""
+    files = [Path(name) for name in (config.rows, config.retain, config.holdout) if name]
+    return {str(file): fingerprints.hash_files(file) for file in files if file.exists()}
 
 
 def _carry_out_request(
@@ -312,12 +320,12 @@ def _measure_other_budgets(
         point = points[str(Path(run.folder).parent)]
         leak_by_budget.write_point_model(before, chosen, point, folder)
         _carry_out_one(run)
-        leak_by_budget.delete_point_model(point, folder)
+        leak_by_budget.delete_point_models(point, folder)
 
     plan = [runs.plan_audit(config, folder, Path(name), texts) for name in points]
     _carry_out(plan, config.jobs, audit_point)
     for point in points.values():  # those of a process that was killed after their audits
-        leak_by_budget.delete_point_model(point, folder)
+        leak_by_budget.delete_point_models(point, folder)
     return leak_by_budget.read_leaks(chosen, config.budget, list(points.values()), folder)
 
 
