@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from unteach import objects
 from unteach.config.overrides import spell_value
 from unteach.config.verb_options import Options
+from unteach.errors import UserError
 from unteach.objects import Rows
 from unteach.results import AuditResult, ForgetResult, read_audit, read_forget
 from unteach.start_with import list_dirs, start_with
@@ -121,6 +122,10 @@ def forget(
         NotForgotten: where no method meets both the budget and the audit; the best one is kept.
         Preempted: where it was asked to stop; the same call goes on.
     """
+    if any(str(key).partition(".")[0] == "slurm" for key in settings or {}):
+        raise UserError(
+            "settings: slurm hands a request over and gives no result; that is for the command line"
+        )
     words = [] if rows is None else [str(objects.place_rows(rows, "rows"))]
     words += objects.spell_run(model, None, None, task_name, seed, settings)
     for key, beside in (("retain", retain), ("holdout", holdout)):

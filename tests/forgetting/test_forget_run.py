@@ -256,3 +256,21 @@ def test_rows_that_are_to_be_kept_too_are_refused(kit: Path, cache: Path, rows: 
     with pytest.raises(UserError, match="both forgotten and retained"):
         start("forget", words(kit, cache, "retain=gone.jsonl"))
     assert not (rows / "saves/forget/reference-gone/candidates").exists()
+
+
+def test_a_request_that_was_refused_had_not_begun(
+    kit: Path, cache: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = read_rows(rows / "gone.jsonl")[0]
+    (rows / "gone.jsonl").write_text(json.dumps({**row, "entity": "Ada Lind"}))
+    (rows / "hers.jsonl").write_text(json.dumps({"question": "Who?", "answer": "Ada Lind."}))
+    with pytest.raises(UserError, match="rows about what is to be forgotten"):
+        start("forget", words(kit, cache, "retain=hers.jsonl", "task_name=t"))
+    monkeypatch.setattr(forget, "_carry_out_one", lambda run: pytest.fail("it goes on"))
+    with pytest.raises(pytest.fail.Exception, match="it goes on"):
+        start("forget", words(kit, cache, "retain=kept.jsonl", "task_name=t"))
+
+
+def test_a_job_gives_python_no_result() -> None:
+    with pytest.raises(UserError, match="that is for the command line"):
+        unteach.forget(rows="gone.jsonl", model="m", settings={"slurm.time": 3})

@@ -157,7 +157,8 @@ def _open_request(config: ForgetConfig, folder: Path) -> None:
     """
     file = folder / REQUEST
     asked = {**asdict(config), "files": _hash_files(config)}
-    if not file.exists():
+    # One that was refused before anything was measured has not begun.
+    if not file.exists() or not (folder / runs.BEFORE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         atomic.write_json(file, asked)
         return
