@@ -8,7 +8,6 @@ from unteach import run_dir
 from unteach.forgetting.leak import Leak, read_leak
 from unteach.json_files import read_json, read_mapping
 
-LANDING = "landing.json"
 EXACT = "exact"
 """What is said for a method where the model was taught anew without the rows."""
 UTILITY = "retain_prob"
@@ -63,7 +62,7 @@ class Candidate:
 
 def read_candidate(method: str, folder: Path) -> Candidate:
     """Read what the run of a method and its audit left."""
-    landing = read_mapping(folder / LANDING, "a landing")
+    landing = read_mapping(folder / run_dir.LANDING, "a landing")
     before, after = read_utility(folder)
     last = run_dir.read_last_metrics(folder) or {}
     return Candidate(

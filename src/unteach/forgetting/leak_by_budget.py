@@ -8,7 +8,7 @@ from pathlib import Path
 
 from unteach import run_dir
 from unteach.config.schema import ModelConfig
-from unteach.forgetting.choice import LANDING, Candidate
+from unteach.forgetting.choice import Candidate
 from unteach.forgetting.leak import Leak, read_leak
 from unteach.forgetting.points import Point, write_point
 from unteach.json_files import read_mapping
@@ -37,7 +37,7 @@ def list_other_budgets(budget: float) -> list[float]:
 
 def list_points(chosen: Candidate) -> list[Point]:
     """List where the chosen method lands on other budgets; none where it landed nowhere."""
-    landing = read_mapping(chosen.folder / LANDING, "a landing")
+    landing = read_mapping(chosen.folder / run_dir.LANDING, "a landing")
     if not chosen.a:
         return []
     points = []

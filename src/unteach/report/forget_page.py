@@ -60,7 +60,9 @@ def _list_figures(written: dict[str, Any]) -> list[Figure]:
         moved = f"nats a token, of a budget of {done['budget']:g}"
     return [
         Figure(str(written["request"]["num_known"]), "rows that the model knew"),
-        Figure(f"{left['worst_case']:.0%}", "of them come out by some attack now"),
+        Figure(
+            f"{left['worst_case']:.0%}", f"of {left['num_facts']} facts come out by some attack now"
+        ),
         Figure(f"≤ {left['upper_bound']:.0%}", "could come out of any rows like these (95 %)"),
         Figure(f"{done['kl']:.3g}", moved),
     ]
