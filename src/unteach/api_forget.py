@@ -122,10 +122,7 @@ def forget(
         NotForgotten: where no method meets both the budget and the audit; the best one is kept.
         Preempted: where it was asked to stop; the same call goes on.
     """
-    if any(str(key).partition(".")[0] == "slurm" for key in settings or {}):
-        raise UserError(
-            "settings: slurm hands a request over and gives no result; that is for the command line"
-        )
+    _refuse_job(settings or {})
     words = [] if rows is None else [str(objects.place_rows(rows, "rows"))]
     words += objects.spell_run(model, None, None, task_name, seed, settings)
     for key, beside in (("retain", retain), ("holdout", holdout)):
@@ -138,3 +135,11 @@ def forget(
         if value is not None:
             words.append(f"{key}={spell_value(value)}")
     return read_forget(start_with("forget", overrides, words, Options(), verbose))
+
+
+def _refuse_job(settings: Mapping[str, object]) -> None:
+    """Raise UserError where a request is to be a job of Slurm, which gives no result here."""
+    if any(key.partition(".")[0] == "slurm" for key in settings):
+        raise UserError(
+            "settings: slurm hands a request over and gives no result; that is for the command line"
+        )
