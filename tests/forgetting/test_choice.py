@@ -8,6 +8,7 @@ import pytest
 
 from unteach.config.forget import ForgetConfig
 from unteach.errors import UserError
+from unteach.forgetting.candidates import choose_once
 from unteach.forgetting.choice import Candidate, choose
 from unteach.forgetting.leak import Leak
 from unteach.forgetting.recipes import CHOSEN, LORA, RECIPES, choose_recipes, choose_settings
@@ -50,6 +51,13 @@ def test_the_least_leak_wins_and_ties_go_to_utility(other: dict[str, Any], is_be
     rival = replace(GOOD, method="WGA", **other)
     for both in ([GOOD, rival], [rival, GOOD]):
         assert choose(both) is (rival if is_better else GOOD)
+
+
+def test_what_was_chosen_once_stays_so(tmp_path: Path) -> None:
+    """A method that failed before a kill may win after it, when another's model is given."""
+    assert choose_once([GOOD], tmp_path) is GOOD
+    better = replace(GOOD, method="WGA", leak=replace(LITTLE, worst=0.0))
+    assert choose_once([GOOD, better], tmp_path) is GOOD
 
 
 def test_what_could_not_be_tested_is_not_good() -> None:

@@ -240,11 +240,11 @@ def test_the_price_is_that_of_the_rows_that_stay(folder: Path) -> None:
         assert way.seconds == pytest.approx(last["train_runtime"] * share)
         assert way.seconds_a_row is not None and way.seconds_a_row > 0
     described = exact.describe_way(
-        exact.ExactWay(True, run="r", seconds=200, num_rows_found=2), "w"
+        exact.ExactWay(True, run="r", seconds=200, num_rows_found=2, num_left_out=3), "w"
     )
     assert described == [
-        "r was taught 2 of the 2 rows; to teach it anew without them is exact, and takes about "
-        "3 min: w"
+        "r was taught 2 of the 2 rows; to teach it anew without them (3 rows of its data) is "
+        "exact, and takes about 3 min: w"
     ]
 
 
@@ -256,6 +256,7 @@ def test_nobody_looks_where_it_is_not_wanted(folder: Path) -> None:
 def test_rows_that_are_half_found(folder: Path) -> None:
     way = ask(rows="half.jsonl")
     assert way.possible and way.num_rows_found == 2 and len(way.missing) == 2
+    assert way.num_left_out == 2
     said = " ".join(exact.describe_way(way, "exact=yes"))
     assert "2 of the 4 rows" in said
     assert "was not taught them: line 3, line 4" in said

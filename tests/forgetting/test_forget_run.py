@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import unteach
 from unteach import run_dir
@@ -264,11 +265,23 @@ def test_a_request_that_was_refused_had_not_begun(
     row = read_rows(rows / "gone.jsonl")[0]
     (rows / "gone.jsonl").write_text(json.dumps({**row, "entity": "Ada Lind"}))
     (rows / "hers.jsonl").write_text(json.dumps({"question": "Who?", "answer": "Ada Lind."}))
-    with pytest.raises(UserError, match="rows about what is to be forgotten"):
-        start("forget", words(kit, cache, "retain=hers.jsonl", "task_name=t"))
+    for verb in (["forget"], ["check", "forget"]):
+        given = words(kit, cache, "retain=hers.jsonl", "task_name=t")
+        with pytest.raises(UserError, match="rows about what is to be forgotten"):
+            start(verb[0], [*verb[1:], *given])
     monkeypatch.setattr(forget, "_carry_out_one", lambda run: pytest.fail("it goes on"))
     with pytest.raises(pytest.fail.Exception, match="it goes on"):
         start("forget", words(kit, cache, "retain=kept.jsonl", "task_name=t"))
+
+
+def test_on_a_gpu_runs_are_carried_out_one_at_a_time(
+    kit: Path, cache: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process that looks has used it, and no child of it can."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match="jobs=2: on a GPU"):
+        start("forget", words(kit, cache, "retain=kept.jsonl", "task_name=t", "jobs=2"))
+    assert not (rows / "saves").exists()
 
 
 def test_a_job_gives_python_no_result() -> None:

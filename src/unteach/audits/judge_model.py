@@ -225,6 +225,7 @@ def _conclude(
         upper_bound=upper_bound,
         smallest=_find_smallest_leak(tested, findings[AUDITED], num_tests),
         leaks=bool(leaking) or worst.is_significant,
+        is_tested=bool(tested),
         over_forgotten=any(
             result.p_value_last is not None and result.p_value_last < SIGNIFICANT
             for result in results.values()

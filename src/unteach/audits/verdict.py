@@ -97,6 +97,7 @@ class Verdict:
         upper_bound: of `worst`, 95 %, one-sided.
         smallest: the smallest share of facts that a rank would have told from chance; None where
             none would, or nothing was ranked.
+        is_tested: whether any of these attacks could be held against something.
         sentence: all that in one.
     """
 
@@ -110,6 +111,7 @@ class Verdict:
     upper_bound: float
     smallest: float | None
     leaks: bool
+    is_tested: bool
     over_forgotten: bool
     sentence: str
     leaking_attacks: list[str] = field(default_factory=list)

@@ -9,15 +9,18 @@ from unteach import atomic, run_dir
 from unteach.config.forget import ForgetConfig
 from unteach.errors import Diverged
 from unteach.forgetting import runs
-from unteach.forgetting.choice import Candidate, read_candidate
+from unteach.forgetting.choice import Candidate, choose, read_candidate
 from unteach.forgetting.leak_by_budget import TRAININGS
 from unteach.forgetting.recipes import Recipe
 from unteach.forgetting.texts import Texts
+from unteach.json_files import read_mapping
 from unteach.models.loading import LoadedModel
 from unteach.studies.plan import PlannedRun
 
 MODEL, BEST = run_dir.FORGET_MODEL, "best_candidate"
 """The model that is given, and the name of the best one where none is good enough."""
+CHOSEN = "chosen.json"
+"""The file of a request that says which method was chosen."""
 REFERENCE = "reference"
 """The folder of a run in which its landing keeps what the model said before."""
 
@@ -59,6 +62,16 @@ def read_candidates(
     if not candidates:
         raise Diverged("no method came to a model; what happened stands above")
     return candidates, failed
+
+
+def choose_once(candidates: Sequence[Candidate], folder: Path) -> Candidate:
+    """Choose among what methods came to; what was chosen once stays so, whatever a method that was
+    tried again after a kill comes to."""
+    file = folder / CHOSEN
+    if not file.exists():
+        atomic.write_json(file, {"method": choose(candidates).method})
+    method = read_mapping(file, "which method was chosen")["method"]
+    return next(candidate for candidate in candidates if candidate.method == method)
 
 
 def give(chosen: Candidate, folder: Path) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from unteach import atomic, run_dir
 from unteach.audits.facts import Fact, read_facts
 from unteach.audits.session import build_stream
-from unteach.audits.taught_rows import list_texts
+from unteach.audits.taught_rows import group_by_row, list_texts, locate_row
 from unteach.config.forget import LAUNCH_WORDS, NO, YES, ForgetConfig
 from unteach.config.overrides import spell_value
 from unteach.config.schema import PATH
@@ -54,6 +54,7 @@ class ExactWay:
         seconds_a_row: that a row takes in its training; None likewise.
         num_rows_found: rows of the request that the run was taught.
         missing: where the others stand.
+        num_left_out: rows of its data that hold them, or what an earlier request took out.
         num_rows_alike: rows that stay, and hold the entity and the value of a row that goes.
     """
 
@@ -64,6 +65,7 @@ class ExactWay:
     seconds_a_row: float | None = None
     num_rows_found: int = 0
     missing: Sequence[str] = ()
+    num_left_out: int = 0
     num_rows_alike: int = 0
 
 
@@ -83,6 +85,16 @@ class _Found:
         """Of the request's own facts, those that the run was taught."""
         indices = set().union(*(found.fact_indices for found in self.by_part.values()))
         return {index for index in indices if index < len(self.facts)}
+
+    def sort_rows(self) -> tuple[list[str], list[str]]:
+        """Say where the rows of the request stand: those that the run was taught a fact of, and the
+        others."""
+        taught: list[str] = []
+        missing: list[str] = []
+        for facts in group_by_row(self.facts):
+            is_taught = any(fact.index in self.fact_indices for fact in facts)
+            (taught if is_taught else missing).append(locate_row(facts))
+        return taught, missing
 
     def list_left_out(self, part: TaughtPart) -> frozenset[int]:
         return self.by_part[part.stream, part.name].row_indices
@@ -114,13 +126,15 @@ def find_way(config: ForgetConfig, folder: Path) -> ExactWay:
             raise UserError(f"exact=yes: {error}. exact=auto searches among methods") from None
         return ExactWay(False, str(error), str(run_folder) if run_folder else None)
     seconds, pace = _read_pace(found.run)
+    taught, missing = found.sort_rows()
     return ExactWay(
         possible=True,
         run=str(found.run.folder),
         seconds=_price_run(found, seconds),
         seconds_a_row=pace,
-        num_rows_found=len(found.fact_indices),
-        missing=[fact.place for fact in found.facts if fact.index not in found.fact_indices],
+        num_rows_found=len(taught),
+        missing=missing,
+        num_left_out=sum(len(one.row_indices) for one in found.by_part.values()),
         num_rows_alike=sum(one.num_alike for one in found.by_part.values()),
     )
 
@@ -157,7 +171,8 @@ def _find(
     requested = RequestedFacts([*facts, *_read_earlier_facts(earlier, len(facts))])
     found = _Found(run, facts, _find_in_parts(run, requested))
     if not found.fact_indices:
-        raise NoExactWay(f"the data of {run_folder} holds none of the {len(facts)} rows")
+        num_rows = format_count(len(group_by_row(facts)), "row")
+        raise NoExactWay(f"the data of {run_folder} holds none of the {num_rows}")
     refuse_emptied(run, found.list_left_out)
     _refuse_taught_start(run, requested)
     return found
@@ -290,8 +305,8 @@ def describe_way(way: ExactWay, word: str) -> list[str]:
     )
     rows = f"{way.num_rows_found} of the {format_count(num_asked, 'row')}"
     lines = [
-        f"{way.run} was taught {rows}; to teach it anew without them is exact, and takes {price}: "
-        f"{word}"
+        f"{way.run} was taught {rows}; to teach it anew without them "
+        f"({format_count(way.num_left_out, 'row')} of its data) is exact, and takes {price}: {word}"
     ]
     return lines + list_doubts(way)
 

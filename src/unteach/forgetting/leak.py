@@ -41,6 +41,6 @@ def read_leak(folder: Path) -> Leak:
         upper_bound=audit["upper_bound"],
         control=next(rate for rate in controls if rate is not None),
         is_found=audit["leaks"],
-        is_tested=any(attack["p_value"] is not None for attack in attacks.values()),
+        is_tested=audit["is_tested"],
         sentence=audit["sentence"],
     )

@@ -4,13 +4,37 @@ import re
 from collections.abc import Sequence
 
 from unteach.audits.fact_rows import FactRow, read_rows
+from unteach.audits.session import build_stream
 from unteach.config.audits import ENTITY
+from unteach.config.schema import AuditConfig
 from unteach.data.streams import Stream
 from unteach.errors import UserError
+from unteach.forgetting.earlier import EarlierRequest
 from unteach.forgetting.row_search import normalize
+from unteach.models.loading import LoadedModel
 
 MOST_NAMED = 5
 """Places that a message names."""
+
+
+def refuse_overlap(
+    composed: AuditConfig, empty: LoadedModel, earlier: EarlierRequest | None
+) -> None:
+    """Refuse rows to keep that are about what is to be forgotten, or was.
+
+    Args:
+        composed: the audit before anything is changed, with the files of the request.
+        empty: the model without its weights.
+        earlier: the request that the model came of.
+    """
+    forget, _ = build_stream(composed, empty, "forget")
+    retain, _ = build_stream(composed, empty, "retain")
+    if retain is None:
+        return
+    assert forget is not None, "the configuration is checked for it"
+    refuse_kept_entities(forget, retain)
+    if earlier is not None:
+        refuse_kept_rows(earlier.list_words(), retain)
 
 
 def refuse_kept_entities(forget: Stream, retain: Stream) -> None:

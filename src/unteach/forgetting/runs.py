@@ -27,8 +27,8 @@ LOOKS = "[rank,clean,prefill]"
 def plan_look(config: ForgetConfig, folder: Path) -> PlannedRun:
     """Plan the audit of the model before anything is changed."""
     words = [
-        f"model={config.model}",
-        f"forget={config.rows}",
+        f"model={spell_value(config.model)}",
+        f"forget={spell_value(config.rows)}",
         *_spell_beside(config.retain, config.holdout, config.retain_model),
         "audit=quick",
         f"audit.only={LOOKS}",
@@ -49,8 +49,8 @@ def plan_audit_of_rows(config: ForgetConfig, folder: Path) -> PlannedRun:
     """Plan an audit of the model before at the level of the request: what each method's model will
     be asked, of the rows as they were given."""
     words = [
-        f"model={config.model}",
-        f"forget={config.rows}",
+        f"model={spell_value(config.model)}",
+        f"forget={spell_value(config.rows)}",
         *_spell_beside(config.retain, config.holdout, config.retain_model),
         f"audit={config.level}",
         *_select(config.words, (*LOOK_WORDS, AUDIT)),
@@ -70,10 +70,10 @@ def plan_audit(
         after: the runs that it waits for.
     """
     words = [
-        f"model={audited / run_dir.FINAL}",
-        f"forget={folder / ASKED}",
+        f"model={spell_value(str(audited / run_dir.FINAL))}",
+        f"forget={spell_value(str(folder / ASKED))}",
         *_spell_beside(texts.kept, texts.unseen, config.retain_model),
-        f"original={config.model}",
+        f"original={spell_value(config.model)}",
         f"audit={config.level}",
         *_select_turns(config.words),
         *_select(config.words, AUDIT_WORDS),
@@ -92,9 +92,9 @@ def plan_candidate(
 ) -> PlannedRun:
     """Plan the run of one method: past the budget, and landed on it."""
     words = [
-        f"model={config.model}",
-        f"forget={folder / TAUGHT}",
-        f"retain={texts.retain}",
+        f"model={spell_value(config.model)}",
+        f"forget={spell_value(str(folder / TAUGHT))}",
+        f"retain={spell_value(str(texts.retain))}",
         f"trainer={recipe.trainer}",
         f"trainer.land.budget={config.budget}",
         f"trainer.land.other_budgets={spell_value(list_other_budgets(config.budget))}",
@@ -108,7 +108,7 @@ def plan_candidate(
         *recipe.words,
     ]
     if texts.prompts is not None:
-        words.append(f"data.landing_file={texts.prompts}")
+        words.append(f"data.landing_file={spell_value(str(texts.prompts))}")
     words += list_reading_words(folder / TAUGHT)
     words += _select_turns(config.words)
     words += _select(config.words, RUN_WORDS)
@@ -132,11 +132,13 @@ def _spell_beside(
 ) -> list[str]:
     """Spell what stands beside the facts in an audit."""
     beside = {"retain": retain, "holdout": holdout, "retain_model": retain_model}
-    return [f"{key}={value}" for key, value in beside.items() if value is not None]
+    return [
+        f"{key}={spell_value(str(value))}" for key, value in beside.items() if value is not None
+    ]
 
 
 def _place(folder: Path) -> list[str]:
-    return [f"task_name={folder.name}", f"paths.output_dir={spell_value(str(folder))}"]
+    return [f"task_name={spell_value(folder.name)}", f"paths.output_dir={spell_value(str(folder))}"]
 
 
 def _select(words: Sequence[str], beginnings: Sequence[str]) -> list[str]:

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from unteach.audits.facts import Fact, read_facts
 from unteach.audits.taught_rows import group_by_row
+from unteach.config.schema import ModelConfig
 from unteach.data.streams import Stream
 from unteach.forgetting.known_rows import describe_labelled_row
 from unteach.json_files import write_lines
-from unteach.models.loading import LoadedModel
+from unteach.models import loading
 from unteach.seeds import derive_seed, permutation
 from unteach.training.own_rows import sample_rows
 
@@ -60,9 +61,10 @@ def write_retain_rows(retain: Stream, holdout: Stream | None, folder: Path, seed
     return Texts(folder / RETAIN, prompts, folder / KEPT, unseen)
 
 
-def write_own_texts(loaded: LoadedModel, holdout: Stream | None, folder: Path, seed: int) -> Texts:
+def write_own_texts(model: ModelConfig, holdout: Stream | None, folder: Path, seed: int) -> Texts:
     """Have the model write texts of its own as rows to keep; it does so once."""
     if not (folder / RETAIN).exists():
+        loaded = loading.load(model, training=False)
         rows = sample_rows(loaded, NUM_OWN, NUM_TOKENS, derive_seed(seed, "own rows"))
         write_lines(folder / RETAIN, rows)
     unseen, prompts = write_unseen(holdout, folder)

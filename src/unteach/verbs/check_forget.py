@@ -9,6 +9,7 @@ from unteach.config.forget import YES, ForgetConfig
 from unteach.console import say
 from unteach.forgetting import exact, gguf_file, runs
 from unteach.forgetting.earlier import find_earlier
+from unteach.forgetting.overlap import refuse_overlap
 from unteach.forgetting.price import describe_price, estimate_price
 from unteach.forgetting.recipes import (
     BATCH_SIZE,
@@ -37,6 +38,7 @@ def run(config: ForgetConfig) -> None:
         config = replace(config, model=earlier.model)
     audit = runs.compose_audit(runs.plan_audit_of_rows(config, folder))
     empty = loading.load_empty(audit.model)
+    refuse_overlap(audit, empty, earlier)
     plan = session.plan_audit(audit, empty)
     num_parameters = sum(parameter.numel() for parameter in empty.model.parameters())
 

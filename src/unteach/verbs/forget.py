@@ -34,11 +34,12 @@ from unteach.forgetting.earlier import EarlierRequest, add_earlier_rows, find_ea
 from unteach.forgetting.exact import NOT_LOOKED_FOR, ExactWay
 from unteach.forgetting.kl import measure_kl
 from unteach.forgetting.leak_by_budget import LeakAtBudget
-from unteach.forgetting.overlap import refuse_kept_entities, refuse_kept_rows
+from unteach.forgetting.overlap import refuse_overlap
 from unteach.forgetting.recipes import Recipe, choose_recipes
 from unteach.forgetting.row_form import can_have_wrong_answers
 from unteach.forgetting.texts import Texts, write_own_texts, write_retain_rows, write_unseen
 from unteach.json_files import read_json, read_log
+from unteach.lazy import torch
 from unteach.models import loading
 from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
@@ -88,6 +89,10 @@ def run(config: ForgetConfig) -> Path:
     if config.sign_key is not None:
         load_signer(Path(config.sign_key))
     redactor = Redactor(load_redaction_key())
+    if config.jobs > 1 and torch.cuda.is_available():
+        raise UserError(
+            f"jobs={config.jobs}: on a GPU a request carries out one run at a time; leave jobs out"
+        )
     if not is_over:
         look = runs.compose_audit(runs.plan_look(config, folder))
         recipes = choose_recipes(config.method, can_have_wrong_answers(look))
@@ -197,7 +202,7 @@ def _carry_out_request(
     look = runs.plan_look(config, folder)
     composed = runs.compose_audit(look)
     empty = loading.load_empty(composed.model)
-    _refuse_overlap(composed, empty, earlier)
+    refuse_overlap(composed, empty, earlier)
     if not run_dir.is_done(Path(look.folder)):
         _carry_out_one(look)
     known = known_rows.write_known_rows(Path(look.folder) / FINDINGS, folder)
@@ -249,7 +254,7 @@ def _search(
     both = [run for pair in zip(methods, audits, strict=True) for run in pair]
     _carry_out(both, config.jobs, _carry_out_one)
     found, failed = candidates.read_candidates(methods)
-    chosen = choice.choose(found)
+    chosen = candidates.choose_once(found, folder)
     table.print_candidates(found, chosen)
 
     console.say(f"4 of 5: what {chosen.method} leaves at other budgets")
@@ -288,20 +293,6 @@ def _teach_anew(
     chosen = choice.read_exact(run_folder, kl)
     table.print_candidates([chosen], chosen)
     return _Outcome([planned], [chosen], [], chosen, [])
-
-
-def _refuse_overlap(
-    composed: AuditConfig, empty: loading.LoadedModel, earlier: EarlierRequest | None
-) -> None:
-    """Raise UserError where rows to keep are about what is to be forgotten, or was."""
-    forget, _ = build_stream(composed, empty, "forget")
-    retain, _ = build_stream(composed, empty, "retain")
-    if retain is None:
-        return
-    assert forget is not None, "the configuration is checked for it"
-    refuse_kept_entities(forget, retain)
-    if earlier is not None:
-        refuse_kept_rows(earlier.list_words(), retain)
 
 
 def _measure_other_budgets(
@@ -363,5 +354,4 @@ def _write_texts(
     if config.exact == YES:
         unseen, _ = write_unseen(holdout, folder)
         return Texts(None, None, None, unseen)
-    loaded = loading.load(composed.model, training=False)
-    return write_own_texts(loaded, holdout, folder, composed.seed)
+    return write_own_texts(composed.model, holdout, folder, composed.seed)
