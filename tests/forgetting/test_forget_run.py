@@ -228,9 +228,11 @@ def test_from_python(kit: Path, cache: Path, rows: Path) -> None:
 def test_check_says_what_would_be_tried(
     kit: Path, cache: Path, rows: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start("check", ["forget", *words(kit, cache, "retain=kept.jsonl")])
+    (rows / "gone.jsonl").rename(rows / "gone [1].jsonl")
+    given = words(kit, cache, "retain=kept.jsonl")
+    start("check", ["forget", "gone [1].jsonl", *given[1:]])
     said = capsys.readouterr().out
-    assert "rows        9 of gone.jsonl" in said
+    assert "rows        9 of gone [1].jsonl" in said
     assert "method      NPO: 300 steps of 8 rows, trainer.args.learning_rate=0.0003" in said
     assert "never seen  9 facts" in said and not (rows / "saves").exists()
 
