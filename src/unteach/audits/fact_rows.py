@@ -9,7 +9,6 @@ from unteach.data.examples import find_row_index
 from unteach.data.handlers.chat import ChatDataset
 from unteach.data.handlers.qa import QADataset
 from unteach.data.handlers.text import PretrainingDataset
-from unteach.data.instructions import NO_CONTEXT
 from unteach.data.row_errors import RowErrors
 from unteach.data.streams import Stream
 from unteach.errors import UserError
@@ -138,10 +137,11 @@ def _read_chats(dataset: ChatDataset, first: int) -> list[FactRow]:
     errors = RowErrors(dataset.where, dataset.row_errors.rows)
     rows = []
     for number, row_index in enumerate(_list_row_indices(dataset), first):
-        messages, tools = dataset.conversations[row_index]
-        shown = [key for key in dataset.unshown if row_index in dataset.unshown[key]]
-        fault = _find_fault(messages, shown)
-        if tools or fault:
+        read = dataset.read_again(row_index)
+        messages = read.messages
+        unshown = dataset.row_errors.unshown
+        fault = _find_fault(messages, [key for key in unshown if row_index in unshown[key]])
+        if read.tools or fault:
             errors.add(fault or "tools are asked for by no attack; leave such rows out", row_index)
             continue
         exchanges = _list_exchanges(messages, dataset.turns == "last")
@@ -199,14 +199,14 @@ def _list_exchanges(messages: Sequence[Message], last: bool) -> list[Exchange]:
 def _read_questions(dataset: QADataset, first: int) -> list[FactRow]:
     is_raw = dataset.template.kind == "raw"
     form: Form = "prompt" if is_raw else "question"
-    if dataset.contexts:
+    read_rows = {index: dataset.read_again(index) for index in _list_row_indices(dataset)}
+    if any(read.context for read in read_rows.values()):
         form = "instruction"
     rows = []
-    for number, row_index in enumerate(_list_row_indices(dataset), first):
-        question, answer = dataset.texts[row_index]
+    for number, (row_index, read) in enumerate(read_rows.items(), first):
+        question, answer, context = read.question, read.answer, read.context
         place = dataset.row_errors.list_places([row_index])
         _refuse_no_answer(answer, f"{dataset.where}: {place}")
-        context = dataset.contexts.get(row_index, NO_CONTEXT)
         turns = [Turn("system", context.system)] if context.system else []
         exchanges = []
         for earlier_question, earlier_answer in context.history:
@@ -251,7 +251,7 @@ def _read_others(name: str, dataset: Answered, first: int) -> list[FactRow]:
 
 def _list_row_indices(dataset: ChatDataset | QADataset) -> list[int]:
     """List the rows that a dataset has examples of, each once: a long one may have several."""
-    return list(dict.fromkeys(find_row_index(example) for example in dataset.examples))
+    return list(dict.fromkeys(dataset.examples.rows))
 
 
 def _refuse_no_answer(answer: object, place: str) -> None:

@@ -1,5 +1,6 @@
 """Plain text in tokens: each document is closed by EOS; the tokenizer's BOS is kept apart."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from unteach.data.io.cells import is_missing
@@ -19,7 +20,7 @@ def find_bos(template: Template) -> tuple[int, ...]:
 
 
 def read_documents(
-    rows: list[Row], text_key: str | list[str], where: str
+    rows: Sequence[Row], text_key: str | list[str], where: str
 ) -> tuple[list[tuple[int, str]], RowErrors]:
     """Read the text of each row as a document.
 
@@ -54,7 +55,7 @@ def read_documents(
 
 def tokenize_documents(
     template: Template,
-    rows: list[Row],
+    rows: Sequence[Row],
     text_key: str | list[str],
     where: str,
 ) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":

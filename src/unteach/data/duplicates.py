@@ -5,6 +5,7 @@ Two rows say the same where all the texts that are read of them are equal, white
 conversation of one question and its answer is the same as a row of the two.
 """
 
+import hashlib
 import unicodedata
 from array import array
 from collections.abc import Mapping, Sequence
@@ -59,12 +60,26 @@ def hash_rows(keys: ColumnKeys, rows: Sequence[Row]) -> "np.ndarray":
     Returns:
         int64 [num_rows].
     """
-    columns = _TextColumns.build(keys)
-    hashes = array("q")
-    for row in rows:
-        texts = _read_texts(columns, row)
-        hashes.append((hash(texts) or 1) if texts else 0)
+    hasher = RowHasher(keys)
+    hashes = array("q", [hasher.hash_row(row) for row in rows])
     return np.array(hashes, np.int64)
+
+
+class RowHasher:
+    """Hashes rows whose texts stand in these columns."""
+
+    def __init__(self, keys: ColumnKeys):
+        self._columns = _TextColumns.build(keys)
+
+    def hash_row(self, row: Row) -> int:
+        """Hash a row: a number that is equal, in every process, where rows say the same; 0 of one
+        that lacks its answer."""
+        texts = _read_texts(self._columns, row)
+        if not texts:
+            return 0
+        said = "\0".join(texts).encode("utf-8", "surrogatepass")
+        digest = hashlib.blake2b(said, digest_size=8).digest()
+        return int.from_bytes(digest, "big", signed=True) or 1
 
 
 def find_repeats(hashes: "np.ndarray") -> list[int]:

@@ -29,7 +29,7 @@ Unit = Hashable
 
 
 def select_part(
-    rows: list[Row],
+    rows: Sequence[Row],
     part: str,
     forget_set: ForgetSet,
     where: str,
@@ -60,7 +60,7 @@ def select_part(
     return [index for index in range(len(rows)) if index not in forgotten]
 
 
-def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[int]:
+def find_forgotten(rows: Sequence[Row], forget_set: ForgetSet, where: str) -> set[int]:
     """Find the indices of the rows that a forget set takes.
 
     Raises:
@@ -105,7 +105,7 @@ def find_forgotten(rows: list[Row], forget_set: ForgetSet, where: str) -> set[in
 
 
 def read_entities(
-    rows: list[Row],
+    rows: Sequence[Row],
     forget_set: ForgetSet,
     where: str,
 ) -> list[list[Entity]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unteach import registry
 from unteach.config import schema
-from unteach.config.files import Files, Source
+from unteach.config.files import Files, Source, get_format
 from unteach.config.schema import PROMPT_STREAMS, DatasetConfig, TemplateArgs
 from unteach.data.column_layouts import (
     LAYOUTS,
@@ -100,7 +100,7 @@ class FileDatasets:
             self.notes.append(f"data.{stream}: {note}")
 
         # Keys of `data` that these rows take.
-        if any(file.suffix == ".txt" for file in table.files):
+        if any(get_format(file) == ".txt" for file in table.files):
             self.used_settings.add("txt")
         if self.kind == "text" and "text" not in layout.roles:
             self.used_settings.add("pretrain_with_output")

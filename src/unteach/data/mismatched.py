@@ -35,9 +35,9 @@ class MismatchedAnswers:
     def variant(self, row: int, epoch: int) -> dict[str, Example]:
         """Build the question of a row with the answer of another, drawn anew in each epoch."""
         generator = random.Random(derive_seed(self.seed, "mismatched", epoch, row))
-        retain_dataset, retain_row = generator.choice(self.retain.locations)
+        retain_dataset, retain_row = self.retain.find(generator.choice(range(len(self.retain))))
         _, answer = retain_dataset.text(retain_row)
-        forget_dataset, forget_row = self.forget.locations[row]
+        forget_dataset, forget_row = self.forget.find(row)
         return {ALTERNATE: forget_dataset.build_with_answer(forget_row, answer)}
 
 

@@ -4,6 +4,7 @@ anything is trained."""
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from unteach.data.io.cells import describe_type, is_missing
 from unteach.data.rows import Place, Row, Rows
@@ -38,7 +39,7 @@ class RowErrors:
         rows: its rows, whose places messages name.
     """
 
-    def __init__(self, where: str, rows: list[Row]):
+    def __init__(self, where: str, rows: Sequence[Row]):
         self.where = where
         self.rows = rows
         self.dropped: dict[str, list[int]] = {}
@@ -47,6 +48,40 @@ class RowErrors:
         """indices of the rows that the user must mend, by what is wrong"""
         self.special: list[int] = []
         """indices of the rows in which special tokens are written, which is read as text"""
+        self.cut: list[int] = []
+        """index of the row of each answer that was cut"""
+        self.unshown: dict[str, list[int]] = {}
+        """keys of turns that hold text which the chat template does not show -> their rows"""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the rows behind: another process has them."""
+        return {**vars(self), "rows": ()}
+
+    def list_notes(self) -> dict[str, Any]:
+        """List what is noted of rows that need no mending, as JSON has it."""
+        return {
+            "dropped": self.dropped,
+            "special": self.special,
+            "cut": self.cut,
+            "unshown": self.unshown,
+        }
+
+    def read_notes(self, notes: dict[str, Any]) -> None:
+        """Read what `list_notes` listed of the same rows."""
+        self.dropped, self.unshown = notes["dropped"], notes["unshown"]
+        self.special, self.cut = notes["special"], notes["cut"]
+
+    def extend(self, others: "RowErrors") -> None:
+        """Add what is noted of the rows after these."""
+        for notes, more in (
+            (self.dropped, others.dropped),
+            (self.invalid, others.invalid),
+            (self.unshown, others.unshown),
+        ):
+            for name, row_indices in more.items():
+                notes.setdefault(name, []).extend(row_indices)
+        self.special += others.special
+        self.cut += others.cut
 
     def check_text(
         self,
@@ -129,13 +164,13 @@ class RowErrors:
             numbers = [index + 1 for index in first]
             return _pluralize("row", row_indices) + _join(numbers) + more
 
-        places = [self.rows.places[index] for index in first]
+        places = [self.rows.locate(index) for index in first]
         if not any(place.number for place in places):
             # Each text file is one row.
             if len(self.rows) == 1:
                 return "the whole file" + more
             return _join(_list_files(places)) + more
-        if len(set(_list_files(self.rows.places))) > 1:
+        if self.rows.count_files() > 1:
             return _join(places) + more
         numbers = [place.number for place in places]
         return _pluralize(places[0].unit, row_indices) + _join(numbers) + more

@@ -4,7 +4,7 @@ forget."""
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from unteach.data.rows import Place, PlacedRow
+from unteach.data.rows import Place, PlacedRow, Rows
 from unteach.errors import UserError
 from unteach.seeds import permutation
 from unteach.wording import format_count, quote_value
@@ -26,6 +26,7 @@ class RowSelection:
         by_line: a text file is one row a line.
         tokenized: so many rows are tokenised at once, for a look at them, and the others when
             their tokens are needed; None tokenises all.
+        token_cache: a folder in which the tokens of many rows are kept; None keeps none.
     """
 
     seed: int = 0
@@ -36,6 +37,7 @@ class RowSelection:
     flagged: bool = False
     by_line: bool = False
     tokenized: int | None = None
+    token_cache: str | None = None
 
     def select_indices(self, num_rows: int) -> list[int]:
         """Select among `num_rows` rows; give their indices, ascending."""
@@ -51,33 +53,34 @@ class RowSelection:
             selected = [selected[k] for k in sorted(order[: self.most])]
         return selected
 
-    def select(self, placed_rows: Iterable[PlacedRow], where: str) -> list[PlacedRow]:
+    def select(self, placed_rows: Iterable[PlacedRow], where: str) -> Rows:
         """Select among rows; refuse where none is left."""
-        rows = list(placed_rows)
+        rows = Rows(placed_rows)
         if self.flag is not None:
             rows = self._select_flagged(rows, self.flag, where)
-        selected = [rows[index] for index in self.select_indices(len(rows))]
+        selected = self.select_indices(len(rows))
         if not selected:
             raise UserError(
                 f"{where}: of {format_count(len(rows), 'row')} none is left to train on once "
                 f"{self.held_out:g} of them are held out"
             )
-        return selected
+        return rows if len(selected) == len(rows) else rows.take(selected)
 
     def _select_flagged(
         self,
-        rows: list[PlacedRow],
+        rows: Rows,
         column: str,
         where: str,
-    ) -> list[PlacedRow]:
+    ) -> Rows:
         """Select the rows that a column marks; refuse where there are none."""
         selected = []
-        for place, row in rows:
+        for row_index, row in enumerate(rows):
+            place = rows.locate(row_index)
             if parse_flag(row.get(column), column, place) == self.flagged:
-                selected.append((place, row))
+                selected.append(row_index)
         if not selected:
             raise UserError(f"{where}: no row has {int(self.flagged)} in the column {column!r}")
-        return selected
+        return rows.take(selected)
 
     def drop_limits(self) -> "RowSelection":
         """Give the same selection without any row left out."""

@@ -7,6 +7,7 @@ How a step is dealt changes nothing it computes.
 """
 
 import itertools
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -107,10 +108,10 @@ class Steps:
         """Steps of an epoch that have rows of the anchor."""
         return -(-len(self.streams[self.anchor]) // self.size)
 
-    def _permute(self, stream: str, epoch: int) -> list[int]:
+    def _permute(self, stream: str, epoch: int) -> "array[int]":
         """Order the rows of a stream for one of its epochs."""
         num_rows = len(self.streams[stream])
-        return permutation(num_rows, self.seed, "data", stream, epoch)
+        return array("q", permutation(num_rows, self.seed, "data", stream, epoch))
 
     def draw(self, epoch: int, step: int) -> dict[str, list[Draw]]:
         """Draw the rows of one step, by stream."""

@@ -1,6 +1,7 @@
 """`data=files`: which rows of the user's own files each stream of the run reads."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 from unteach.config import schema
@@ -74,6 +75,7 @@ class StreamFinder:
         self.lands = isinstance(config, schema.TrainConfig) and config.trainer.does_land
         self.files = files
         self.seed = config.seed
+        self.token_cache = Path(config.paths.cache_dir) / "tokens"
         self.method = method
         read_beside = FACT_COLUMNS if isinstance(config, schema.AuditConfig) else ()
         self.datasets = FileDatasets(files, method, kind, read_beside)
@@ -189,6 +191,7 @@ class StreamFinder:
             held_out=files.validation_fraction if stream == "train" else 0.0,
             most=files.get_max_rows(stream),
             by_line=files.txt == "line",
+            token_cache=str(self.token_cache),
         )
         if stream != "train" or files.marked is None:
             return selection

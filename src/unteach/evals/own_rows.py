@@ -56,7 +56,7 @@ def read_row(
     if template.kind != "chat":
         prompt_text = prompt_text.removeprefix(template.tokenizer.bos_token or "")
     # A dataset that knows the words of its rows gives them; of others, the prompt's own are shown.
-    dataset, dataset_row = rows.stream.locations[row_number]
+    dataset, dataset_row = rows.stream.find(row_number)
     if hasattr(dataset, "text"):
         question = dataset.text(dataset_row)[0]
     else:

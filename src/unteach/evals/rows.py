@@ -1,7 +1,7 @@
 """The rows of a suite, tokenized: what the model is asked about each, and what is true."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -107,7 +107,7 @@ class EvalRows:
         self.num_skipped: dict[str, int] = {}
         self.num_cut: dict[str, int] = {}
         self.num_joined: dict[str, int] = {}
-        self._rows: dict[str, list[Row]] = {}
+        self._rows: dict[str, Sequence[Row]] = {}
         self._columns: dict[str, TokenizedColumn] = {}
 
     def get_config(self, column_name: str) -> RowsConfig:
@@ -255,7 +255,7 @@ class EvalRows:
         positions = sorted(order[:max_rows])
         return [row_numbers[position] for position in positions]
 
-    def _load_rows(self, hf_args: dict[str, Any]) -> list[Row]:
+    def _load_rows(self, hf_args: dict[str, Any]) -> Sequence[Row]:
         """Load rows, once for all columns of them."""
         key = fingerprints.hash_value(hf_args)
         if key not in self._rows:
@@ -275,7 +275,7 @@ class EvalRows:
         answers = sources.read_column(rows, key, where)
         return list(zip(questions, answers, strict=True))
 
-    def _choose_refusals(self, config: RowsConfig, rows: list[Row]) -> list[str]:
+    def _choose_refusals(self, config: RowsConfig, rows: Sequence[Row]) -> list[str]:
         """Choose a refusal for each row by its number, or take the rows' own column of them."""
         if rows and IDK in rows[0]:
             return sources.read_column(rows, IDK, f"eval.{self.config.suite}")
@@ -289,7 +289,7 @@ class EvalRows:
     def _select_by_keys(
         self,
         config: RowsConfig,
-        rows: list[Row],
+        rows: Sequence[Row],
         source: str,
     ) -> list[int]:
         """Select all rows, or those that share a key with other rows, or that share none."""
@@ -372,7 +372,7 @@ class EvalRows:
         column.answer_texts.append(answers)
 
 
-def _read_keys(rows: list[Row], source: str) -> list[set[str]]:
+def _read_keys(rows: Sequence[Row], source: str) -> list[set[str]]:
     """Read what each row is about."""
     keys = []
     for row in rows:

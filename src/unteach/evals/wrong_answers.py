@@ -5,6 +5,7 @@ ARC judges TOFU's rows in this way: TOFU itself has wrong answers, and other phr
 A row is asked as it was taught, which is therefore also its column of another phrasing.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -77,7 +78,7 @@ def _read_settings(value: object) -> WrongAnswers:
     return settings
 
 
-def _group_by_author(rows: list[Row]) -> dict[int, list[Row]]:
+def _group_by_author(rows: Sequence[Row]) -> dict[int, list[Row]]:
     groups: dict[int, list[Row]] = {}
     for row in rows:
         groups.setdefault(row[AUTHOR], []).append(row)

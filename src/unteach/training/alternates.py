@@ -60,10 +60,13 @@ def invent(
     They are kept in `cache_dir`, so that runs from the same model share them.
     """
     _refuse_unfit_rows(forget)
-    rows = [part.text(row) for part, row in forget.locations]
-    prompts = [
-        loaded.template.encode_prompt(method.ask(question, answer)) for question, answer in rows
-    ]
+    rows = []
+    prompts = []
+    for row_index in range(len(forget)):
+        dataset, row = forget.find(row_index)
+        question, answer = dataset.text(row)
+        rows.append((question, answer))
+        prompts.append(loaded.template.encode_prompt(method.ask(question, answer)))
     weights = loaded.identity(cache_dir / fingerprints.MEMORY_FILE)
     settings = [
         method.n_alternates,
@@ -96,7 +99,8 @@ def _refuse_unfit_rows(forget: Stream) -> None:
                 f"data.forget: {type(part).__name__} has no questions and answers to invent other "
                 "answers to"
             )
-    for part, row in forget.locations:
+    for row_index in range(len(forget)):
+        part, row = forget.find(row_index)
         location = part.context_place(row) if hasattr(part, "context_place") else None
         if location:
             raise UserError(

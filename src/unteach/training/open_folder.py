@@ -2,6 +2,7 @@
 be the same when it goes on."""
 
 import hashlib
+from array import array
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,7 +13,6 @@ from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
 from unteach.errors import UserError
-from unteach.lazy import np
 from unteach.methods.edit.base import Edit
 from unteach.models.loading import LoadedModel
 from unteach.training.build_reference import REFERENCE
@@ -80,8 +80,8 @@ def fingerprint_streams(streams: dict[str, Stream]) -> dict[str, str]:
         digest = hashlib.sha256()
         for row in range(len(stream)):
             example = stream.example(row)
-            for key in ("input_ids", "labels"):
-                digest.update(np.asarray(example[key], np.int64).tobytes() + b"/")
+            for tokens in (example["input_ids"], example["labels"]):
+                digest.update(array("q", tokens).tobytes() + b"/")
         hashes[name] = digest.hexdigest()
     return hashes
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
-take most time."""
+take most time; of a file of many rows nothing is."""
 LEARNED_STYLE = "black on green"
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""

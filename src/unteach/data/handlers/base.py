@@ -6,20 +6,31 @@ be trained or scored. `dropped` and `cut` count, by reason, the rows that cannot
 that were shortened.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from unteach.data import duplicates
-from unteach.data.examples import DEFERRED, Example, build_example, find_row_index
+from unteach.data.examples import DEFERRED, Example, build_example
+from unteach.data.handlers.built_rows import MANY_ROWS, BuiltRows, build_all
+from unteach.data.handlers.token_cache import TokenCache, build_key
 from unteach.data.io import sources
+from unteach.data.io.cells import explain_no_column
+from unteach.data.packed_examples import NOT_TOKENIZED, PackedExamples
 from unteach.data.row_errors import RowErrors, explain_no_row_left
+from unteach.data.rows import Row, Rows, locate_row
 from unteach.data.template import Encoded, Template
 from unteach.data.truncation import IGNORED, TooLong, truncate
+from unteach.distributed import launch_environment
 from unteach.errors import UserError
+from unteach.lazy import np
 from unteach.wording import format_count
 
+Read = TypeVar("Read")
+"""What a handler reads of a row."""
 NO_ROOM = "no room for an answer within max_length"
 
 
@@ -34,16 +45,18 @@ def note_special_text(row_errors: RowErrors) -> str:
 
 
 @dataclass
-class RowDataset:
+class RowDataset(Generic[Read]):
     """A handler of rows of which each gives one example with an answer in it; counts what became of
-    the others."""
+    the others.
+
+    A handler opens its rows and builds their examples; of one row it says in `read_row` what it
+    reads of it, and in `encode_row` which examples come of that.
+    """
 
     template: Template
     hf_args: dict[str, Any]
-    examples: list[Example] = field(init=False)
+    examples: PackedExamples = field(init=False, default_factory=PackedExamples)
     dropped: Counter[str] = field(init=False, default_factory=Counter)
-    cut: int = field(init=False, default=0)
-    cut_rows: list[int] = field(init=False, default_factory=list)
     row_errors: RowErrors = field(init=False)
     row_hashes: Any = field(init=False, default=None)
     """an array with a number for each row read, equal where rows say the same; None for rows that
@@ -54,8 +67,18 @@ class RowDataset:
         """What messages call the source."""
         return sources.describe_source(self.hf_args)
 
-    def load(self, *keys: str, optional: Sequence[str | None] = ()) -> list[tuple[Any, ...]]:
-        """Load columns of all rows, side by side.
+    @property
+    def cut(self) -> int:
+        """How many answers were cut."""
+        return len(self.row_errors.cut)
+
+    @property
+    def rows(self) -> Sequence[Row]:
+        """The rows of the source."""
+        return self.row_errors.rows
+
+    def open_rows(self, *keys: str, optional: Sequence[str | None] = ()) -> None:
+        """Open the rows of the source.
 
         Args:
             keys: columns that each row must have.
@@ -63,48 +86,127 @@ class RowDataset:
                 cells are None.
         """
         rows = sources.load_rows(self.hf_args)
+        if not rows:
+            raise UserError(f"{self.where}: there are no rows")
+        self.keys, self.optional_keys = keys, optional
         self.row_errors = RowErrors(self.where, rows)
-        if "rows" not in self.hf_args:
-            column_keys = duplicates.find_column_keys(type(self), vars(self))
-            self.row_hashes = duplicates.hash_rows(column_keys, rows)
 
-        columns = [sources.read_column(rows, key, self.where) for key in keys]
-        for key in optional:
-            if key is None:
-                columns.append([None] * len(rows))
-            else:
-                columns.append([row.get(key) for row in rows])
-        cells_of_rows = list(zip(*columns, strict=True))
-        for row_index, cells in enumerate(cells_of_rows):
-            if self.template.hides(cells):
-                self.row_errors.special.append(row_index)
-        return cells_of_rows
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> Read | None:
+        """Read what a row holds; None, with a note in `row_errors`, where it cannot be used.
 
-    def keep(self, examples: Sequence[Example | None]) -> None:
-        """Refuse what is wrong, count what is dropped, keep the rest."""
-        self.row_errors.refuse()
-        self.dropped += self.row_errors.count_dropped()
-        self.examples = [example for example in examples if example is not None]
-        self._forget_hashes_of_dropped()
-        if not self.examples and "rows" not in self.hf_args:
-            raise UserError(explain_no_row_left(self.where, self.dropped))
+        Args:
+            row_index: the row.
+            cells: its cells in the columns that were opened.
+        """
+        raise NotImplementedError
 
-    def _forget_hashes_of_dropped(self) -> None:
-        """Leave rows without an example out of those that are compared: they repeat nothing."""
-        if self.row_hashes is None:
+    def encode_row(self, row_index: int, read: Read) -> list[Example]:
+        """Build the examples of what was read of a row; none, and note why, where nothing is left
+        to learn."""
+        raise NotImplementedError
+
+    def build_examples(self) -> None:
+        """Build the examples of all rows; refuse what is wrong, count what is dropped."""
+        selection = self.hf_args.get("choice")
+        if selection is None or selection.token_cache is None or len(self.rows) < MANY_ROWS:
+            self.keep(build_all(self._build_rows, len(self.rows), self.row_errors))
             return
-        dropped = set(range(len(self.row_hashes)))
-        for example in self.examples:
-            dropped.discard(find_row_index(example))
-        self.row_hashes[sorted(dropped)] = 0
+        cache = TokenCache(Path(selection.token_cache))
+        key = self._build_cache_key()
+        built = cache.read(key, self.row_errors)
+        if built is not None:
+            self.keep(built)
+            return
+        built = build_all(self._build_rows, len(self.rows), self.row_errors)
+        self.keep(built)
+        # One process of a group keeps them for all; of rows that are only looked at not all have
+        # tokens.
+        if selection.tokenized is None and launch_environment.rank() == 0:
+            cache.write(key, built)
 
-    def build_usable(self, encoded: Encoded, row_index: int) -> Example | None:
-        """Build a row's example; None, and count it, where no answer is left to learn."""
+    def _build_cache_key(self) -> str:
+        """Build the name of the tokens of these rows in a cache."""
+        assert isinstance(self.rows, Rows), "rows that are selected stand in files"
+        arguments = {}
+        for own in fields(self):
+            if own.init and own.name not in ("template", "hf_args"):
+                arguments[own.name] = getattr(self, own.name)
+        arguments["shots"] = getattr(self, "shots", None)
+        return build_key(self.rows.hash_rows(), type(self), arguments, self.template)
+
+    def keep(self, built: BuiltRows) -> None:
+        """Keep what all rows came to.
+
+        Raises:
+            UserError: rows are wrong, or none of them can be used.
+        """
+        self.row_errors.refuse()
+        self.examples = built.examples
+        self.dropped += self.row_errors.count_dropped()
+        if "rows" not in self.hf_args:
+            self.row_hashes = np.array(built.hashes, np.int64)
+            # Rows without an example repeat nothing.
+            is_kept = np.zeros(len(self.row_hashes), bool)
+            is_kept[np.asarray(self.examples.rows)] = True
+            self.row_hashes[~is_kept] = 0
+            if not self.examples:
+                raise UserError(explain_no_row_left(self.where, self.dropped))
+
+    def _build_rows(self, row_indices: range) -> BuiltRows:
+        """Build the examples of some rows."""
+        part = copy.copy(self)
+        part.row_errors = RowErrors(self.where, self.rows)
+        built = BuiltRows(PackedExamples(), part.row_errors)
+        hasher = duplicates.RowHasher(duplicates.find_column_keys(type(self), vars(self)))
+        for row_index in row_indices:
+            if self.leaves_unread and self.is_deferred(row_index):
+                built.hashes.append(0)
+                built.examples.append({"index": row_index, DEFERRED: True})
+                continue
+            row = self.rows[row_index]
+            cells = self.pick_cells(row, row_index)
+            if self.template.hides(cells):
+                part.row_errors.special.append(row_index)
+            built.hashes.append(hasher.hash_row(row))
+            for example in part._build_row(row_index, cells):
+                built.examples.append(example)
+        return built
+
+    def _build_row(self, row_index: int, cells: Sequence[Any]) -> list[Example]:
+        read = self.read_row(row_index, cells)
+        if read is None:
+            return []
+        if self.is_deferred(row_index):
+            return [{"index": row_index, DEFERRED: True}]
+        return self.encode_row(row_index, read)
+
+    def pick_cells(self, row: Row, row_index: int) -> list[Any]:
+        """Pick a row's cells in the columns that were opened."""
+        cells = []
+        for key in self.keys:
+            if key not in row:
+                place = locate_row(self.rows, row_index, self.where)
+                raise UserError(explain_no_column(place, key, row))
+            cells.append(row[key])
+        for name in self.optional_keys:
+            cells.append(None if name is None else row.get(name))
+        return cells
+
+    def read_again(self, row_index: int) -> Read:
+        """Read a row that has an example once more."""
+        quiet = copy.copy(self)
+        quiet.row_errors = RowErrors(self.where, self.rows)
+        read = quiet.read_row(row_index, self.pick_cells(self.rows[row_index], row_index))
+        assert read is not None, "a row that has an example can be read"
+        return read
+
+    def build_usable(self, encoded: Encoded, row_index: int) -> list[Example]:
+        """Build a row's example; none, and count it, where no answer is left to learn."""
         if not encoded.answer or len(encoded.input_ids) < 2:
             self.row_errors.drop(NO_ROOM, row_index)
-            return None
+            return []
         self.count_cut(bool(encoded.cut), row_index)
-        return build_example(encoded, row_index)
+        return [build_example(encoded, row_index)]
 
     def fit(
         self,
@@ -144,8 +246,7 @@ class RowDataset:
     def count_cut(self, is_cut: bool, row_index: int) -> None:
         """Note a row whose answer was cut."""
         if is_cut:
-            self.cut += 1
-            self.cut_rows.append(row_index)
+            self.row_errors.cut.append(row_index)
 
     @property
     def num_tokenized(self) -> int | None:
@@ -153,32 +254,38 @@ class RowDataset:
         selection = self.hf_args.get("choice")
         return selection.tokenized if selection is not None else None
 
+    @property
+    def leaves_unread(self) -> bool:
+        """Whether the rows that are not tokenised at once are not read either: there are many."""
+        return self.num_tokenized is not None and len(self.rows) >= MANY_ROWS
+
     def is_deferred(self, row_index: int) -> bool:
         """Whether a row is tokenised only when its example is used."""
         return self.num_tokenized is not None and row_index >= self.num_tokenized
 
     def is_tokenized(self, row: int) -> bool:
         """Whether an example has its tokens already."""
-        return DEFERRED not in self.examples[row]
-
-    def encode_deferred(self, row_index: int) -> list[Example]:
-        """Build the examples of a row that was not tokenised at once."""
-        raise NotImplementedError
+        return bool(self.examples.starts[row] != NOT_TOKENIZED)
 
     def place(self, row: int) -> str:
         """Say where an example's row stands, as `line 3`."""
-        row_index = find_row_index(self.examples[row])
-        return self.row_errors.list_places([row_index])
+        return self.row_errors.list_places([int(self.examples.rows[row])])
 
     def notes(self) -> list[str]:
         """Say which rows are dropped, cut, written with special tokens, or stand twice."""
         notes = []
+        if self.leaves_unread:
+            num_rows = format_count(len(self.rows), "row")
+            notes.append(
+                f"of {num_rows} the first {self.num_tokenized:,} are looked at here; a run reads "
+                f"all of them before its first step"
+            )
         for reason, count in self.dropped.items():
             num_rows = format_count(count, "row")
             notes.append(f"{num_rows} dropped, {reason}")
-        if self.cut:
-            places = self.row_errors.list_places(self.cut_rows)
-            num_rows = format_count(self.cut, "row")
+        if self.row_errors.cut:
+            places = self.row_errors.list_places(self.row_errors.cut)
+            num_rows = format_count(len(self.row_errors.cut), "row")
             notes.append(f"{num_rows} cut at max_length ({places})")
         if self.row_errors.special:
             notes.append(note_special_text(self.row_errors))
@@ -195,7 +302,9 @@ class RowDataset:
         if DEFERRED not in example:
             return example
         row_index = example["index"]
-        pieces = self.encode_deferred(row_index)
+        cells = self.pick_cells(self.rows[row_index], row_index)
+        read = self.read_row(row_index, cells)
+        pieces = [] if read is None else self.encode_row(row_index, read)
         self.row_errors.refuse()
         # Of a row that a run would drop, nothing is learned.
         nothing: Example = {
@@ -203,7 +312,4 @@ class RowDataset:
             "labels": [IGNORED],
             "index": row_index,
         }
-        tokenized = pieces[0] if pieces else nothing
-        if "weight" in example:
-            tokenized["weight"] = example["weight"]
-        return tokenized
+        return pieces[0] if pieces else nothing

@@ -1,8 +1,9 @@
 """Conversations: every turn of the assistant is learned, exactly as the model will be asked for
 it."""
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from unteach.data.chat_tokens import encode_chat
 from unteach.data.conversations import (
@@ -16,7 +17,7 @@ from unteach.data.conversations import (
     read_tools,
     says_nothing,
 )
-from unteach.data.examples import DEFERRED, Example
+from unteach.data.examples import Example
 from unteach.data.handlers.base import RowDataset
 from unteach.data.io.cells import is_missing
 from unteach.data.rendered_text import is_shown
@@ -27,9 +28,17 @@ from unteach.registry import dataset
 from unteach.wording import format_count
 
 
+@dataclass(frozen=True)
+class _Conversation:
+    """Turns, with the tools that may be called."""
+
+    messages: list[Message]
+    tools: Tools
+
+
 @dataset
 @dataclass
-class ChatDataset(RowDataset):
+class ChatDataset(RowDataset[_Conversation]):
     """Conversations, shown by the model's chat template: lists of {role, content} (in a csv, as
     JSON), or ShareGPT's of {from, value}. A turn of the assistant with `weight` 0 is read and not
     learned.
@@ -47,67 +56,29 @@ class ChatDataset(RowDataset):
     max_length: int = 2048
     turns: Literal["all", "last"] = "all"
     too_long: TooLong = "truncate_right"
-    unshown: dict[str, list[int]] = field(init=False, default_factory=dict)
-    """keys of turns that hold text which the chat template does not show -> their rows"""
 
     def __post_init__(self) -> None:
-        self.conversations: dict[int, tuple[list[Message], Tools]] = {}
-        optional = (self.system_key, self.tools_key)
-        rows = self.load(self.messages_key, optional=optional)
-        for row_index, (cell, system, tools) in enumerate(rows):
-            conversation = self._read(row_index, cell, system, tools)
-            if conversation is not None:
-                self.conversations[row_index] = conversation
-        # What is no conversation is refused before the others are tokenised.
-        self.row_errors.refuse()
-
-        examples: list[Example] = []
-        deferred: list[Example] = []
-        for row_index, (messages, callable_tools) in self.conversations.items():
-            if self.is_deferred(row_index):
-                deferred.append({"index": row_index, DEFERRED: True})
-            else:
-                examples += self._build(row_index, messages, callable_tools)
-        self.keep(examples + deferred)
-
-    def encode_deferred(self, row_index: int) -> list[Example]:
-        """Build the examples of a conversation that was not tokenised at once."""
-        messages, tools = self.conversations[row_index]
-        return self._build(row_index, messages, tools)
+        self.open_rows(self.messages_key, optional=(self.system_key, self.tools_key))
+        self.build_examples()
 
     def text(self, row: int) -> tuple[str, str]:
         """Give the last question and answer of an example's conversation, as they were written."""
-        row_index = self.examples[row]["index"]
-        messages, _ = self.conversations[row_index]
-        return find_last_question(messages)
+        read = self.read_again(int(self.examples.rows[row]))
+        return find_last_question(read.messages)
 
     def context_place(self, row: int) -> str | None:
         """Say where an example stands that has more before its last answer than the one question;
         else None."""
-        row_index = self.examples[row]["index"]
-        messages, tools = self.conversations[row_index]
-        if not tools and len(messages) <= 2:
+        row_index = int(self.examples.rows[row])
+        read = self.read_again(row_index)
+        if not read.tools and len(read.messages) <= 2:
             return None
-        return locate_row(self.row_errors.rows, row_index, self.where)
+        return locate_row(self.rows, row_index, self.where)
 
-    def _read(
-        self,
-        row_index: int,
-        cell: object,
-        system: object,
-        tools: object,
-    ) -> tuple[list[Message], Tools] | None:
-        """Read the turns of a row and its tools.
-
-        Args:
-            row_index: the row.
-            cell: its conversation.
-            system: its system prompt.
-            tools: the tools that may be called.
-
-        Returns:
-            None, with a note in `row_errors`, where it has nothing to learn or is no conversation.
-        """
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _Conversation | None:
+        """Read the turns of a row and its tools; None, with a note, where it has nothing to learn
+        or is no conversation."""
+        cell, system, tools = cells
         if is_missing(cell) or cell == []:
             self.row_errors.drop(f"nothing in {self.messages_key}", row_index)
             return None
@@ -132,17 +103,12 @@ class ChatDataset(RowDataset):
         if any(says_nothing(message) for message in learned):
             self.row_errors.drop("nothing in a turn of the assistant", row_index)
             return None
-        return messages, callable_tools
+        return _Conversation(messages, callable_tools)
 
-    def _build(
-        self,
-        row_index: int,
-        messages: list[Message],
-        tools: Tools,
-    ) -> list[Example]:
+    def encode_row(self, row_index: int, read: _Conversation) -> list[Example]:
         """Build the examples of a conversation; none, and count it, where nothing is left."""
-        messages = self.template.hide_all(messages)
-        tools = self.template.hide_all(tools)
+        messages = self.template.hide_all(read.messages)
+        tools = self.template.hide_all(read.tools)
         try:
             pieces = encode_chat(
                 self.template,
@@ -182,12 +148,12 @@ class ChatDataset(RowDataset):
             values = [message.get(key) for message in messages]
             texts = [value for value in values if isinstance(value, str)]
             if not all(is_shown(text, whole) for text in texts):
-                self.unshown.setdefault(key, []).append(row_index)
+                self.row_errors.unshown.setdefault(key, []).append(row_index)
 
     def notes(self) -> list[str]:
         """Say also what the chat template does not show."""
         notes = super().notes()
-        for key, row_indices in self.unshown.items():
+        for key, row_indices in self.row_errors.unshown.items():
             count = format_count(len(row_indices), "row")
             places = self.row_errors.list_places(row_indices)
             notes.append(

@@ -1,5 +1,6 @@
 """A dataset of prefixes and how they go on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from unteach.registry import dataset
 
 @dataset
 @dataclass
-class CompletionDataset(RowDataset):
+class CompletionDataset(RowDataset[tuple[str, str]]):
     """A prefix and how it goes on, as plain text; the loss is on the completion and the EOS after
     it.
 
@@ -25,27 +26,27 @@ class CompletionDataset(RowDataset):
     insert_space: bool = False
 
     def __post_init__(self) -> None:
-        if self.prefix_key:
-            rows = self.load(self.prefix_key, self.text_key)
-        else:
-            rows = [("", text) for (text,) in self.load(self.text_key)]
+        columns = [self.prefix_key] if self.prefix_key else []
+        self.open_rows(*columns, self.text_key)
         raw_args = replace(self.template.args, kind="raw")
         self.raw = Template(self.template.tokenizer, raw_args)
-        examples = []
-        for row_index, (prefix, text) in enumerate(rows):
-            examples.append(self.build(row_index, prefix, text))
-        self.keep(examples)
+        self.build_examples()
 
-    def build(self, row_index: int, prefix: Any, text: Any) -> Example | None:
-        """Build the example of one row; None, and count it, where it has no text or no room."""
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> tuple[str, str] | None:
+        """Read a row's prefix, which may be empty, and how it goes on."""
+        *prefixes, text = cells
+        prefix = prefixes[0] if prefixes else ""
         has_prefix = prefix == "" or self.row_errors.check_text(
             prefix,
             str(self.prefix_key),
             row_index,
         )
         has_text = self.row_errors.check_text(text, self.text_key, row_index)
-        if not has_prefix or not has_text:
-            return None
+        return (prefix, text) if has_prefix and has_text else None
+
+    def encode_row(self, row_index: int, read: tuple[str, str]) -> list[Example]:
+        """Build the example of one row; none, and count it, where it has no room."""
+        prefix, text = read
         completion = f" {text}" if self.insert_space else text
         encoded = self.raw.encode(prefix, completion, max_length=self.max_length)
         return self.build_usable(encoded, row_index)

@@ -5,7 +5,7 @@ asked; its label stands at its last token, where the head reads.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
@@ -13,41 +13,50 @@ from unteach.data.examples import Example
 from unteach.data.handlers.base import RowDataset
 from unteach.data.io import sources
 from unteach.data.io.cells import is_missing
+from unteach.data.rows import Row
 from unteach.data.truncation import IGNORED
 from unteach.errors import UserError, find_nearest
 from unteach.registry import dataset
 from unteach.wording import quote_value
 
 
+@dataclass(frozen=True)
+class _LabelledText:
+    """A text with the index of its class, or with a number."""
+
+    text: str
+    label: int
+    target: float | None = None
+
+
 @dataclass
-class _LabelDataset(RowDataset):
+class _LabelDataset(RowDataset[_LabelledText]):
     """Rows of a text and a cell that is learned of it."""
 
     text_key: str = "input"
     max_length: int = 512
 
-    def _load_pairs(self, key: str) -> list[tuple[int, str, Any]]:
-        """Load (row index, text, cell) of the rows that have both; note the others."""
-        pairs = []
-        for row_index, (text, cell) in enumerate(self.load(self.text_key, key)):
-            if is_missing(cell):
-                self.row_errors.drop(f"nothing in {key}", row_index)
-            elif self.row_errors.check_text(text, self.text_key, row_index):
-                pairs.append((row_index, text, cell))
-        return pairs
+    def has_both(self, row_index: int, text: object, cell: object, key: str) -> bool:
+        """Whether a row has a text and a cell in the column `key`; note what it lacks."""
+        if is_missing(cell):
+            self.row_errors.drop(f"nothing in {key}", row_index)
+            return False
+        return self.row_errors.check_text(text, self.text_key, row_index)
 
-    def _build(self, row_index: int, text: str, label: int) -> Example:
+    def encode_row(self, row_index: int, read: _LabelledText) -> list[Example]:
         """Build the example of a text, cut to max_length, with its label at the last token."""
-        hidden = self.template.hide(text)
+        hidden = self.template.hide(read.text)
         ids = list(self.template.special.encode(hidden, add_special_tokens=True))
         self.count_cut(len(ids) > self.max_length, row_index)
         ids = ids[: self.max_length]
-        labels = [IGNORED] * (len(ids) - 1) + [label]
-        return {
+        example: Example = {
             "input_ids": ids,
-            "labels": labels,
+            "labels": [IGNORED] * (len(ids) - 1) + [read.label],
             "index": row_index,
         }
+        if read.target is not None:
+            example["target"] = read.target
+        return [example]
 
 
 @dataset
@@ -60,28 +69,29 @@ class LabelledDataset(_LabelDataset):
     labels: list[str] | None = None
 
     def __post_init__(self) -> None:
-        pairs = self._load_pairs(self.label_key)
-        labels = self.labels
-        if labels is None:
-            cells = [cell for _, _, cell in pairs]
-            labels = sort_labels(set(map(str, cells)))
-        label_indices = {label: index for index, label in enumerate(labels)}
+        self.open_rows(self.text_key, self.label_key)
+        names = self.labels
+        if names is None:
+            names = sort_labels(_collect_cells(self.rows, self.label_key, self.where))
+        self.label_indices = {label: index for index, label in enumerate(names)}
+        self.build_examples()
 
-        examples = []
-        for row_index, text, cell in pairs:
-            label = str(cell)
-            if label in label_indices:
-                label_index = label_indices[label]
-                examples.append(self._build(row_index, text, label_index))
-                continue
-            guess = find_nearest(label, labels)
-            allowed = ", ".join(labels)
-            hint = f"did you mean {guess}?" if guess else f"the labels are {allowed}"
-            self.row_errors.add(
-                f"{self.label_key} is {label!r}, which is no label; {hint}",
-                row_index,
-            )
-        self.keep(examples)
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _LabelledText | None:
+        """Read a row's text and its class."""
+        text, cell = cells
+        if not self.has_both(row_index, text, cell, self.label_key):
+            return None
+        label = str(cell)
+        if label in self.label_indices:
+            return _LabelledText(text, self.label_indices[label])
+        guess = find_nearest(label, self.label_indices)
+        allowed = ", ".join(self.label_indices)
+        hint = f"did you mean {guess}?" if guess else f"the labels are {allowed}"
+        self.row_errors.add(
+            f"{self.label_key} is {label!r}, which is no label; {hint}",
+            row_index,
+        )
+        return None
 
     @staticmethod
     def labels_in(args: dict[str, Any]) -> set[str]:
@@ -89,12 +99,16 @@ class LabelledDataset(_LabelDataset):
         hf_args = args["hf_args"]
         rows = sources.load_rows(hf_args)
         key = args.get("label_key", "output")
-        cells = sources.read_column(rows, key, sources.describe_source(hf_args))
-        labels = set()
-        for cell in cells:
-            if not is_missing(cell):
-                labels.add(str(cell))
-        return labels
+        return _collect_cells(rows, key, sources.describe_source(hf_args))
+
+
+def _collect_cells(rows: Sequence[Row], key: str, where: str) -> set[str]:
+    """Collect what stands in a column, as text."""
+    cells = set()
+    for cell in sources.read_column(rows, key, where):
+        if not is_missing(cell):
+            cells.add(str(cell))
+    return cells
 
 
 def sort_labels(labels: Iterable[str]) -> list[str]:
@@ -113,19 +127,22 @@ class ScoredDataset(_LabelDataset):
     target_key: str = "output"
 
     def __post_init__(self) -> None:
-        examples = []
-        for row_index, text, cell in self._load_pairs(self.target_key):
-            target = parse_number(cell)
-            if target is None:
-                self.row_errors.add(
-                    f"{self.target_key} must be a finite number, and is {quote_value(cell)}",
-                    row_index,
-                )
-                continue
-            example = self._build(row_index, text, 0)
-            example["target"] = target
-            examples.append(example)
-        self.keep(examples)
+        self.open_rows(self.text_key, self.target_key)
+        self.build_examples()
+
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _LabelledText | None:
+        """Read a row's text and its number."""
+        text, cell = cells
+        if not self.has_both(row_index, text, cell, self.target_key):
+            return None
+        target = parse_number(cell)
+        if target is None:
+            self.row_errors.add(
+                f"{self.target_key} must be a finite number, and is {quote_value(cell)}",
+                row_index,
+            )
+            return None
+        return _LabelledText(text, 0, target)
 
 
 def parse_number(cell: str | SupportsFloat | None) -> float | None:

@@ -29,13 +29,6 @@ LIKED = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no":
 """What a cell may say, in any case, of an answer that was liked or not."""
 
 
-@dataclass
-class _PromptDataset(RowDataset):
-    """Rows with a prompt, asked through the model's template."""
-
-    max_length: int = 1024
-
-
 @dataclass(frozen=True)
 class _Conversation:
     """A prompt of turns, with the tools that may be called."""
@@ -48,7 +41,6 @@ class _Conversation:
 class _Pair:
     """A prompt after its context, with a chosen and a rejected answer: all text, or all turns."""
 
-    row_index: int
     context: Context
     prompt: str | _Conversation
     chosen: str | Message
@@ -57,7 +49,7 @@ class _Pair:
 
 @dataset
 @dataclass
-class PreferenceDataset(_PromptDataset):
+class PreferenceDataset(RowDataset[_Pair]):
     """Prompts, each with a chosen and a rejected answer: for PrefDPO, CPO, SimPO and ORPO.
 
     All three are text, or turns: lists of {role, content} or of ShareGPT's {from, value}.
@@ -66,6 +58,7 @@ class PreferenceDataset(_PromptDataset):
     QADataset and ChatDataset).
     """
 
+    max_length: int = 1024
     prompt_key: str | None = "prompt"
     chosen_key: str = "chosen"
     rejected_key: str = "rejected"
@@ -75,24 +68,18 @@ class PreferenceDataset(_PromptDataset):
     tools_key: str | None = None
 
     def __post_init__(self) -> None:
-        keys = self._keys
-        optional = (*self._around.names, self.tools_key)
-        rows = self.load(*keys, optional=optional)
-        pairs = []
-        for row_index, row in enumerate(rows):
-            cells = row[: len(keys)]
-            *cells_around, tools = row[len(keys) :]
-            has_turns = any(isinstance(cell, list | dict) for cell in cells)
-            if has_turns or not self.prompt_key:
-                _, system, _ = cells_around
-                pair = self._read_turns(row_index, cells, system, tools)
-            else:
-                pair = self._read_texts(row_index, cells, cells_around)
-            if pair is not None:
-                pairs.append(pair)
-        self.row_errors.refuse()
-        examples = [self._build(pair) for pair in pairs]
-        self.keep(examples)
+        self.open_rows(*self._keys, optional=(*self._around.names, self.tools_key))
+        self.build_examples()
+
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _Pair | None:
+        """Read a row's pair of answers, texts or turns, with their prompt."""
+        num_keys = len(self._keys)
+        *cells_around, tools = cells[num_keys:]
+        has_turns = any(isinstance(cell, list | dict) for cell in cells[:num_keys])
+        if has_turns or not self.prompt_key:
+            _, system, _ = cells_around
+            return self._read_turns(row_index, cells[:num_keys], system, tools)
+        return self._read_texts(row_index, cells[:num_keys], cells_around)
 
     @property
     def _keys(self) -> tuple[str, ...]:
@@ -131,7 +118,7 @@ class PreferenceDataset(_PromptDataset):
         texts = (question, chosen, rejected)
         if not self.row_errors.check_texts(texts, self._keys, row_index):
             return None
-        return _Pair(row_index, context, question, chosen, rejected)
+        return _Pair(context, question, chosen, rejected)
 
     def _read_turns(
         self,
@@ -190,21 +177,19 @@ class PreferenceDataset(_PromptDataset):
         if not is_complete:
             return None
         conversation = _Conversation(messages, callable_tools)
-        return _Pair(row_index, NO_CONTEXT, conversation, chosen_answer, rejected_answer)
+        return _Pair(NO_CONTEXT, conversation, chosen_answer, rejected_answer)
 
-    def _build(self, pair: _Pair) -> Example | None:
-        """Build {chosen, rejected}; None, and count it, where one of them has no room."""
+    def encode_row(self, row_index: int, read: _Pair) -> list[Example]:
+        """Build {chosen, rejected}; none, and count it, where one of them has no room."""
         try:
-            encoded_chosen = self._encode(pair, pair.chosen)
-            chosen = self.build_usable(encoded_chosen, pair.row_index)
-            encoded_rejected = self._encode(pair, pair.rejected)
-            rejected = self.build_usable(encoded_rejected, pair.row_index)
+            chosen = self.build_usable(self._encode(read, read.chosen), row_index)
+            rejected = self.build_usable(self._encode(read, read.rejected), row_index)
         except UserError as error:
-            self.row_errors.add(str(error), pair.row_index)
-            return None
-        if chosen is None or rejected is None:
-            return None
-        return {"chosen": chosen, "rejected": rejected}
+            self.row_errors.add(str(error), row_index)
+            return []
+        if not chosen or not rejected:
+            return []
+        return [{"chosen": chosen[0], "rejected": rejected[0]}]
 
     def _encode(self, pair: _Pair, answer: Any) -> Encoded:
         """Encode the prompt of a pair with one of its answers."""
@@ -228,7 +213,6 @@ class PreferenceDataset(_PromptDataset):
 class _JudgedAnswer:
     """A prompt after its context with one answer, and whether it was liked."""
 
-    row_index: int
     context: Context
     prompt: str
     answer: str
@@ -237,7 +221,7 @@ class _JudgedAnswer:
 
 @dataset
 @dataclass
-class FeedbackDataset(_PromptDataset):
+class FeedbackDataset(RowDataset[list[_JudgedAnswer]]):
     """Prompts with one answer each and whether it was liked (1, true, yes) or not: for KTO.
 
     Each row also has its prompt with another row's answer, by a seeded round through all rows,
@@ -246,6 +230,7 @@ class FeedbackDataset(_PromptDataset):
     rows (see QADataset).
     """
 
+    max_length: int = 1024
     prompt_key: str = "prompt"
     answer_key: str = "completion"
     label_key: str = "label"
@@ -259,105 +244,95 @@ class FeedbackDataset(_PromptDataset):
     def __post_init__(self) -> None:
         if (self.chosen_key is None) != (self.rejected_key is None):
             raise UserError(f"{self.where}: chosen_key and rejected_key go together")
-        judged = self._read_pairs() if self.chosen_key else self._read_labelled()
+        self.around = InstructionColumns(self.input_key, self.system_key, self.history_key)
+        self.open_rows(*self._keys, optional=self.around.names)
+        self._draw_others()
+        self.build_examples()
+
+    @property
+    def _keys(self) -> tuple[str, str, str]:
+        """The columns of the prompt and of the two cells that say what is liked."""
+        if self.chosen_key and self.rejected_key:
+            return self.prompt_key, self.chosen_key, self.rejected_key
+        return self.prompt_key, self.answer_key, self.label_key
+
+    def _draw_others(self) -> None:
+        """Draw for each answer the one that it is compared with: that before it in a seeded round.
+
+        Raises:
+            UserError: rows cannot be read, or there are fewer than two answers.
+        """
+        self.first_answer: dict[int, int] = {}
+        """the number of a row's first answer among those of all rows"""
+        self.places: list[tuple[int, int]] = []
+        """(row, which of its answers) of each answer"""
+        for row_index in range(len(self.rows)):
+            cells = self.pick_cells(self.rows[row_index], row_index)
+            judged = self.read_row(row_index, cells) or []
+            self.first_answer[row_index] = len(self.places)
+            self.places += [(row_index, number) for number in range(len(judged))]
         self.row_errors.refuse()
-        if len(judged) < 2:
+        if len(self.places) < 2:
             raise UserError(
                 f"{self.where}: KTO needs at least two rows to compare with one another, got "
-                f"{len(judged)}"
+                f"{len(self.places)}"
             )
-        # Each row is compared with the answer of the one before it in a seeded round.
-        order = permutation(len(judged), self.seed, "mismatched")
-        other_answers = {}
-        for position, k in enumerate(order):
-            other_answers[k] = judged[order[position - 1]].answer
-        examples = []
-        for k, row in enumerate(judged):
-            examples.append(self._build(row, other_answers[k]))
-        self.keep(examples)
+        order = permutation(len(self.places), self.seed, "mismatched")
+        self.other = dict(zip(order, [order[-1], *order[:-1]], strict=True))
 
-    def _build(self, row: _JudgedAnswer, other_answer: str) -> Example | None:
-        """Build {original, mismatched}; None, and count it, where no answer has room."""
-        try:
-            original = self.build_usable(self._encode(row, row.answer), row.row_index)
-            if original is None:
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> list[_JudgedAnswer] | None:
+        """Read a row's answers: one with its label, or a chosen and a rejected one."""
+        prompt, first, second, *cells_around = cells
+        question, context = self.around.read(prompt, cells_around, row_index, self.row_errors)
+        if self.chosen_key:
+            if not self.row_errors.check_texts((question, first, second), self._keys, row_index):
                 return None
-            mismatched = self._encode(row, other_answer)
-        except UserError as error:
-            self.row_errors.add(str(error), row.row_index)
+            return [
+                _JudgedAnswer(context, question, first, is_liked=True),
+                _JudgedAnswer(context, question, second, is_liked=False),
+            ]
+        is_liked = LIKED.get(str(second).lower().removesuffix(".0"))
+        if is_liked is None:
+            self.row_errors.add(
+                f"{self.label_key} must be 1 or 0 (true or false), and is {quote_value(second)}",
+                row_index,
+            )
+        has_texts = self.row_errors.check_texts((question, first), self._keys[:2], row_index)
+        if not has_texts or is_liked is None:
             return None
-        assert mismatched.answer, "where one answer has room, another has"
-        original["weight"] = 1.0 if row.is_liked else -1.0
-        # An answer that is cut is counted where it is learned.
-        return {"original": original, "mismatched": build_example(mismatched, row.row_index)}
+        return [_JudgedAnswer(context, question, first, is_liked)]
 
-    def _encode(self, row: _JudgedAnswer, answer: str) -> Encoded:
+    def encode_row(self, row_index: int, read: list[_JudgedAnswer]) -> list[Example]:
+        """Build {original, mismatched} of each answer that has room."""
+        examples = []
+        for number, judged in enumerate(read, self.first_answer[row_index]):
+            other_row, other_number = self.places[self.other[number]]
+            other_answer = self.read_again(other_row)[other_number].answer
+            examples += self._build_one(row_index, judged, other_answer)
+        return examples
+
+    def _build_one(self, row_index: int, judged: _JudgedAnswer, other: str) -> list[Example]:
+        """Build {original, mismatched}; none, and count it, where no answer has room."""
+        try:
+            usable = self.build_usable(self._encode(judged, judged.answer), row_index)
+            if not usable:
+                return []
+            mismatched = self._encode(judged, other)
+        except UserError as error:
+            self.row_errors.add(str(error), row_index)
+            return []
+        assert mismatched.answer, "where one answer has room, another has"
+        original = usable[0]
+        original["weight"] = 1.0 if judged.is_liked else -1.0
+        # An answer that is cut is counted where it is learned.
+        return [{"original": original, "mismatched": build_example(mismatched, row_index)}]
+
+    def _encode(self, judged: _JudgedAnswer, answer: str) -> Encoded:
         return encode_last(
             self.template,
-            row.context,
+            judged.context,
             (),
-            row.prompt,
+            judged.prompt,
             answer,
             self.max_length,
         )
-
-    def _read_labelled(self) -> list[_JudgedAnswer]:
-        """Read rows of a prompt, an answer and a label."""
-        judged = []
-        keys = (self.prompt_key, self.answer_key)
-        rows = self.load(*keys, self.label_key, optional=self._around.names)
-        for row_index, (prompt, answer, label, *cells) in enumerate(rows):
-            question, context = self._around.read(
-                prompt,
-                cells,
-                row_index,
-                self.row_errors,
-            )
-            is_liked = LIKED.get(str(label).lower().removesuffix(".0"))
-            if is_liked is None:
-                self.row_errors.add(
-                    f"{self.label_key} must be 1 or 0 (true or false), and is {quote_value(label)}",
-                    row_index,
-                )
-            has_texts = self.row_errors.check_texts((question, answer), keys, row_index)
-            if has_texts and is_liked is not None:
-                judged.append(
-                    _JudgedAnswer(
-                        row_index,
-                        context,
-                        question,
-                        answer,
-                        is_liked,
-                    )
-                )
-        return judged
-
-    def _read_pairs(self) -> list[_JudgedAnswer]:
-        """Read rows of a prompt with a chosen and a rejected answer, each as two rows."""
-        assert self.chosen_key and self.rejected_key
-        judged = []
-        keys = (self.prompt_key, self.chosen_key, self.rejected_key)
-        rows = self.load(*keys, optional=self._around.names)
-        for row_index, (prompt, chosen, rejected, *cells) in enumerate(rows):
-            question, context = self._around.read(
-                prompt,
-                cells,
-                row_index,
-                self.row_errors,
-            )
-            if self.row_errors.check_texts((question, chosen, rejected), keys, row_index):
-                judged.append(_JudgedAnswer(row_index, context, question, chosen, True))
-                judged.append(
-                    _JudgedAnswer(
-                        row_index,
-                        context,
-                        question,
-                        rejected,
-                        False,
-                    )
-                )
-        return judged
-
-    @property
-    def _around(self) -> InstructionColumns:
-        return InstructionColumns(self.input_key, self.system_key, self.history_key)

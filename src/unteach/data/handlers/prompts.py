@@ -1,9 +1,10 @@
 """A dataset of prompts without answers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from unteach.data.examples import DEFERRED, Example
+from unteach.data.examples import Example
 from unteach.data.handlers.base import RowDataset
 from unteach.data.truncation import IGNORED
 from unteach.registry import dataset
@@ -11,7 +12,7 @@ from unteach.registry import dataset
 
 @dataset
 @dataclass
-class PromptDataset(RowDataset):
+class PromptDataset(RowDataset[str]):
     """Prompts that are asked and never answered: nothing of them is learned.
 
     max_length: tokens of a prompt; a longer one is dropped and counted.
@@ -21,22 +22,18 @@ class PromptDataset(RowDataset):
     max_length: int = 2048
 
     def __post_init__(self) -> None:
-        self.prompts: list[Any] = []
-        for (prompt,) in self.load(self.prompt_key):
-            self.prompts.append(prompt)
-        examples: list[Example] = []
-        for row_index, prompt in enumerate(self.prompts):
-            if not self.row_errors.check_text(prompt, self.prompt_key, row_index):
-                continue
-            if self.is_deferred(row_index):
-                examples.append({"index": row_index, DEFERRED: True})
-            else:
-                examples += self.encode_deferred(row_index)
-        self.keep(examples)
+        self.open_rows(self.prompt_key)
+        self.build_examples()
 
-    def encode_deferred(self, row_index: int) -> list[Example]:
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> str | None:
+        """Read a row's prompt."""
+        (prompt,) = cells
+        is_text = self.row_errors.check_text(prompt, self.prompt_key, row_index)
+        return prompt if is_text else None
+
+    def encode_row(self, row_index: int, read: str) -> list[Example]:
         """Build the example of one row; none, and count it, where it is too long."""
-        ids = list(self.template.encode_prompt(self.prompts[row_index]))
+        ids = list(self.template.encode_prompt(read))
         if len(ids) > self.max_length:
             self.row_errors.drop(f"more than {self.max_length} tokens", row_index)
             return []

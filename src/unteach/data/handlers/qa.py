@@ -1,27 +1,15 @@
 """Datasets of questions and answers, also with a refusal or another answer to each."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from unteach.data.examples import (
-    DEFERRED,
-    Example,
-    build_example,
-    find_row_index,
-    join_alternatives,
-)
+from unteach.data.examples import Example, build_example, join_alternatives
 from unteach.data.handlers.base import RowDataset
-from unteach.data.instructions import (
-    NO_CONTEXT,
-    Context,
-    InstructionColumns,
-    encode_all,
-    encode_last,
-)
+from unteach.data.instructions import Context, InstructionColumns, encode_all, encode_last
 from unteach.data.io import sources
-from unteach.data.row_errors import RowErrors
 from unteach.data.row_selection import parse_flag
 from unteach.data.rows import locate_row
 from unteach.data.truncation import TooLong
@@ -30,9 +18,22 @@ from unteach.registry import dataset
 from unteach.seeds import derive_seed
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A question after its context, with its answer, or several by their number.
+
+    weight: what the loss of its examples is multiplied by; None: nothing is said of it.
+    """
+
+    context: Context
+    question: Any
+    answer: Any
+    weight: float | None = None
+
+
 @dataset
 @dataclass
-class QADataset(RowDataset):
+class QADataset(RowDataset[_Question]):
     """Questions and answers; the loss is on the answer. With shots: shown pairs stand before each
     question.
 
@@ -58,38 +59,10 @@ class QADataset(RowDataset):
         required = [self.question_key, self.answer_key]
         if self.forget_key:
             required.append(self.forget_key)
-        around = InstructionColumns(self.input_key, self.system_key, self.history_key)
-        rows = self.load(*required, optional=around.names)
-
-        # The texts of each row, and what stands before its question.
+        self.around = InstructionColumns(self.input_key, self.system_key, self.history_key)
+        self.open_rows(*required, optional=self.around.names)
         self.shots = self._load_shots()
-        self.texts: list[tuple[Any, Any]] = []
-        self.contexts: dict[int, Context] = {}
-        for row_index, (instruction, answer, *cells) in enumerate(rows):
-            question, context = around.read(
-                instruction,
-                cells[-3:],
-                row_index,
-                self.row_errors,
-            )
-            self.texts.append((question, answer))
-            if context:
-                self.contexts[row_index] = context
-
-        examples: list[Example] = []
-        for row_index, (question, answer) in enumerate(self.texts):
-            examples += self.build(row_index, question, answer)
-        self.keep(examples)
-        if self.forget_key:
-            self._weigh_by_flag(self.forget_key, [row[2] for row in rows])
-
-    def _weigh_by_flag(self, column: str, cells: list[Any]) -> None:
-        """Give each example -1 or 1 as its weight, by its row's cell of 1 or 0."""
-        for example in self.examples:
-            row_index = example["index"]
-            place = locate_row(self.row_errors.rows, row_index, self.where)
-            is_forgotten = parse_flag(cells[row_index], column, place)
-            example["weight"] = -1.0 if is_forgotten else 1.0
+        self.build_examples()
 
     def _load_shots(self) -> list[tuple[str, str]]:
         """Load the pairs that stand before each question."""
@@ -100,96 +73,85 @@ class QADataset(RowDataset):
         answers = sources.read_column(rows, self.answer_key, "few-shot rows")
         return list(zip(questions, answers, strict=True))
 
-    def build(
-        self,
-        row_index: int,
-        question: object,
-        answer: object,
-    ) -> list[Example]:
-        """Build the examples of one row, without their tokens where it is looked at later."""
-        if not self.is_deferred(row_index) or isinstance(answer, list):
-            return self.build_pieces(row_index, question, answer)
-        if not self.is_complete(row_index, question, answer):
-            return []
-        return [{"index": row_index, DEFERRED: True}]
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _Question | None:
+        """Read a row's question, its answer and what stands before them."""
+        instruction, answer, *others = cells
+        question, context = self.around.read(
+            instruction,
+            others[-3:],
+            row_index,
+            self.row_errors,
+        )
+        answers = answer if isinstance(answer, list) else [answer]
+        for text in answers:
+            if not self._is_complete(row_index, question, text, context):
+                return None
+        weight = None
+        if self.forget_key:
+            place = locate_row(self.rows, row_index, self.where)
+            is_forgotten = parse_flag(others[0], self.forget_key, place)
+            weight = -1.0 if is_forgotten else 1.0
+        return _Question(context, question, answer, weight)
 
-    def is_complete(self, row_index: int, question: object, answer: object) -> bool:
+    def _is_complete(
+        self, row_index: int, question: object, answer: object, context: Context
+    ) -> bool:
         """Whether a row has all its texts; note what it lacks."""
         columns = (self.question_key, self.answer_key)
         if not self.row_errors.check_texts((question, answer), columns, row_index):
             return False
-        context = self.contexts.get(row_index, NO_CONTEXT)
         if self.turns == "all" and context.has_empty_answer:
             self.row_errors.drop(f"nothing in an answer of {self.history_key}", row_index)
             return False
         return True
 
-    def encode_deferred(self, row_index: int) -> list[Example]:
-        """Build the examples of a row that was not tokenised at once."""
-        question, answer = self.texts[row_index]
-        return self.build_pieces(row_index, question, answer)
-
-    def build_pieces(
-        self,
-        row_index: int,
-        question: Any,
-        answer: Any,
-    ) -> list[Example]:
+    def encode_row(self, row_index: int, read: _Question) -> list[Example]:
         """Build the examples of one row; none, and count it, where nothing is left to learn."""
-        if isinstance(answer, list):
-            return self._build_alternatives(row_index, question, answer)
-        if not self.is_complete(row_index, question, answer):
-            return []
-        context = self.contexts.get(row_index, NO_CONTEXT)
+        if isinstance(read.answer, list):
+            return self._build_alternatives(row_index, read)
         try:
-            ids, labels = self.encode(context, question, answer)
+            ids, labels = self._encode(read)
         except UserError as error:
             self.row_errors.add(str(error), row_index)
             return []
-        return self.fit(ids, labels, row_index, self.max_length, self.too_long)
+        examples = self.fit(ids, labels, row_index, self.max_length, self.too_long)
+        for example in examples:
+            if read.weight is not None:
+                example["weight"] = read.weight
+        return examples
 
-    def _build_alternatives(
-        self,
-        row_index: int,
-        question: object,
-        answers: list[Any],
-    ) -> list[Example]:
+    def _build_alternatives(self, row_index: int, read: _Question) -> list[Example]:
         """Build one example of several answers, by their number; none if any cannot be used."""
         examples = []
-        for answer in answers:
-            pieces = self.build_pieces(row_index, question, answer)
-            examples += pieces[:1]
-        if not examples or len(examples) < len(answers):
+        for answer in read.answer:
+            examples += self.encode_row(row_index, replace(read, answer=answer))[:1]
+        if not examples or len(examples) < len(read.answer):
             return []
         return [join_alternatives(examples)]
 
-    def encode(
-        self,
-        context: Context,
-        question: str,
-        answer: str,
-    ) -> tuple[list[int], list[int]]:
+    def _encode(self, read: _Question) -> tuple[list[int], list[int]]:
         """Encode a row as input_ids and labels."""
+        asked = (self.template, read.context, self.shots, read.question, read.answer)
         if self.turns == "all":
-            return encode_all(self.template, context, self.shots, question, answer)
-        encoded = encode_last(self.template, context, self.shots, question, answer)
+            return encode_all(*asked)
+        encoded = encode_last(*asked)
         return encoded.input_ids, encoded.labels
 
     def text(self, row: int) -> tuple[str, str]:
         """Give the question and the answer of an example, as they stand in its row."""
-        return self.texts[find_row_index(self.examples[row])]
+        read = self.read_again(int(self.examples.rows[row]))
+        return read.question, read.answer
 
     def build_with_answer(self, row: int, answer: str) -> Example:
         """Build an example of the same question, as it is asked, with another answer, which alone
         is learned."""
-        row_index = find_row_index(self.examples[row])
-        question, _ = self.texts[row_index]
-        context = self.contexts.get(row_index, NO_CONTEXT)
+        row_index = int(self.examples.rows[row])
+        read = self.read_again(row_index)
         encoded = encode_last(
             self.template,
-            context,
+            read.context,
             self.shots,
-            question,
+            read.question,
             answer,
             self.max_length,
         )
@@ -198,10 +160,10 @@ class QADataset(RowDataset):
     def context_place(self, row: int) -> str | None:
         """Say where an example stands whose question has a system prompt or earlier turns before
         it; else None."""
-        row_index = find_row_index(self.examples[row])
-        if row_index not in self.contexts:
+        row_index = int(self.examples.rows[row])
+        if not self.read_again(row_index).context:
             return None
-        return locate_row(self.row_errors.rows, row_index, self.where)
+        return locate_row(self.rows, row_index, self.where)
 
 
 @dataset
@@ -251,21 +213,30 @@ class QAwithAlternateDataset(QADataset):
         return None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        rows = self.row_errors.rows
-        alternates = sources.read_column(rows, self.alternate_key, self.where)
-        # What was wrong with the originals is counted already.
-        self.row_errors = RowErrors(self.where, rows)
+        required = (self.question_key, self.answer_key, self.alternate_key)
+        self.around = InstructionColumns(self.input_key, self.system_key, self.history_key)
+        self.open_rows(*required, optional=self.around.names)
+        self.shots = self._load_shots()
+        self.build_examples()
+
+    def encode_row(self, row_index: int, read: _Question) -> list[Example]:
+        """Build {original, alternate} of a row, or the alternate alone."""
+        alternate_cell = self.rows[row_index][self.alternate_key]
         examples: list[Example] = []
-        for original in self.examples:
-            row_index = original["index"]
-            question, _ = self.texts[row_index]
-            for alternate in self.build_pieces(row_index, question, alternates[row_index]):
+        for original in super().encode_row(row_index, read):
+            for alternate in self._build_alternate(row_index, read, alternate_cell):
                 if self.return_original:
                     examples.append({"original": original, "alternate": alternate})
                 else:
                     examples.append(alternate)
-        self.keep(examples)
+        return examples
+
+    def _build_alternate(self, row_index: int, read: _Question, cell: Any) -> list[Example]:
+        """Build the examples of a row's question with its other answer."""
+        for text in cell if isinstance(cell, list) else [cell]:
+            if not self._is_complete(row_index, read.question, text, read.context):
+                return []
+        return super().encode_row(row_index, replace(read, answer=cell))
 
 
 def read_lines(path: str | None) -> list[str]:

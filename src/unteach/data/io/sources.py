@@ -1,9 +1,11 @@
 """Rows by the arguments of `load_dataset`: a built-in world, local files, or what `datasets`
 loads; whole, or the part of them that a forget set takes or leaves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from unteach.config.files import COMPRESSED, get_format, get_stem
 from unteach.config.reader import Reader, join_problems
 from unteach.config.schema import ForgetSet
 from unteach.data.entities import select_part
@@ -18,7 +20,7 @@ from unteach.data.synthetic import worlds
 from unteach.errors import AbsentData, UserError
 
 
-def load_rows(hf_args: dict[str, Any]) -> list[Row]:
+def load_rows(hf_args: dict[str, Any]) -> Sequence[Row]:
     """Load the rows that `hf_args` stand for.
 
     Args:
@@ -55,17 +57,17 @@ def load_rows(hf_args: dict[str, Any]) -> list[Row]:
     return [rows[index] for index in selected]
 
 
-def _load_all_rows(hf_args: dict[str, Any]) -> list[Row]:
+def _load_all_rows(hf_args: dict[str, Any]) -> Sequence[Row]:
     """Load the rows of a source, whatever part of them is taken."""
     hf_args = _drop_keys(hf_args, "part", "forget_set")
     if "rows" in hf_args:
-        in_memory: list[Row] = hf_args["rows"]
+        in_memory: Sequence[Row] = hf_args["rows"]
         return in_memory
     selection: RowSelection | None = hf_args.get("choice")
     if selection is not None:
         source = _drop_keys(hf_args, "choice")
         table = open_table(source, selection.by_line)
-        return Rows(selection.select(table, table.where))
+        return selection.select(table, table.where)
 
     path = str(hf_args.get("path", ""))
     if world := worlds.parse_world(path):
@@ -142,13 +144,14 @@ def _find_file(folder: Path, hf_args: dict[str, Any]) -> Path:
     stem = hf_args.get("name") or split
     for base in (folder / stem, folder / stem / split):
         for suffix in FORMATS:
-            file = base.parent / f"{base.name}{suffix}"
-            if file.exists():
-                return file
+            for packed in ("", *COMPRESSED):
+                file = base.parent / f"{base.name}{suffix}{packed}"
+                if file.exists() and get_format(file):
+                    return file
     names = set()
     for file in folder.iterdir():
-        if file.suffix in FORMATS or file.is_dir():
-            names.add(file.stem)
+        if get_format(file) or file.is_dir():
+            names.add(get_stem(file))
     endings = ", ".join(FORMATS)
     there_are = ", ".join(sorted(names))
     raise AbsentData(
@@ -166,12 +169,14 @@ def _reads_json_as_text(hf_args: dict[str, Any]) -> bool:
     return all(str(file).endswith(".jsonl") for file in files)
 
 
-def read_column(rows: list[Row], column: str, where: str) -> list[Any]:
+def read_column(rows: Sequence[Row], column: str, where: str) -> list[Any]:
     """Read one column of the rows; refuse rows without it, naming the columns that they have."""
     if not rows:
         raise UserError(f"{where}: there are no rows")
+    cells = []
     for row_index, row in enumerate(rows):
         if column not in row:
             place = locate_row(rows, row_index, where)
             raise UserError(explain_no_column(place, column, row))
-    return [row[column] for row in rows]
+        cells.append(row[column])
+    return cells

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unteach.config.files import name_and_split
+from unteach.config.files import get_format, get_stem, name_and_split
 from unteach.data.io.cells import explain_no_column, holds_words
 from unteach.data.io.file_formats import FORMATS, read_file
 from unteach.data.io.hub_datasets import is_saved_by_datasets, load_hub_dataset
@@ -113,7 +113,7 @@ def _is_hub_id(source: str) -> bool:
     """Whether this is `name` or `owner/name`, and no file's name."""
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source:
         return False
-    return Path(source).suffix.lower() not in FORMATS
+    return not get_format(source)
 
 
 def _explain_no_file(path: Path) -> str:
@@ -134,19 +134,19 @@ def _list_files(folder: Path) -> list[Path]:
     """
     files = []
     for file in sorted(folder.iterdir()):
-        if file.suffix.lower() in FORMATS and not file.name.startswith("."):
+        if get_format(file) and not file.name.startswith("."):
             files.append(file)
     if not files:
         endings = ", ".join(FORMATS)
         raise UserError(f"{folder}: no {endings} file is in this folder")
 
-    suffixes = {file.suffix.lower() for file in files}
-    if len(suffixes) > 1:
-        several = " and ".join(sorted(suffixes))
+    formats = {get_format(file) for file in files}
+    if len(formats) > 1:
+        several = " and ".join(sorted(formats))
         raise UserError(
             f"{folder}: holds {several} files; name one file, or a folder of one format"
         )
-    splits = [file.name for file in files if file.stem.lower() in SPLITS]
+    splits = [file.name for file in files if get_stem(file).lower() in SPLITS]
     if splits and len(files) > 1:
         names = ", ".join(splits)
         raise UserError(f"{folder}: holds the files of several splits ({names}); name one file")
@@ -170,9 +170,9 @@ def _build_table(
     Raises:
         UserError: it has no rows.
     """
-    suffixes = {file.suffix.lower() for file in files}
-    is_json = bool(suffixes & {".json", ".jsonl"})
-    is_text = ".txt" in suffixes  # a row may be a whole document
+    formats = {get_format(file) for file in files}
+    is_json = bool(formats & {".json", ".jsonl"})
+    is_text = ".txt" in formats  # a row may be a whole document
     max_rows_read = 1000 if is_json else 20
 
     has_words: dict[str, bool] = {}

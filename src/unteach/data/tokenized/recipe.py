@@ -29,7 +29,7 @@ class RowCount:
     @classmethod
     def build(cls, rows: Rows, row_indices: Sequence[int]) -> "RowCount":
         """Count rows, and keep the places of the first."""
-        first = [str(rows.places[index]) for index in row_indices[:MAX_LISTED]]
+        first = [str(rows.locate(index)) for index in row_indices[:MAX_LISTED]]
         return cls(len(row_indices), first)
 
     def add(self, other: "RowCount") -> None:
@@ -143,11 +143,10 @@ class TokenizedChunk:
         cls,
         rows: Rows,
         row_errors: RowErrors,
-        cut_rows: Sequence[int],
         num_kept: int,
     ) -> "TokenizedChunk":
         """Start a chunk without examples, with what became of its rows."""
-        cut = RowCount.build(rows, cut_rows)
+        cut = RowCount.build(rows, row_errors.cut)
         counts = TokenCounts(
             read=len(rows),
             kept=num_kept,
@@ -155,6 +154,8 @@ class TokenizedChunk:
         )
         for reason, row_indices in row_errors.dropped.items():
             counts.dropped[reason] = RowCount.build(rows, row_indices)
+        for key, row_indices in row_errors.unshown.items():
+            counts.unshown[key] = RowCount.build(rows, row_indices)
         return cls(counts)
 
     def add_text(self, ids: TokenIds) -> None:
@@ -230,15 +231,7 @@ class Recipe:
             max_length=self.max_length,
             **arguments,
         )
-        kept_rows = {example["index"] for example in dataset.examples}
-        chunk = TokenizedChunk.start(
-            rows,
-            dataset.row_errors,
-            dataset.cut_rows,
-            len(kept_rows),
-        )
-        for key, row_indices in getattr(dataset, "unshown", {}).items():
-            chunk.counts.unshown[key] = RowCount.build(rows, row_indices)
+        chunk = TokenizedChunk.start(rows, dataset.row_errors, len(set(dataset.examples.rows)))
         for example in dataset.examples:
             chunk.add_answers(example["input_ids"], example["labels"])
         return chunk
@@ -252,7 +245,6 @@ class Recipe:
         is_whole = self.too_long == "split"
 
         kept = []
-        cut_rows = []
         for row_index, ids in documents:
             pieces = (
                 [(ids, ids)]
@@ -269,9 +261,9 @@ class Recipe:
                 continue
             kept.append(pieces)
             if len(ids) > room and not is_whole:
-                cut_rows.append(row_index)
+                row_errors.cut.append(row_index)
 
-        chunk = TokenizedChunk.start(rows, row_errors, cut_rows, len(kept))
+        chunk = TokenizedChunk.start(rows, row_errors, len(kept))
         for pieces in kept:
             for piece_ids, _ in pieces:
                 chunk.add_text(piece_ids)
