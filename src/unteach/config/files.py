@@ -2,22 +2,43 @@
 
 import re
 from dataclasses import dataclass, field, fields
+from pathlib import PurePath
 from typing import Any, Literal
 
 from unteach.errors import UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
 """Endings of files of rows."""
+COMPRESSED = (".gz", ".zst")
+"""Endings that may stand after these but PACKED_TABLES, which are compressed by themselves."""
+PACKED_TABLES = (".parquet", ".arrow")
 Source = str | dict[str, Any]
 """A file or folder, a hub id, either with a split (`owner/name:test`), or the arguments of
 `datasets.load_dataset`."""
 
 
+def get_format(file: str | PurePath) -> str:
+    """Get the ending that says how the rows of a file are written: `.jsonl` of rows.jsonl.gz; ""
+    of a name that is no file of rows."""
+    path = PurePath(str(file).lower())
+    is_compressed = path.suffix in COMPRESSED
+    if is_compressed:
+        path = PurePath(path.stem)
+    if path.suffix not in TABLES or (is_compressed and path.suffix in PACKED_TABLES):
+        return ""
+    return path.suffix
+
+
+def get_stem(file: PurePath) -> str:
+    """Get the name of a file of rows without its endings."""
+    return PurePath(file.stem).stem if file.suffix.lower() in COMPRESSED else file.stem
+
+
 @dataclass(frozen=True)
 class Files:
-    """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, parquet,
-    arrow, txt), a folder of such files or of `unteach tokenize`, a hub id (its split train) or
-    `owner/name:split`, or load_dataset's arguments.
+    """Rows of your own (`data=files`): for each stream a file (csv, tsv, jsonl, json, txt, also
+    with .gz or .zst after it; parquet, arrow), a folder of such files or of `unteach tokenize`, a
+    hub id (its split train) or `owner/name:split`, or load_dataset's arguments.
 
     Columns are found by the names of what they are for: input and output, prompt and completion (or
     generation), question and answer, instruction (with input, system, history) and output, messages

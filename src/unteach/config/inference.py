@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from unteach import registry
+from unteach.config.files import get_stem
 from unteach.config.parse_config import parse_model, select_known
 from unteach.config.reader import ConfigErrors, Reader
 from unteach.config.schema import NOT_SAVED, NOT_TRAINED, ModelConfig
@@ -310,7 +311,7 @@ def find_output_file(config: InferConfig) -> Path:
                 f"output_file={output}: its name must end in .jsonl, for it holds JSON lines"
             )
     elif path is not None and path.exists():
-        stem = path.stem if path.is_file() else path.name
+        stem = get_stem(path) if path.is_file() else path.name
         output = path.with_name(f"{stem}_output.jsonl")
     else:
         raise UserError(

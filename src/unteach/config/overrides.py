@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from unteach.config import openunlearning, training_args
-from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, TABLES
+from unteach.config.files import FILE_KEYS, RENAMED_FILE_KEYS, get_format
 from unteach.config.groups import GROUPS, list_options
 from unteach.config.reader import collect_problems
 from unteach.errors import UserError, refuse_unreadable, shorten_name
@@ -195,7 +195,7 @@ def _unreadable(word: str) -> str:
     key, equals, value = word.partition("=")
     if not equals and os.path.isdir(os.path.expanduser(word)):
         return f"{word}: is a folder; a model is named by model={word}, rows by data={word}"
-    if not equals and word.lower().endswith(TABLES):
+    if not equals and get_format(word):
         return f"{word}: is a file of rows; write data={word}"
     is_key = re.fullmatch(r"[\w.@/+]+", key) is not None
     has_marks = re.search(r"^[\[{]|['\"]", value) is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from unteach import registry
 from unteach.config import groups
-from unteach.config.files import TABLES, name_and_split
+from unteach.config.files import get_format, name_and_split
 from unteach.config.overrides import Overrides
 from unteach.config.references import is_local
 from unteach.config.schema import MODEL_KEY, PATH
@@ -100,7 +100,7 @@ def find_absent(
         if not key.endswith("_file") or not isinstance(source, str):
             continue
         name, _ = name_and_split(source)
-        is_path = is_local(source) or name.lower().endswith(TABLES)
+        is_path = is_local(source) or get_format(name) != ""
         if is_path and not _is_there(source):
             label = "data" if key in placed else key
             yield f"{label}={source}: there is no such file{_suggest_beside(source)}"

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from unteach.config import groups
-from unteach.config.files import TABLES
+from unteach.config.files import get_format, get_stem
 from unteach.config.overrides import quote, unquote
 from unteach.config.reader import collect_problems
 from unteach.config.references import is_place
@@ -263,7 +263,7 @@ def _expand_data(
             f"{word}: takes one file or folder; several are data.train_file, data.forget_file, "
             "data.retain_file, data.validation_file"
         )
-    if not (is_place(name) or name.lower().endswith(TABLES)):
+    if not (is_place(name) or get_format(name)):
         _refuse_data(name, files, homes)
     path = os.path.expanduser(name)
     command.data = name
@@ -305,8 +305,9 @@ def _stem(place: str) -> str:
     path = Path(re.sub(r":\w+$", "", place))
     while path.name == "final_checkpoint" or re.fullmatch(r"checkpoint-\d+", path.name):
         path = path.parent
-    is_file = path.suffix.lower() in (*TABLES, *SUFFIXES)
-    return path.stem if is_file else path.name
+    if get_format(path):
+        return get_stem(path)
+    return path.stem if path.suffix.lower() in SUFFIXES else path.name
 
 
 def _plain_name(name: str) -> str:

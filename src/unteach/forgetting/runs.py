@@ -20,6 +20,8 @@ from unteach.studies.plan import AUDIT, PlannedRun
 BEFORE, CANDIDATES = "before", "candidates"
 FORGET = "forget"
 """The kind of a run of a method."""
+MEASURED = "[forget_prob,retain_prob]"
+"""What is measured of the rows before and after a method: its audit asks for them in every way."""
 LOOKS = "[rank,clean,prefill]"
 """The attacks by which the model is asked what it knows."""
 
@@ -104,6 +106,7 @@ def plan_candidate(
         "trainer.args.lr_scheduler_type=constant_with_warmup",
         "trainer.args.warmup_steps=5",
         "trainer.args.save_strategy=no",
+        f"eval.rows.metrics={MEASURED}",
         *choose_settings(recipe, num_parameters, has_adapter),
         *recipe.words,
     ]

@@ -5,7 +5,8 @@ a table.
     unteach infer model=gpt2 input_file=a.jsonl temperature=0.7 num_return_sequences=3
     unteach infer model=saves/train/first input_file=answered.csv kind=score
 
-The input is a csv, tsv, jsonl, json, parquet or arrow file, a folder of such files, or a hub set.
+The input is a csv, tsv, jsonl, json, parquet or arrow file (text also as .gz or .zst), a folder of
+such files, or a hub set.
 The output is JSON lines, one a row, beside it (<input>_output.jsonl) or at output_file=. The same
 command again goes on where it was stopped, and asks failed rows again. configs/infer.yaml lists
 every option; docs/inference.md explains them.

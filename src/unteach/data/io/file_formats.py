@@ -1,4 +1,4 @@
-"""Read one file of rows: csv, tsv, jsonl, json, parquet, arrow or txt, told by its ending.
+"""Read one file of rows: csv, tsv, jsonl, json or txt, perhaps compressed, parquet or arrow.
 
 Rows come one after the other, never all at once, each with its place. A csv cell is always text;
 other formats give the types they hold.
@@ -6,11 +6,14 @@ other formats give the types they hold.
 
 import csv
 import json
+import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unteach.config.files import COMPRESSED, PACKED_TABLES, get_format
 from unteach.data.io.arrow_files import read_record_batches
+from unteach.data.io.compressed import ZSTANDARD, open_bytes, open_text
 from unteach.data.io.json_values import parse_json
 from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError, refuse_unreadable
@@ -34,10 +37,13 @@ def read_file(file: Path, by_line: bool) -> Generator[PlacedRow]:
     Raises:
         UserError: the file is empty, damaged, not UTF-8, or of no format that is read here.
     """
-    suffix = file.suffix.lower()
-    if suffix not in FORMATS:
+    suffix = get_format(file)
+    if not suffix:
         endings = ", ".join(FORMATS)
-        raise UserError(f"{file}: its name must end in one of {endings}")
+        raise UserError(
+            f"{file}: its name must end in one of {endings}; files of text may be compressed "
+            f"({' or '.join(COMPRESSED)} after it)"
+        )
     if not file.stat().st_size:
         raise UserError(f"{file}: the file is empty")
 
@@ -45,9 +51,11 @@ def read_file(file: Path, by_line: bool) -> Generator[PlacedRow]:
     if suffix == ".txt" and by_line:
         read_rows = _read_text_lines
     # pyarrow is imported for its own formats alone, also where only its errors are named.
-    reader_error = pyarrow.ArrowException if suffix in (".parquet", ".arrow") else csv.Error
+    errors: tuple[type[Exception], ...] = (csv.Error, EOFError, zlib.error)
+    if suffix in PACKED_TABLES or file.suffix.lower() == ZSTANDARD:
+        errors = (pyarrow.ArrowException,)
     format_name = FORMAT_NAMES.get(suffix, suffix[1:])
-    with refuse_unreadable(str(file), f"no whole {format_name} file", reader_error):
+    with refuse_unreadable(str(file), f"no whole {format_name} file", *errors):
         try:
             yield from read_rows(file)
         except UnicodeDecodeError:
@@ -62,11 +70,11 @@ def find_duplicates(names: Sequence[str]) -> list[str]:
 def _explain_not_utf8(file: Path) -> str:
     """Name the first line and byte that is not UTF-8, and how to convert the file."""
     mend = "save it as UTF-8 (`iconv -f ENCODING -t UTF-8`)"
-    with file.open("rb") as raw:
+    with open_bytes(file) as raw:
         if raw.read(2) in (b"\xff\xfe", b"\xfe\xff"):
             mend = mend.replace("ENCODING", "UTF-16")
             return f"{file}: this is UTF-16, not UTF-8; {mend}"
-        raw.seek(0)
+    with open_bytes(file) as raw:
         for number, line in enumerate(raw, 1):
             try:
                 line.decode("utf-8")
@@ -82,7 +90,7 @@ def _explain_not_utf8(file: Path) -> str:
 
 def _read_csv(file: Path) -> Generator[PlacedRow]:
     """Read comma-separated rows; semicolons where the header has these and no comma."""
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    with open_text(file, newline="") as lines:
         header = lines.readline()
     has_semicolons = ";" in header and "," not in header
     return _read_separated(file, ";" if has_semicolons else ",")
@@ -96,7 +104,7 @@ def _read_tsv(file: Path) -> Generator[PlacedRow]:
 def _read_separated(file: Path, delimiter: str) -> Generator[PlacedRow]:
     """Read rows of cells between delimiters, with a header; every cell is text."""
     csv.field_size_limit(2**31 - 1)  # a cell may hold a document
-    with file.open(encoding="utf-8-sig", newline="") as lines:
+    with open_text(file, newline="") as lines:
         reader = csv.reader(lines, delimiter=delimiter, strict=True)
         header: list[str] | None = None
         while True:
@@ -152,7 +160,7 @@ def _explain_broken_quotes(
 def _read_json_lines(file: Path) -> Generator[PlacedRow]:
     """Read one object a line; empty lines are no rows."""
     # Not splitlines(), which also splits at U+2028 inside a text.
-    with file.open(encoding="utf-8-sig") as lines:
+    with open_text(file) as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -171,12 +179,12 @@ def _read_json_lines(file: Path) -> Generator[PlacedRow]:
 
 def _read_json(file: Path) -> Generator[PlacedRow]:
     """Read one array of objects, or JSON lines."""
-    with file.open(encoding="utf-8-sig") as opened:
+    with open_text(file) as opened:
         first_line = next((line for line in opened if line.strip()), "")
-        if first_line.lstrip().startswith("{"):
-            yield from _read_json_lines(file)
-            return
-        opened.seek(0)
+    if first_line.lstrip().startswith("{"):
+        yield from _read_json_lines(file)
+        return
+    with open_text(file) as opened:
         try:
             rows = parse_json(opened.read(), str(file))
         except json.JSONDecodeError as error:
@@ -234,13 +242,13 @@ def _read_cells(file: Path, name: str, column: "pyarrow.Array[Any]") -> list[Any
 
 def _read_document(file: Path) -> Generator[PlacedRow]:
     """Read a text file as one document."""
-    text = file.read_text(encoding="utf-8-sig")
-    yield Place(str(file), "line", 0), {"text": text}
+    with open_text(file) as opened:
+        yield Place(str(file), "line", 0), {"text": opened.read()}
 
 
 def _read_text_lines(file: Path) -> Generator[PlacedRow]:
     """Read a text file as one row a line."""
-    with file.open(encoding="utf-8-sig") as lines:
+    with open_text(file) as lines:
         for number, line in enumerate(lines, 1):
             row = {"text": line.rstrip("\n")}
             yield Place(str(file), "line", number), row

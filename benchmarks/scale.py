@@ -1,0 +1,153 @@
+"""What rows cost before the first step: seconds and memory of `train`, `check`, `tokenize` and
+`infer` for ever more rows.
+
+    python benchmarks/scale.py [rows=1000,10000,100000] [formats=csv,jsonl,parquet,jsonl.gz]
+                               [verbs=train,again,check] [src=FOLDER] [folder=saves/scale]
+
+Rows are invented questions with answers, 60 tokens each; the model is a random Llama of 46 thousand
+parameters, so that nothing but the rows takes time. `train` takes one step and saves its model,
+with no tokens kept from before; `again` is the same command once more, which finds them. Each is a
+process of its own: seconds on the clock and of all its processes, and the largest resident memory
+of any of them. A run of a thousand rows shows what start-up takes. `src` measures another checkout
+of unteach, beside this one's table.
+"""
+
+import csv
+import gzip
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TRAIN = ["eval=null", "trainer.args.max_steps=1", "resume=never", "task_name=scale"]
+WORDS: dict[str, list[str]] = {
+    "train": ["train", "data={rows}", *TRAIN],
+    "again": ["train", "data={rows}", *TRAIN],
+    "check": ["check", "train", "data={rows}", "eval=null", "task_name=checked"],
+    "tokenize": ["tokenize", "input_file={rows}", "output_dir=tokens"],
+    "infer": ["infer", "input_file={rows}", "output_file=answers.jsonl", "max_new_tokens=1"],
+}
+
+
+def make_words(rng: random.Random, count: int) -> list[str]:
+    syllables = [consonant + vowel for consonant in "bcdfghklmnprst" for vowel in "aeiou"]
+    return ["".join(rng.choices(syllables, k=rng.randint(1, 3))) for _ in range(count)]
+
+
+def make_rows(num_rows: int) -> Iterator[dict[str, str]]:
+    """Make rows that are all different, of about 60 tokens."""
+    words = make_words(random.Random(0), 800)
+    for number in range(num_rows):
+        rng = random.Random(number)
+        asked = " ".join(rng.choices(words, k=rng.randint(6, 12)))
+        told = " ".join(rng.choices(words, k=rng.randint(10, 24)))
+        yield {"question": f"What does {asked} say of {number}?", "answer": f"It says {told}."}
+
+
+def make_model(folder: Path) -> None:
+    """Make a tokenizer of 1,024 entries that knows the words, and a random Llama."""
+    import tokenizers
+    import transformers
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    learned = tokenizers.Tokenizer(models.BPE())
+    learned.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    learned.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1024,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [" ".join(row.values()) for row in make_rows(3000)]
+    learned.train_from_iterator(texts, trainer)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=learned, eos_token="<|end|>", pad_token="<|end|>"
+    )
+    config = transformers.LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=96,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_rows(file: Path, num_rows: int) -> None:
+    """Write rows in the format of the file's ending."""
+    rows = make_rows(num_rows)
+    if file.suffix == ".csv":
+        with file.open("w", newline="") as lines:
+            writer = csv.DictWriter(lines, ["question", "answer"])
+            writer.writeheader()
+            writer.writerows(rows)
+        return
+    if file.suffix == ".parquet":
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(rows)), file)
+        return
+    open_file: Any = gzip.open if file.suffix == ".gz" else open
+    with open_file(file, "wt") as lines:
+        for row in rows:
+            lines.write(json.dumps(row) + "\n")
+
+
+def measure(words: list[str], folder: Path, src: str) -> tuple[float, float, float]:
+    """Run a command: seconds on the clock, seconds of processors, and MiB at its largest."""
+    environment = {**os.environ, "PYTHONPATH": src, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
+    began = time.monotonic()
+    with (folder / "log.txt").open("w") as log:
+        command = [sys.executable, "-m", "unteach", *words]
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - began
+    if process.returncode not in (0, 4):
+        raise SystemExit(f"{' '.join(words)}: {(folder / 'log.txt').read_text()[-2000:]}")
+    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+
+
+def main(given: dict[str, str]) -> None:
+    folder = Path(given.get("folder", "saves/scale")).resolve()
+    src = str(Path(given.get("src", Path(__file__).parents[1] / "src")).resolve())
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "model").exists():
+        make_model(folder / "model")
+    print("| verb | format | rows | seconds | processor seconds | MiB |")
+    print("|---|---|---:|---:|---:|---:|")
+    for form in given.get("formats", "csv,jsonl").split(","):
+        for num_rows in map(int, given.get("rows", "1000,10000,100000").split(",")):
+            file = folder / f"{num_rows}.{form}"
+            if not file.exists():
+                write_rows(file, num_rows)
+            for verb in given.get("verbs", "train,again,check").split(","):
+                if verb == "train":
+                    shutil.rmtree(folder / "saves", ignore_errors=True)
+                shutil.rmtree(folder / "tokens", ignore_errors=True)
+                words = [word.format(rows=file) for word in WORDS[verb]]
+                model = (
+                    f"tokenizer={folder}/model" if verb == "tokenize" else f"model={folder}/model"
+                )
+                wall, cpu, peak = measure([*words, model], folder, src)
+                print(f"| {verb} | {form} | {num_rows:,} | {wall:.1f} | {cpu:.1f} | {peak:,.0f} |")
+                sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(dict(word.split("=", 1) for word in sys.argv[1:]))
