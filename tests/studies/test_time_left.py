@@ -18,3 +18,12 @@ def test_runs_of_a_kind_take_as_long_as_those_before() -> None:
     assert describe_time_left(left) == " (about 0:50 left)"
     left.end(runs[-1], 1.0)
     assert left.estimate() == 0 and describe_time_left(left) == ""
+
+
+def test_runs_that_follow_count_too() -> None:
+    runs = plan("forget", "audit")
+    left = TimeLeft(runs, later=["audit", "audit"])
+    left.end(runs[0], 10.0)
+    assert left.estimate() is None
+    left.end(runs[1], 20.0)
+    assert left.estimate() == 40.0

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkProcess
@@ -73,8 +73,15 @@ def execute(
     plan: list[PlannedRun],
     carry_out: CarryOut,
     slots: Slots | None = None,
+    later: Sequence[str] = (),
 ) -> list[Outcome]:
     """Carry a plan out, parents first, as many runs at a time as there are slots.
+
+    Args:
+        plan: the runs.
+        carry_out: carries one out.
+        slots: how many run at a time, and on which GPUs; None: one.
+        later: the kinds of runs that follow on these, which count in the time that is left.
 
     Returns:
         The outcomes in the order of the plan.
@@ -86,7 +93,7 @@ def execute(
     if slots.jobs > 1 or slots.per_run is not None:
         return ChildExecutor(plan, carry_out, slots).execute()
     outcomes: dict[str, Outcome] = {}
-    time_left = TimeLeft(plan)
+    time_left = TimeLeft(plan, later=later)
     for number, run in enumerate(plan, 1):
         outcome = hold_back(run, outcomes)
         started_at = time.monotonic()

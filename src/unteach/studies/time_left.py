@@ -14,10 +14,11 @@ class TimeLeft:
     Args:
         plan: all runs that are to be carried out.
         jobs: how many run at a time.
+        later: the kinds of runs that follow when these are over.
     """
 
-    def __init__(self, plan: Iterable[PlannedRun], jobs: int = 1):
-        self.num_left = Counter(run.kind for run in plan)
+    def __init__(self, plan: Iterable[PlannedRun], jobs: int = 1, later: Iterable[str] = ()):
+        self.num_left = Counter([*(run.kind for run in plan), *later])
         self.jobs = jobs
         self.seconds: dict[str, list[float]] = defaultdict(list)
 

@@ -43,7 +43,7 @@ from unteach.lazy import torch
 from unteach.models import loading
 from unteach.report.forget_page import write_forget_page
 from unteach.studies import gpu_slots, local
-from unteach.studies.plan import PlannedRun
+from unteach.studies.plan import AUDIT, PlannedRun
 from unteach.studies.settings import Local
 from unteach.verbs import forget_job
 from unteach.verbs.start_composed import start_composed
@@ -252,7 +252,8 @@ def _search(
     console.say(f"3 of 5: {num_methods}, each landed on the budget and attacked")
     methods, audits = candidates.plan_candidates(config, folder, recipes, texts, empty)
     both = [run for pair in zip(methods, audits, strict=True) for run in pair]
-    _carry_out(both, config.jobs, _carry_out_one)
+    points = leak_by_budget.list_other_budgets(config.budget)
+    _carry_out(both, config.jobs, _carry_out_one, later=[AUDIT] * len(points))
     found, failed = candidates.read_candidates(methods)
     chosen = candidates.choose_once(found, folder)
     table.print_candidates(found, chosen)
@@ -321,11 +322,16 @@ def _measure_other_budgets(
     return leak_by_budget.read_leaks(chosen, config.budget, list(points.values()), folder)
 
 
-def _carry_out(plan: Sequence[PlannedRun], jobs: int, carry_out: local.CarryOut) -> None:
-    """Carry runs out that are not finished."""
+def _carry_out(
+    plan: Sequence[PlannedRun],
+    jobs: int,
+    carry_out: local.CarryOut,
+    later: Sequence[str] = (),
+) -> None:
+    """Carry runs out that are not finished; runs of the kinds `later` follow on them."""
     todo = [run for run in plan if not run_dir.is_done(Path(run.folder))]
     slots = gpu_slots.build_slots(Local(jobs=jobs))
-    for outcome in local.execute(todo, carry_out, slots):
+    for outcome in local.execute(todo, carry_out, slots, later):
         if outcome.state != "done":
             console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
 

@@ -105,6 +105,7 @@ def test_conversations_and_preferences_are_too(
         pairs = PreferenceDataset(tiny.template, hf_args)
         judged = FeedbackDataset(tiny.template, hf_args)
         both = FeedbackDataset(tiny.template, hf_args, chosen_key="chosen", rejected_key="rejected")
+        assert list(pairs.dropped.values()) == list(both.dropped.values()) == [1]
         return [read_all(dataset) for dataset in (pairs, judged, both)]
 
     by_several = build()

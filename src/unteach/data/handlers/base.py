@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from unteach.data import duplicates
 from unteach.data.examples import DEFERRED, Example, build_example
@@ -154,8 +154,7 @@ class RowDataset(Generic[Read]):
 
     def _build_rows(self, row_indices: range) -> BuiltRows:
         """Build the examples of some rows."""
-        part = copy.copy(self)
-        part.row_errors = RowErrors(self.where, self.rows)
+        part = self.copy_without_notes()
         built = BuiltRows(PackedExamples(), part.row_errors)
         hasher = duplicates.RowHasher(duplicates.find_column_keys(type(self), vars(self)))
         for row_index in row_indices:
@@ -192,11 +191,16 @@ class RowDataset(Generic[Read]):
             cells.append(None if name is None else row.get(name))
         return cells
 
+    def copy_without_notes(self) -> Self:
+        """Copy this handler with notes on rows of its own, none yet."""
+        other = copy.copy(self)
+        other.row_errors = RowErrors(self.where, self.rows)
+        return other
+
     def read_again(self, row_index: int) -> Read:
         """Read a row that has an example once more."""
-        quiet = copy.copy(self)
-        quiet.row_errors = RowErrors(self.where, self.rows)
-        read = quiet.read_row(row_index, self.pick_cells(self.rows[row_index], row_index))
+        cells = self.pick_cells(self.rows[row_index], row_index)
+        read = self.copy_without_notes().read_row(row_index, cells)
         assert read is not None, "a row that has an example can be read"
         return read
 

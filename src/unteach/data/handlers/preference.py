@@ -266,12 +266,13 @@ class FeedbackDataset(RowDataset[list[_JudgedAnswer]]):
         """the number of a row's first answer among those of all rows"""
         self.places: list[tuple[int, int]] = []
         """(row, which of its answers) of each answer"""
+        reader = self.copy_without_notes()
         for row_index in range(len(self.rows)):
             cells = self.pick_cells(self.rows[row_index], row_index)
-            judged = self.read_row(row_index, cells) or []
+            judged = reader.read_row(row_index, cells) or []
             self.first_answer[row_index] = len(self.places)
             self.places += [(row_index, number) for number in range(len(judged))]
-        self.row_errors.refuse()
+        reader.row_errors.refuse()
         if len(self.places) < 2:
             raise UserError(
                 f"{self.where}: KTO needs at least two rows to compare with one another, got "
