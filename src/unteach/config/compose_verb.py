@@ -208,8 +208,25 @@ def _is_override(word: str) -> bool:
     return re.match(r"[+~]?[\w./@]+=|~", word) is not None
 
 
+def _take_gpu(overrides: list[str]) -> tuple[list[str], int | None]:
+    """Take `gpu=80GB` out of the words of `check`: the bytes of a GPU that is not here."""
+    others, num_bytes = [], None
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if key != "gpu" or not equals:
+            others.append(word)
+            continue
+        match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(GB|GiB)", value.strip(), re.IGNORECASE)
+        if match is None:
+            raise UserError(f"gpu={value}: is the memory of a GPU, as gpu=80GB or gpu=24GB")
+        # What is sold as 80 GB has 80 GiB, or nearly.
+        num_bytes = int(float(match[1]) * 2**30)
+    return others, num_bytes
+
+
 def _compose_check(overrides: list[str], options: Options) -> verb_configs.CheckConfig:
     """Compose the run that is to be checked: of `train`, or of the verb that is named first."""
+    overrides, gpu_bytes = _take_gpu(overrides)
     verbs: list[str] = []
     words: list[str] = []
     for word in overrides:
@@ -226,7 +243,7 @@ def _compose_check(overrides: list[str], options: Options) -> verb_configs.Check
     origins = None
     if options.prints_tree:
         origins = provenance.find_origins(name, words, options.config_dirs)
-    return verb_configs.CheckConfig(config, options.config_dirs, origins)
+    return verb_configs.CheckConfig(config, options.config_dirs, origins, gpu_bytes)
 
 
 COMPOSERS: dict[str, Callable[[list[str], Options], VerbConfig]] = {

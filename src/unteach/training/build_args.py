@@ -4,6 +4,7 @@ and the rule of normalisation need."""
 import logging
 import math
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from unteach.data.streams import Stream
 from unteach.distributed import launch_environment
 from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
-from unteach.errors import UserError
+from unteach.errors import UserError, require_extra
 from unteach.lazy import torch, transformers
+from unteach.training.memory import ROUNDED
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.turns import find_turns
 
@@ -28,6 +30,8 @@ DDP_ARGS = (
     "ddp_static_graph",
 )
 """Arguments that act under data parallelism alone."""
+TORCHAO_OPTIMIZERS = ("adamw_torch_8bit", "adamw_torch_4bit")
+"""Optimisers of the library's list that torchao brings."""
 HALF_PRECISIONS = {"bf16": "bfloat16", "fp16": "float16"}
 """accelerate's names of the dtypes."""
 
@@ -51,6 +55,8 @@ def build_training_args(
         run_folder: the run's.
     """
     args = _collect_args(config, compute)
+    if str(args.get("optim")) in TORCHAO_OPTIMIZERS:
+        require_extra("low-memory", f"trainer.args.optim={args['optim']}")
     # Set anew for each run: another may have run in this process before.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_folder / "logs")
     try:
@@ -71,7 +77,7 @@ def build_training_args(
         )
     _use_one_gpu(config, built)
     _refuse_other_launch(config, compute, built)
-    for note in note_idle_optimizer(built):
+    for note in (*note_idle_optimizer(built), *note_lost_updates(config, built)):
         logger.info(note)
 
     warmup_epochs = config.trainer.args.get("warmup_epochs")
@@ -147,6 +153,20 @@ def _refuse_other_launch(
         )
     if built.deepspeed_plugin is not None:
         built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
+
+
+def note_lost_updates(
+    config: schema.TrainConfig, args: "transformers.TrainingArguments"
+) -> list[str]:
+    """List a note on weights in bfloat16 that train and are rounded to the nearest: most updates
+    are lost there."""
+    trains_whole = config.model.pure_bf16 and not config.model.peft_args
+    if not trains_whole or "bf16_stochastic_round" in str(args.optim_args):
+        return []
+    return [
+        "model.pure_bf16 keeps 8 bits of each weight, so that an update of less than 0.4 % of it "
+        f"is lost; rounded at random they are kept on average: {shlex.join(ROUNDED)}"
+    ]
 
 
 def note_idle_optimizer(args: "transformers.TrainingArguments") -> list[str]:

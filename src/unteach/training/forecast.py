@@ -5,30 +5,14 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from unteach.config import schema
 from unteach.config.dual_optim import DualOptim
 from unteach.config.watching import Land
 from unteach.data.streams import Stream
-from unteach.methods.edit.base import Edit
 from unteach.methods.landing import MOST_EVALUATIONS
-from unteach.methods.wrap.perturb import WeightPerturbation
-from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.wording import format_count
 
 if TYPE_CHECKING:
-    from torch.nn import Parameter
     from transformers import TrainingArguments
-
-    from unteach.methods.base import Method
-    from unteach.methods.wrap.perturb import Perturbation
-    from unteach.methods.wrap.surgery import Surgery
-    from unteach.models.loading import LoadedModel
-
-GIB = 2**30
-ADAM_BYTES = 8
-"""Bytes that Adam keeps for each trained parameter."""
-OPTIMIZER_BYTES = {"adafactor": 0, "sgd": 0, "8bit": 2, "lion": 4}
-"""The same for optimisers whose name contains one of these."""
 
 
 def describe_stream(stream: Stream) -> str:
@@ -102,93 +86,3 @@ def describe_landing(land: Land) -> str:
         f"at KL {land.budget:g} nats a token, on {land.texts} texts of {land.tokens} tokens that "
         f"the model writes before; at most {MOST_EVALUATIONS} passes over them after"
     )
-
-
-def describe_memory(
-    loaded: "LoadedModel",
-    args: "TrainingArguments",
-    trainer: schema.TrainerConfig,
-    streams: dict[str, Stream],
-) -> str:
-    """Describe an estimate of the memory that a process needs, without sharding."""
-    parts = estimate_memory(loaded, args, trainer, streams)
-    changed = [parameter for parameter in loaded.model.parameters() if parameter.requires_grad]
-    if isinstance(trainer.method, Edit):
-        changed = list(trainer.method.find_weights(loaded.model).values())
-    if trainer.land:
-        sizes = [parameter.numel() * parameter.element_size() for parameter in changed]
-        parts["both ends of the landing, on the CPU"] = 2 * sum(sizes)
-    total = sum(parts.values())
-    listed = [f"{name} {size / GIB:.2g}" for name, size in parts.items() if size]
-    return f"about {total / GIB:.2g} GiB a process ({' + '.join(listed)})"
-
-
-def estimate_memory(
-    loaded: "LoadedModel",
-    args: "TrainingArguments",
-    trainer: schema.TrainerConfig,
-    streams: dict[str, Stream],
-) -> dict[str, float]:
-    """Estimate the bytes that a process needs, by what they are for.
-
-    Activations: 34 bytes a token, layer and hidden unit in half precision (Korthikanti et al. 2022,
-    arXiv:2205.05198, without attention matrices), twice that in fp32, 2 bytes with gradient
-    checkpointing; and three chunks of logits.
-    """
-    parameters = list(loaded.model.parameters())
-    weight_bytes = sum(p.numel() * p.element_size() for p in parameters)
-    num_trained = sum(p.numel() for p in parameters if p.requires_grad)
-    compute_bytes = 4 if loaded.compute == "float32" else 2
-
-    optimizer_bytes = ADAM_BYTES
-    for name_part, size in OPTIMIZER_BYTES.items():
-        if name_part in str(args.optim):
-            optimizer_bytes = size
-            break
-    if trainer.dual_optim:
-        optimizer_bytes *= 2
-
-    # The longest row of each stream: a micro-batch may hold all of them at once.
-    longest = 0
-    for stream in streams.values():
-        longest += max(
-            len(stream.example(row)["input_ids"]) for row in stream.list_tokenized_rows()
-        )
-    config = loaded.model.config
-    bytes_per_unit = 2 if args.gradient_checkpointing else 17 * compute_bytes
-    bytes_per_token = config.num_hidden_layers * config.hidden_size * bytes_per_unit
-    activations = args.per_device_train_batch_size * longest * bytes_per_token
-
-    method: Method | schema.TheirTrainer = trainer.method
-    if isinstance(method, Edit):
-        return {
-            "weights": weight_bytes,
-            **method.estimate_memory(loaded.model),
-            "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
-        }
-    has_frozen_copy = False
-    if not isinstance(method, schema.TheirTrainer):
-        has_frozen_copy = any(kind != "logprobs" for kind in method.reference().values())
-    return {
-        "weights": weight_bytes,
-        "gradients": num_trained * 4,
-        "optimiser": num_trained * optimizer_bytes,
-        "reference": weight_bytes * compute_bytes / 4 if has_frozen_copy else 0,
-        "surgery": num_trained * 4 * count_gradient_copies(trainer.surgery),
-        "perturbation": count_perturbed_bytes(parameters, trainer.perturb),
-        "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
-    }
-
-
-def count_gradient_copies(surgery: "Surgery | None") -> int:
-    """Count the gradients that surgery holds beside the plain step's."""
-    return 0 if surgery is None else 1 + surgery.MEMORIES
-
-
-def count_perturbed_bytes(
-    parameters: "list[Parameter]", perturbation: "Perturbation | None"
-) -> int:
-    """Count the bytes of the copy that a perturbation of the weights holds of those that train."""
-    if not isinstance(perturbation, WeightPerturbation):
-        return 0
-    return sum(p.numel() * p.element_size() for p in parameters if p.requires_grad)

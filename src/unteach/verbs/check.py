@@ -32,7 +32,7 @@ from unteach.models.forward import IGNORED
 from unteach.models.loading import LoadedModel
 from unteach.run_dir import RunState
 from unteach.seeds import permutation
-from unteach.training import forecast, header, latent_attack, suites, tracking
+from unteach.training import forecast, header, latent_attack, memory, suites, tracking
 from unteach.training.build_args import build_training_args
 from unteach.training.build_model import (
     build_head,
@@ -72,7 +72,7 @@ def run(config: CheckConfig) -> None:
         return
     if config.run.launch:
         accelerate_launch.find_launch_file(config.run.launch, config.config_dirs)
-    check(config.run)
+    check(config.run, config.gpu_bytes)
 
 
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
@@ -91,9 +91,13 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
         terminal.print(f"{escape(padded)}  [dim]# {escape(origin)}[/dim]")
 
 
-def check(config: schema.RunConfig) -> None:
-    """Say all that can be known of a run before it starts; raise what the run itself would
-    raise."""
+def check(config: schema.RunConfig, gpu_bytes: int | None = None) -> None:
+    """Say all that can be known of a run before it starts; raise what the run itself would raise.
+
+    Args:
+        config: the run's.
+        gpu_bytes: the memory that it is to fit into; None: that of this machine.
+    """
     folder = Path(config.paths.output_dir)
     owner.refuse_unwritable(run_dir.find_owned_folder(folder))
     print(f"run         {folder} ({standing(config, folder)})")
@@ -106,7 +110,7 @@ def check(config: schema.RunConfig) -> None:
         config.backend.check()
         loaded = build_stand_in()
     elif isinstance(config, schema.TrainConfig):
-        loaded, streams = check_training(config, folder)
+        loaded, streams = check_training(config, folder, gpu_bytes)
     else:
         loaded = loading.load_for_check(config.model)
         if loaded.decoding:
@@ -180,6 +184,7 @@ def standing(config: schema.RunConfig, folder: Path) -> str:
 def check_training(
     config: schema.TrainConfig,
     folder: Path,
+    gpu_bytes: int | None,
 ) -> tuple[LoadedModel, dict[str, Stream]]:
     """Print model, method, streams, steps, learning rate, memory and first rows, and give the model
     and the streams."""
@@ -225,8 +230,9 @@ def check_training(
         )
     lines += [("note", sentence) for sentence in notes]
     header.print_lines(lines)
-    memory = forecast.describe_memory(loaded, args, config.trainer, streams)
-    print(f"memory      {memory}")
+    footprint = memory.read_footprint(loaded, args, config.trainer, streams)
+    print(f"memory      {memory.describe_memory(footprint)}")
+    print(f"fits        {memory.describe_fit(footprint, gpu_bytes)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
