@@ -8,6 +8,9 @@ NOISE = {
     "DeepSpeed": "Setting accelerator to CPU",
     # an optional kernel, said on import
     "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # torchao's kernels for GPUs of other kinds, said on import, and an enum of its own
+    "torchao": "Failed to load",
+    "torch.utils._pytree": "is now natively supported",
     # DeepSpeed's are the run's: ours to hand over
     "accelerate.accelerator": "Gradient accumulation steps mismatch",
 }

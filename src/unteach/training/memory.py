@@ -1,9 +1,11 @@
 """Estimate the memory that a run takes, and find the words that make it fit a machine.
 
 What grows with the parameters is counted: weights, gradients, the optimiser's moments, copies that
-a method compares with. Activations are 34 bytes a token, layer and hidden unit in half precision
-(Korthikanti et al. 2022, arXiv:2205.05198, without attention matrices), twice that in fp32, 2 bytes
-with gradient checkpointing, and three chunks of logits. docs/memory.md has a table of it.
+a method compares with. Activations are counted as Korthikanti et al. 2022 (arXiv:2205.05198) do,
+for a block as Llama has it, without attention matrices: 15 numbers a hidden unit (inputs of norms
+and of matrices, queries, keys, values, residuals) and 4 a unit of the gated MLP; in half precision
+the norms keep 12 bytes more. With gradient checkpointing it is a number a layer and hidden unit,
+and all of one layer. Three chunks of logits come on top. docs/memory.md has a table of it.
 """
 
 import os
@@ -17,9 +19,10 @@ from unteach.lazy import torch
 from unteach.methods.edit.base import Edit
 from unteach.methods.wrap.perturb import WeightPerturbation
 from unteach.models.forward import CHUNK_ELEMENTS
+from unteach.models.layers import num_embeddings
 
 if TYPE_CHECKING:
-    from transformers import TrainingArguments
+    from transformers import PretrainedConfig, TrainingArguments
 
     from unteach.data.streams import Stream
     from unteach.models.loading import LoadedModel
@@ -58,7 +61,8 @@ class Footprint:
         num_gradients: gradients that are held at a time: more than one under surgery.
         perturbed_bytes: of the copy of the weights that are perturbed.
         num_tokens: of a micro-batch of all streams, padded.
-        num_layers, width: of the model.
+        num_layers, width, mlp_width: of the model.
+        vocabulary: entries of its head.
         compute_bytes: of a number in its passes.
         checkpoints: whether activations are computed again in the backward pass.
         others: anything else, by what it is for.
@@ -72,6 +76,8 @@ class Footprint:
     num_tokens: int
     num_layers: int
     width: int
+    mlp_width: int
+    vocabulary: int
     compute_bytes: int
     checkpoints: bool = False
     reference_bytes: float = 0.0
@@ -81,8 +87,6 @@ class Footprint:
 
     def estimate(self) -> dict[str, float]:
         """Estimate the bytes of a process, by what they are for."""
-        bytes_a_unit = 2 if self.checkpoints else 17 * self.compute_bytes
-        activations = self.num_tokens * self.num_layers * self.width * bytes_a_unit
         gradient = self.num_trained * self.trained_bytes
         return {
             "weights": self.num_frozen * self.frozen_bytes + gradient,
@@ -91,9 +95,19 @@ class Footprint:
             "reference": self.reference_bytes,
             "surgery": gradient * (self.num_gradients - 1),
             "perturbation": self.perturbed_bytes,
-            "activations": activations + 3 * 4 * CHUNK_ELEMENTS,
+            "activations": self._estimate_activations(),
             **(self.others or {}),
         }
+
+    def _estimate_activations(self) -> float:
+        """Estimate the bytes that a forward pass keeps for the backward pass, and the logits."""
+        of_norms = 12 * self.width if self.compute_bytes < 4 else 0
+        a_layer = self.compute_bytes * (15 * self.width + 4 * self.mlp_width) + of_norms
+        a_token = float(self.num_layers * a_layer)
+        if self.checkpoints:
+            a_token = self.num_layers * self.width * self.compute_bytes + a_layer
+        logits = 3 * 4 * min(CHUNK_ELEMENTS, self.num_tokens * self.vocabulary)
+        return self.num_tokens * a_token + logits
 
     @property
     def num_bytes(self) -> float:
@@ -125,6 +139,8 @@ def read_footprint(
         num_tokens=args.per_device_train_batch_size * _sum_longest(streams),
         num_layers=config.num_hidden_layers,
         width=config.hidden_size,
+        mlp_width=_read_mlp_width(config),
+        vocabulary=num_embeddings(loaded.model),
         compute_bytes=compute_bytes,
         checkpoints=bool(args.gradient_checkpointing),
     )
@@ -158,6 +174,16 @@ def read_footprint(
         size = sum(parameter.numel() * parameter.element_size() for parameter in changed)
         others["both ends of the landing, on the CPU"] = 2.0 * size
     return replace(footprint, others=others)
+
+
+def _read_mlp_width(config: "PretrainedConfig") -> int:
+    """Read how wide the MLP of a layer is: four times the model's, where the configuration does not
+    say it."""
+    for name in ("intermediate_size", "ffn_dim", "n_inner"):
+        width = getattr(config, name, None)
+        if isinstance(width, int):
+            return width
+    return 4 * int(config.hidden_size)
 
 
 def _count_optimizer_bytes(args: "TrainingArguments", trained_bytes: float) -> float:
