@@ -90,9 +90,13 @@ def test_a_gpu_is_named_by_its_memory(kit: Path) -> None:
     words = ["unlearn", EXPERIMENT, f"model={kit / 'policy'}", f"tofu_path={kit / 'data'}"]
     words.append("task_name=x")
     config: Any = compose_verb("check", [*words, "gpu=80GB"], Options())
-    assert config.gpu_bytes == 80 * GIB
+    assert config.run.gpu_bytes == 80 * GIB
     with pytest.raises(UserError, match="gpu=80: is the memory of a GPU"):
         compose_verb("check", [*words, "gpu=80"], Options())
+    with pytest.raises(UserError, match="a run that trains"):
+        model = f"model={kit / 'policy'}"
+        words = ["eval", "experiment=eval/tofu/default", model, "task_name=x", "gpu=80GB"]
+        compose_verb("check", words, Options())
 
 
 def test_the_page_has_the_table_that_is_computed() -> None:

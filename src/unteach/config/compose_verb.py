@@ -240,10 +240,14 @@ def _compose_check(overrides: list[str], options: Options) -> verb_configs.Check
     name = verbs[0] if verbs else "train"
     name = options.config_name or name
     config = compose.compose(name, words, options.config_dirs, starting=True)
+    if gpu_bytes is not None:
+        if not isinstance(config, schema.TrainConfig):
+            raise UserError("gpu: is for a run that trains: unteach check train, or unlearn")
+        config = replace(config, gpu_bytes=gpu_bytes)
     origins = None
     if options.prints_tree:
         origins = provenance.find_origins(name, words, options.config_dirs)
-    return verb_configs.CheckConfig(config, options.config_dirs, origins, gpu_bytes)
+    return verb_configs.CheckConfig(config, options.config_dirs, origins)
 
 
 COMPOSERS: dict[str, Callable[[list[str], Options], VerbConfig]] = {

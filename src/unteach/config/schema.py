@@ -281,6 +281,8 @@ class TrainConfig(RunConfig):
 
     trainer: TrainerConfig
     data: DataConfig
+    gpu_bytes: int | None = None
+    """the memory that it is to fit into, where it is only checked; None: that of this machine"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,16 +207,9 @@ class AskConfig:
 
 @dataclass(frozen=True)
 class CheckConfig:
-    """What `unteach check` is told.
-
-    Attributes:
-        run: what is checked.
-        origins: where each value came from, where the configuration is to be printed and not
-            checked.
-        gpu_bytes: the memory that the run is to fit into; None: that of this machine.
-    """
+    """What `unteach check` is told. origins: where each value came from, where the configuration is
+    to be printed and not checked."""
 
     run: RunConfig
     config_dirs: tuple[str, ...] = ()
     origins: dict[str, str] | None = None
-    gpu_bytes: int | None = None

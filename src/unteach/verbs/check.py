@@ -72,7 +72,7 @@ def run(config: CheckConfig) -> None:
         return
     if config.run.launch:
         accelerate_launch.find_launch_file(config.run.launch, config.config_dirs)
-    check(config.run, config.gpu_bytes)
+    check(config.run)
 
 
 def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
@@ -91,13 +91,9 @@ def print_tree(tree: dict[str, Any], origins: dict[str, str]) -> None:
         terminal.print(f"{escape(padded)}  [dim]# {escape(origin)}[/dim]")
 
 
-def check(config: schema.RunConfig, gpu_bytes: int | None = None) -> None:
-    """Say all that can be known of a run before it starts; raise what the run itself would raise.
-
-    Args:
-        config: the run's.
-        gpu_bytes: the memory that it is to fit into; None: that of this machine.
-    """
+def check(config: schema.RunConfig) -> None:
+    """Say all that can be known of a run before it starts; raise what the run itself would
+    raise."""
     folder = Path(config.paths.output_dir)
     owner.refuse_unwritable(run_dir.find_owned_folder(folder))
     print(f"run         {folder} ({standing(config, folder)})")
@@ -110,7 +106,7 @@ def check(config: schema.RunConfig, gpu_bytes: int | None = None) -> None:
         config.backend.check()
         loaded = build_stand_in()
     elif isinstance(config, schema.TrainConfig):
-        loaded, streams = check_training(config, folder, gpu_bytes)
+        loaded, streams = check_training(config, folder)
     else:
         loaded = loading.load_for_check(config.model)
         if loaded.decoding:
@@ -184,7 +180,6 @@ def standing(config: schema.RunConfig, folder: Path) -> str:
 def check_training(
     config: schema.TrainConfig,
     folder: Path,
-    gpu_bytes: int | None,
 ) -> tuple[LoadedModel, dict[str, Stream]]:
     """Print model, method, streams, steps, learning rate, memory and first rows, and give the model
     and the streams."""
@@ -232,7 +227,7 @@ def check_training(
     header.print_lines(lines)
     footprint = memory.read_footprint(loaded, args, config.trainer, streams)
     print(f"memory      {memory.describe_memory(footprint)}")
-    print(f"fits        {memory.describe_fit(footprint, gpu_bytes)}")
+    print(f"fits        {memory.describe_fit(footprint, config.gpu_bytes)}")
     for name, stream in streams.items():
         show_rows(loaded, name, stream, config.seed)
     return loaded, streams
