@@ -93,9 +93,9 @@ def test_a_gpu_is_named_by_its_memory(kit: Path) -> None:
     assert config.run.gpu_bytes == 80 * GIB
     with pytest.raises(UserError, match="gpu=80: is the memory of a GPU"):
         compose_verb("check", [*words, "gpu=80"], Options())
+    model = f"model={kit / 'policy'}"
+    words = ["eval", "experiment=eval/tofu/default", model, "task_name=x", "gpu=80GB"]
     with pytest.raises(UserError, match="a run that trains"):
-        model = f"model={kit / 'policy'}"
-        words = ["eval", "experiment=eval/tofu/default", model, "task_name=x", "gpu=80GB"]
         compose_verb("check", words, Options())
 
 
