@@ -11,7 +11,7 @@ from unteach.errors import UserError, describe_unknown
 from unteach.forgetting.known_rows import ALTERNATE
 
 BATCH_SIZE = 8
-NUM_STEPS, NUM_TINY_STEPS = 60, 300
+NUM_STEPS, NUM_TINY_STEPS = 30, 300
 """Steps of a method, and of models of fewer than TINY parameters, to which more are cheap."""
 WHOLE_UNTIL = 1_000_000_000
 """Parameters up to which a model is trained whole; a larger one with a LoRA."""
