@@ -119,8 +119,9 @@ class PackedExamples(Sequence[Example]):
 
     def _note_number(self, name: str, number: float) -> None:
         """Note a number of the last example."""
-        before = [math.nan] * (len(self) - 1)
-        self.numbers.setdefault(name, array("d", before)).append(number)
+        if name not in self.numbers:
+            self.numbers[name] = array("d", [math.nan]) * (len(self) - 1)
+        self.numbers[name].append(number)
 
     def _append_nested(self, example: Example) -> None:
         """Add an example of others by their names."""
