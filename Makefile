@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers check
+.PHONY: venv lock demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers release check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -116,6 +116,23 @@ OLD_PIP = $(OLD) -m pip install --disable-pip-version-check
 
 test-old-transformers: .venv/ready-test .venv-old/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/old_transformers $(ARGS)
+
+# A release, up to uploading it: both files are built, checked, and the wheel answers in an environment of its own that has
+# nothing else. The version is src/unteach/__init__.py's, and has a dated section in CHANGELOG.md.
+RELEASE = .venv-release/bin/python
+RELEASED = .venv-release/empty/bin
+
+release: export PYTHONPATH =
+release:
+	rm -rf .venv-release dist && python3 -m venv .venv-release
+	$(RELEASE) -m pip install --disable-pip-version-check --quiet build twine
+	$(RELEASE) -m build --outdir dist
+	$(RELEASE) -m twine check --strict dist/*
+	python3 -m venv .venv-release/empty
+	$(RELEASED)/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
+	cd .venv-release/empty && bin/unteach --version
+	grep -E "^## $$($(RELEASED)/unteach --version) \([0-9-]{10}\)$$" CHANGELOG.md
+	@echo "Nothing was uploaded: twine upload dist/* does that."
 
 check: .venv/ready-test
 	.venv/bin/ruff check src tests benchmarks docs examples
