@@ -26,7 +26,7 @@ PIN = re.compile(
 MACHINE_PATH = re.compile(
     r"(?<![\w.${}~)/-])(?:/(?:work|root|home|tmp|Users|opt|mnt|srv|var|usr/local)/\w|[A-Z]:\\\w)"
 )
-ANY_MACHINE = ("/usr/local/cuda",)
+ANY_MACHINE = ("/usr/local/cuda", "/var/lib/apt/lists")
 """Paths that are the same on every machine that has them."""
 
 
