@@ -7,9 +7,10 @@
 #
 #   docker build -t unteach --build-arg BASE=nvidia/cuda:TAG --build-arg TORCH_INDEX= .
 #
-# What was run: its RUN lines, as shell, in a copy of the checkout and a new environment of Python 3.11, with the CPU build of
-# PyTorch from a folder instead of TORCH_INDEX; hadolint. What was not, as there was no docker: docker build, the line for
-# images without Python, the image of CUDA, and the address in TORCH_INDEX.
+# What was run, as shell, with Python 3.11: the first RUN line where Python is there, the one that installs unteach, in a new
+# environment; hadolint. The one that installs the lock file was stopped after 15 minutes on a busy machine; it has the
+# commands of `make venv`. What was not run, as there was no docker: docker build, the line for images without Python, the
+# last one, the image of CUDA, and the address in TORCH_INDEX.
 ARG BASE=python:3.11-slim
 FROM ${BASE}
 
