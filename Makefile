@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers check
+.PHONY: venv lock lock-lowest demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers test-lowest release check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -116,6 +116,50 @@ OLD_PIP = $(OLD) -m pip install --disable-pip-version-check
 
 test-old-transformers: .venv/ready-test .venv-old/ready
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(PY) -m pytest -m long tests/old_transformers $(ARGS)
+
+# The fast tests with the lowest versions that pyproject.toml allows, in an environment of their own. But for PyTorch: its CPU
+# build of the lowest version was not to be had where the lock was written, which keeps the one of requirements.lock.
+LOWEST = .venv-lowest/bin/python
+LOWEST_PIP = $(LOWEST) -m pip install --disable-pip-version-check
+
+.venv-lowest/ready: requirements-lowest.lock
+	test -x $(LOWEST) || python3 -m venv .venv-lowest
+	$(LOWEST_PIP) $$(grep '^torch==' requirements-lowest.lock) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(LOWEST_PIP) --no-deps -r requirements-lowest.lock
+	$(LOWEST_PIP) --no-deps -e .
+	touch $@
+
+test-lowest: .venv-lowest/ready
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(LOWEST) -m pytest -n 2 -m "not long" $(ARGS)
+
+# Writes that lock: the lowest of what pyproject.toml bounds, and what requirements-test.lock has of tools that it does not.
+lock-lowest:
+	rm -rf .venv-lock && python3 -m venv .venv-lock
+	$(LOCK) install uv
+	grep -oE '"[A-Za-z-]+"' pyproject.toml | tr -d '"' | sed 's/.*/^&==/' > .venv-lock/unbounded
+	grep -f .venv-lock/unbounded requirements-test.lock > .venv-lock/constraints
+	grep '^torch==' requirements.lock >> .venv-lock/constraints
+	.venv-lock/bin/uv pip compile pyproject.toml --resolution lowest-direct --python-version 3.11 -c .venv-lock/constraints \
+		--extra dev --extra track --extra slurm --extra lm-eval --no-header --no-annotate > .venv-lock/lowest
+	grep -vE '^(unteach|nvidia|cuda|triton|setuptools)\b' .venv-lock/lowest > requirements-lowest.lock
+	rm -rf .venv-lock
+
+# A release, up to uploading it: both files are built, checked, and the wheel answers in an environment of its own that has
+# nothing else. The version is src/unteach/__init__.py's, and has a dated section in CHANGELOG.md.
+RELEASE = .venv-release/bin/python
+RELEASED = .venv-release/empty/bin
+
+release: export PYTHONPATH =
+release:
+	rm -rf .venv-release dist && python3 -m venv .venv-release
+	$(RELEASE) -m pip install --disable-pip-version-check --quiet build twine
+	$(RELEASE) -m build --outdir dist
+	$(RELEASE) -m twine check --strict dist/*
+	python3 -m venv .venv-release/empty
+	$(RELEASED)/python -m pip install --disable-pip-version-check --quiet --no-deps dist/*.whl
+	cd .venv-release/empty && bin/unteach --version
+	grep -E "^## $$($(RELEASED)/unteach --version) \([0-9-]{10}\)$$" CHANGELOG.md
+	@echo "Nothing was uploaded: twine upload dist/* does that."
 
 check: .venv/ready-test
 	.venv/bin/ruff check src tests benchmarks docs examples

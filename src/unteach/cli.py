@@ -58,6 +58,7 @@ VERBS = {
     "fetch": Verb("published retain logs, or the WMDP corpora"),
     "world": Verb("a world of authors or people of your own, as a dataset folder", ()),
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields"),
+    "env": Verb("versions and machine, as a report of a bug needs them", ()),
 }
 OPTIONS = {
     "--config-name": "config_name",
@@ -147,8 +148,8 @@ def _explain(error: Exception) -> int:
         _print_error(f"{line}: {name}: {error} (in a plugin, which this run names)")
         return EXIT_MISTAKE
     _print_error(
-        "this is a bug, not your mistake. Please report it with the lines above to the maintainers "
-        f"({REPORT})"
+        "this is a bug, not your mistake. Please report it with the lines above and what `unteach "
+        f"env` prints to the maintainers ({REPORT})"
     )
     return EXIT_BUG
 

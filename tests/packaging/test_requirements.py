@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from unteach.errors import describe_missing_extra
 
@@ -26,7 +27,7 @@ PIN = re.compile(
 MACHINE_PATH = re.compile(
     r"(?<![\w.${}~)/-])(?:/(?:work|root|home|tmp|Users|opt|mnt|srv|var|usr/local)/\w|[A-Z]:\\\w)"
 )
-ANY_MACHINE = ("/usr/local/cuda",)
+ANY_MACHINE = ("/usr/local/cuda", "/var/lib/apt/lists")
 """Paths that are the same on every machine that has them."""
 
 
@@ -109,6 +110,18 @@ def test_who_runs_the_demo_installs_no_tools_of_ours() -> None:
     assert declared() <= names
     tools = {name_of(line) for line in PROJECT["optional-dependencies"]["dev"]}
     assert {"pytest", "mypy", "ruff"} <= tools and not tools & names
+
+
+def test_the_lowest_versions_are_ones_that_are_allowed() -> None:
+    versions = dict(line.split("==") for line in pins(ROOT / "requirements-lowest.lock"))
+    versions = {canonicalize_name(name): version for name, version in versions.items()}
+    newest = dict(line.split("==") for line in pins(ROOT / "requirements.lock"))
+    newest = {canonicalize_name(name): version for name, version in newest.items()}
+    for line in PROJECT["dependencies"]:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        assert requirement.specifier.contains(versions[name]), f"make lock-lowest: {line}"
+        assert Version(versions[name]) <= Version(newest[name]), name
 
 
 def test_no_tracked_file_names_a_path_of_a_machine() -> None:

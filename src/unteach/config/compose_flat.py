@@ -53,6 +53,8 @@ def compose_flat(cls: type[T], overrides: Iterable[str], verb: str) -> T:
             passed_on.append(word)
         elif positional is not None and not _is_setting(word):
             names.append(word)
+        elif not (keys or positional or passing):
+            problems.append(f"unteach {verb}: takes no words, got {word}")
         elif re.match(r"[\w.]+=", word) and not is_group:
             problems.append(verb_keys.refuse_key(verb, key))
         else:

@@ -192,6 +192,7 @@ VERBS = {
     **dict.fromkeys(("diff", "comparison"), "compare"),
     **dict.fromkeys(("log", "logs", "metrics", "loss"), "history"),
     **dict.fromkeys(("preprocess", "prepare", "tokenise", "tokenization"), "tokenize"),
+    **dict.fromkeys(("info", "doctor", "environment", "sysinfo", "versions"), "env"),
     **dict.fromkeys(("quickstart", "example", "tutorial", "start", "init"), "demo"),
 }
 """What other tools call our verbs."""

@@ -141,6 +141,11 @@ class ListConfig:
 
 
 @dataclass(frozen=True)
+class EnvConfig:
+    """What `unteach env` is told: nothing."""
+
+
+@dataclass(frozen=True)
 class WorldConfig:
     """What `unteach world` is told.
 

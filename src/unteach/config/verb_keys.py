@@ -15,6 +15,7 @@ CONFIGS: dict[str, type] = {
     "fetch": verb_configs.FetchConfig,
     "export": verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
+    "env": verb_configs.EnvConfig,
     FORGET: ForgetConfig,
     CHECK_FORGET: ForgetConfig,
     "tokenize": TokenizeConfig,

@@ -24,6 +24,7 @@ MODULES = {
     "fetch": "fetch",
     "world": "world",
     "list": "listing",
+    "env": "env",
 }
 """The module of `unteach.verbs` whose `run(config)` carries a verb out."""
 
