@@ -2,11 +2,13 @@
 `infer` for ever more rows.
 
     python benchmarks/scale.py [rows=1000,10000,100000] [formats=csv,jsonl,parquet,jsonl.gz]
-                               [verbs=train,again,check] [src=FOLDER] [folder=saves/scale]
+                               [verbs=train,again,check] [backend=hf|openai] [src=FOLDER]
+                               [folder=saves/scale]
 
 Rows are invented questions with answers, 60 tokens each; the model is a random Llama of 46 thousand
 parameters, so that nothing but the rows takes time. `train` takes one step and saves its model,
-with no tokens kept from before; `again` is the same command once more, which finds them. Each is a
+with no tokens kept from before; `again` is the same command once more, which finds them. `infer`
+asks that model for one token a row, or with backend=openai a server that this starts. Each is a
 process of its own: seconds on the clock and of all its processes, and the largest resident memory
 of any of them. A run of a thousand rows shows what start-up takes. `src` measures another checkout
 of unteach, beside this one's table.
@@ -20,8 +22,10 @@ import random
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,12 @@ WORDS: dict[str, list[str]] = {
     "tokenize": ["tokenize", "input_file={rows}", "output_dir=tokens"],
     "infer": ["infer", "input_file={rows}", "output_file=answers.jsonl", "max_new_tokens=1"],
 }
+ANSWER = json.dumps(
+    {
+        "choices": [{"index": 0, "message": {"content": "Yes."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22},
+    }
+)
 
 
 def make_words(rng: random.Random, count: int) -> list[str]:
@@ -105,6 +115,43 @@ def write_rows(file: Path, num_rows: int) -> None:
             lines.write(json.dumps(row) + "\n")
 
 
+class StubServer(BaseHTTPRequestHandler):
+    """Answers every question at once, and with the same words."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_message(self, *args: object) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self.send(b'{"data": []}')
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send(ANSWER.encode())
+
+    def send(self, body: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        self.wfile.write(head.encode() + body)
+
+
+def start_server() -> list[str]:
+    """Start the server in a thread of this process; return the words of a model that it serves."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), StubServer)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    return ["model=stub", "backend=openai", f"backend_args.base_url={address}"]
+
+
+def name_model(verb: str, backend: str, folder: Path) -> list[str]:
+    """Name the model of a command."""
+    if verb == "infer" and backend == "openai":
+        return start_server()
+    return [f"{'tokenizer' if verb == 'tokenize' else 'model'}={folder}/model"]
+
+
 def measure(words: list[str], folder: Path, src: str) -> tuple[float, float, float]:
     """Run a command: seconds on the clock, seconds of processors, and MiB at its largest."""
     environment = {**os.environ, "PYTHONPATH": src, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -140,11 +187,12 @@ def main(given: dict[str, str]) -> None:
                 if verb == "train":
                     shutil.rmtree(folder / "saves", ignore_errors=True)
                 shutil.rmtree(folder / "tokens", ignore_errors=True)
+                shutil.rmtree(folder / "answers.jsonl.parts", ignore_errors=True)
+                for name in ("answers.jsonl", "answers.meta.json"):
+                    (folder / name).unlink(missing_ok=True)
                 words = [word.format(rows=file) for word in WORDS[verb]]
-                model = (
-                    f"tokenizer={folder}/model" if verb == "tokenize" else f"model={folder}/model"
-                )
-                wall, cpu, peak = measure([*words, model], folder, src)
+                words += name_model(verb, given.get("backend", "hf"), folder)
+                wall, cpu, peak = measure(words, folder, src)
                 print(f"| {verb} | {form} | {num_rows:,} | {wall:.1f} | {cpu:.1f} | {peak:,.0f} |")
                 sys.stdout.flush()
 

@@ -85,8 +85,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON whole or not at all; NaN and infinity, which JSON does not have, become null."""
-    text = json.dumps(replace_nan(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(path, f"{text}\n")
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        # Piece by piece: the whole text of a long list takes ten times the file in memory.
+        json.dump(replace_nan(value), file, indent=1, ensure_ascii=False, allow_nan=False)
+        file.write("\n")
 
 
 def replace_nan(value: object) -> object:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import read_rows
 from tests.inference.conftest import Infer, questions, write_lines
 from unteach import owner
 from unteach.errors import RowsFailed, UserError
+from unteach.inference import answer_index
+from unteach.inference.answer_index import RowFinder
 from unteach.inference.backends import hf
 from unteach.inference.result_store import Line, ResultStore
 
@@ -47,6 +50,36 @@ def test_answers_end_in_the_order_of_the_rows(ledger: ResultStore) -> None:
     )
     assert not ledger.parts.exists()
     assert ledger.done(LINES) == {0, 1, 2}
+
+
+def test_of_several_parts_the_answered_one_counts(
+    ledger: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it stands among those that failed, and with fewer files open than there are."""
+    monkeypatch.setattr(answer_index, "MAX_OPEN", 2)
+    for failed in (["a", "b", "c"], ["b", "c"], ["c"], ["b"]):
+        put(ledger, **{id_: answer(None, f"{id_} failed") for id_ in failed})
+    put(ledger, a=answer("A"))
+    put(ledger, b=answer("B"))
+    for failed in (["a", "b", "c"], ["a"], ["c"]):
+        put(ledger, **{id_: answer(None, f"{id_} failed") for id_ in failed})
+    assert ledger.done(LINES) == {0, 1}
+    counts = ledger.finish(LINES)
+    assert [row["output"] for row in read_rows(ledger.output)] == ["A", "B", None]
+    assert (counts.num_rows, counts.num_failed, counts.num_skipped) == (3, 1, 0)
+    assert counts.errors == ["c failed"]
+    put(ledger, c=answer("C"))
+    ledger.finish(LINES)
+    assert [row["output"] for row in read_rows(ledger.output)] == ["A", "B", "C"]
+
+
+def test_ids_of_one_hash_are_told_apart() -> None:
+    """-1 and -2 have one hash in Python, and so may any two texts."""
+    lines = [Line(id_, {}, "") for id_ in (-1, "x", -2, 7)]
+    finder = RowFinder(lines)
+    for number, line in enumerate(lines):
+        assert finder.find(line.id) == (number, line)
+    assert finder.find("7") is None and finder.find(8) is None
 
 
 def test_torn_and_foreign_lines_are_passed_over(ledger: ResultStore) -> None:
@@ -102,6 +135,39 @@ def test_other_rows_are_refused_or_asked(
     assert seen == [6]
     assert again[:6] == first[:6] and again[6]["input"] == rows[6]["input"]
     assert (table.parent / "in_output.jsonl.old1").exists()
+
+
+def test_rows_of_custom_ids_are_kept_asked_again_and_reordered(
+    ask: Infer, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"name": f"row {i}", **row} for i, row in enumerate(questions(6))]
+    rows[4]["name"] = 4
+    write_lines(table, rows)
+    first = ask("id_column=name")
+    assert [row["row_id"] for row in first] == [row["name"] for row in rows]
+
+    # One is gone, one has changed, one is new, and the others stand in another order.
+    changed = [*reversed(rows[1:]), {"name": "new", "input": "And this?", "topic": 9}]
+    changed[0] = {**changed[0], "input": "What else?"}
+    write_lines(table, changed)
+    with pytest.raises(UserError, match=r"1 row changed \(row 5\); 1 row is new \(new\); 1 row is"):
+        ask("id_column=name")
+    seen: list[int] = []
+    real = hf.CausalLMSession.generate
+
+    def watched(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
+        seen.extend(request.number for request in requests if request.number not in done)
+        return real(self, requests, sampling, done)
+
+    monkeypatch.setattr(hf.CausalLMSession, "generate", watched)
+    again = ask("id_column=name", "changed=redo")
+    assert seen == [0, 5]
+    assert [row["row_id"] for row in again] == [row["name"] for row in changed]
+    assert again[1:5] == first[4:0:-1]
+
+    write_lines(table, [*changed[:2], {**changed[2], "name": "row 5"}, *changed[3:]])
+    with pytest.raises(UserError, match=r"line 3: has the name 'row 5', and so has .*line 1; ids"):
+        ask("id_column=name")
 
 
 def test_other_options_are_refused_or_asked(ask: Infer, table: Path) -> None:

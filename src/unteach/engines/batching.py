@@ -76,7 +76,7 @@ class BatchPlanner:
         rows = self.make_rows(indices)
         return sorted(rows, key=self.get_width, reverse=True)
 
-    def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+    def plan_batches(self, indices: Sequence[int]) -> Sequence[Batch]:
         """Put rows into batches, each as full as the budget and the number of items allow."""
         batches: list[Batch] = []
         batch: Batch = []
@@ -248,7 +248,7 @@ class BatchRunner:
         self,
         kind: str,
         planner: BatchPlanner,
-        waiting: list[Batch],
+        waiting: Sequence[Batch],
         work: Work,
         on_progress: ProgressCallback = None,
         describe_failure: Callable[[str], Any] | None = None,
@@ -267,12 +267,14 @@ class BatchRunner:
         was_training = self.model.training
         self.model.eval()
         try:
-            while waiting:
+            num_run = 0
+            while num_run < len(waiting):
                 dist.check_preemption()
 
                 # Every process takes one batch of this round. A process without one runs the
                 # round's first batch where weights are sharded: the others need its shard.
-                round_batches, waiting = waiting[: dist.world_size], waiting[dist.world_size :]
+                round_batches = list(waiting[num_run : num_run + dist.world_size])
+                num_run += len(round_batches)
                 my_batch = None
                 if dist.rank < len(round_batches):
                     my_batch = round_batches[dist.rank]
@@ -297,18 +299,26 @@ class BatchRunner:
                     if memory_error and my_batch and len(list_items(my_batch)) == 1:
                         yield my_batch[0][0], describe_failure(memory_error)
                     failed = [batch for batch in failed if len(list_items(batch)) > 1]
-                waiting = self._plan_anew(kind, planner, [*failed, *waiting])
-                if record_plan:
-                    record_plan(waiting)
+                waiting = self._plan_anew(kind, planner, [*failed, *waiting[num_run:]], record_plan)
+                num_run = 0
         finally:
             self.model.train(was_training)
             reshard(self.model)
 
-    def _plan_anew(self, kind: str, planner: BatchPlanner, left: list[Batch]) -> list[Batch]:
+    def _plan_anew(
+        self,
+        kind: str,
+        planner: BatchPlanner,
+        left: list[Batch],
+        record_plan: Callable[[Plan], None] | None,
+    ) -> Sequence[Batch]:
         """Plan what is left of a pass under its lowered budget, which later passes keep."""
         self.budgets[kind.partition(" ")[0]] = planner.budget
         items = itertools.chain.from_iterable(map(list_items, left))
-        return planner.plan_batches(list(items))
+        batches = planner.plan_batches(list(items))
+        if record_plan:
+            record_plan(list(batches))
+        return batches
 
     def _try_batch(
         self,

@@ -1,6 +1,6 @@
 """A backend's answers to the rows of a table that have none yet."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from typing import Any
 
 from unteach.config.inference import InferConfig
@@ -13,12 +13,12 @@ from unteach.inference.planning import Plan
 def answer_rows(
     config: InferConfig,
     plan: Plan,
-    done: set[int],
+    done: Set[int],
     dist: DistContext,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Give the number and the record of every row that is not in `done`, as its answer comes."""
     prepared = plan.prepared
-    requests = {request.number: request for request in prepared.requests}
+    requests = prepared.requests
     session = config.backend.open(
         Job(
             plan.model,
@@ -31,22 +31,17 @@ def answer_rows(
     )
     try:
         if config.kind == "generate":
-            answers = session.generate(prepared.requests, config.sampling, done)
+            answers = session.generate(requests, config.sampling, done)
         elif config.kind == "score":
-            answers = session.score(prepared.requests, done)
+            answers = session.score(requests, done)
         else:
-            answers = session.classify(prepared.requests, done)
+            answers = session.classify(requests, done)
         for number, answer in answers:
-            num_cut = prepared.num_cut.get(number, 0)
+            index = requests.find(number)
+            num_cut = prepared.num_cut[index]
             yield (
                 number,
-                build_record(
-                    answer,
-                    requests[number],
-                    num_cut,
-                    config,
-                    session.labels,
-                ),
+                build_record(answer, requests[index], num_cut, config, session.labels),
             )
             # Alone, a process may stop between any two rows; several agree at their batches' ends.
             if dist.world_size == 1:

@@ -5,19 +5,22 @@ import datetime
 import decimal
 import hashlib
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from unteach import fingerprints
 from unteach.config.inference import ANSWERS, INPUTS, INSTRUCTION, InferConfig
 from unteach.data.io import tables
 from unteach.data.io.cells import is_missing
-from unteach.data.rows import Place, Row
+from unteach.data.packed_list import PackedList
+from unteach.data.rows import PlacedRow, Row, Rows
 from unteach.errors import UserError
-from unteach.inference.result_store import ID, Line
+from unteach.inference.answer_lines import ID, Line, RowID
+from unteach.lazy import np
 
-Placed = tuple[Place, Row]
+DIGEST_BYTES: Final = 8
 
 
 @dataclass
@@ -94,17 +97,55 @@ def _find_column(table: tables.Table, names: Sequence[str], key: str) -> str:
     return present[0]
 
 
-@dataclass
-class InputTable:
-    """The rows of a table, each with what tells it from every other.
+@dataclass(eq=False)
+class InputTable(Sequence[Line]):
+    """The rows of a table, each with what tells it from every other; a line is made when it is
+    asked for.
 
     Attributes:
+        rows: with None for every cell that JSON has not.
+        ids: of the rows.
         not_kept: columns that hold no plain values.
+        objects: such cells of the columns that are read, by the number of their row.
+        digests: of the rows, end to end.
     """
 
-    rows: list[Placed]
-    lines: list[Line]
-    not_kept: list[str]
+    config: InferConfig
+    rows: Rows
+    ids: Sequence[RowID]
+    not_kept: list[str] = field(default_factory=list)
+    objects: dict[int, Row] = field(default_factory=dict)
+    digests: bytearray = field(default_factory=bytearray)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, number: int) -> Line:  # type: ignore[override]
+        kept = self.select_kept(self.rows[number])
+        start = number * DIGEST_BYTES
+        digest = self.digests[start : start + DIGEST_BYTES].hex()
+        return Line(self.ids[number], kept, digest)
+
+    def get_row(self, number: int) -> Row:
+        """Get a row with all cells that are read."""
+        return {**self.rows[number], **self.objects.get(number, {})}
+
+    def select_kept(self, row: Row) -> dict[str, Any]:
+        """Select what is kept of a row."""
+        kept = {}
+        for name in list_kept_names(row, self.config):
+            if str(name) not in self.not_kept:
+                kept[str(name)] = to_plain(row[name])
+        return kept
+
+
+def list_kept_names(row: Row, config: InferConfig) -> list[str]:
+    """List the columns of a row that are kept where they hold plain values."""
+    names = []
+    for name in row if config.keep_columns is None else config.keep_columns:
+        if name in row and not name == ID == config.id_column:
+            names.append(name)
+    return names
 
 
 def read_input_table(
@@ -118,12 +159,25 @@ def read_input_table(
     Args:
         added: the columns that the answers will have; a kept column of such a name is refused.
     """
-    rows = list(table)
-    kept_rows, not_kept = _select_kept(rows, config)
-    kept_names: set[str] = set()
-    for kept in kept_rows:
-        kept_names.update(kept)
-    clash = sorted(kept_names.intersection([ID, *added]))
+    read_names = {*columns.list_names(), config.id_column}
+    kept_names: dict[str, bool] = {}
+    """Names of columns, and whether all cells in them are plain."""
+    objects: dict[int, Row] = {}
+
+    def read_plain_rows() -> Iterator[PlacedRow]:
+        for number, (place, row) in enumerate(table):
+            not_plain = {name: cell for name, cell in row.items() if not is_plain(cell)}
+            for name in list_kept_names(row, config):
+                is_kept = kept_names.get(str(name), True)
+                kept_names[str(name)] = is_kept and name not in not_plain
+            is_read = {name: cell for name, cell in not_plain.items() if name in read_names}
+            if is_read:
+                objects[number] = is_read
+            yield place, {**row, **dict.fromkeys(not_plain)}
+
+    rows = Rows(read_plain_rows())
+    not_kept = [name for name, is_kept in kept_names.items() if not is_kept]
+    clash = sorted(set(kept_names).difference(not_kept).intersection([ID, *added]))
     if clash:
         rename = ""
         if config.output_column in clash:
@@ -132,61 +186,55 @@ def read_input_table(
             f"{table.where}: has the columns {', '.join(clash)}, which the output has too. Keep "
             f"others (keep_columns=[{columns.input}]){rename}"
         )
-    lines = []
-    for id_, kept, (_, row) in zip(
-        _read_ids(rows, config),
-        kept_rows,
-        rows,
-        strict=True,
-    ):
+    input_table = InputTable(config, rows, range(len(rows)), not_kept, objects)
+    if config.id_column is not None:
+        input_table.ids = _read_ids(input_table, config.id_column)
+    for number, id_ in enumerate(input_table.ids):
+        row = input_table.get_row(number)
         cells = [to_comparable(row.get(name)) for name in columns.list_names()]
-        lines.append(Line(id_, kept, fingerprints.hash_value([id_, kept, cells])))
-    return InputTable(rows, lines, not_kept)
+        digest = fingerprints.hash_value([id_, input_table.select_kept(row), cells])
+        input_table.digests += bytes.fromhex(digest)
+    return input_table
 
 
-def _read_ids(rows: list[Placed], config: InferConfig) -> list[int | str]:
-    """Read the ids of rows, which must differ; without an id_column they are numbered."""
-    if config.id_column is None:
-        return list(range(len(rows)))
-    seen: dict[int | str, Place] = {}
-    for place, row in rows:
-        id_ = row.get(config.id_column)
+def _read_ids(table: InputTable, column: str) -> PackedList[RowID]:
+    """Read the ids of rows, which must differ."""
+    ids: PackedList[RowID] = PackedList()
+    hashes = array("q")
+    for number in range(len(table.rows)):
+        id_ = table.get_row(number).get(column)
         if is_missing(id_) or isinstance(id_, bool) or not isinstance(id_, int | str):
             raise UserError(
-                f"{place}: id_column={config.id_column} must hold text or a whole number, got "
-                f"{id_!r}"
+                f"{table.rows.locate(number)}: id_column={column} must hold text or a whole "
+                f"number, got {id_!r}"
             )
+        ids.append(id_)
+        hashes.append(hash(id_))
+    # Only ids of one hash can be equal.
+    if len(np.unique(hashes)) < len(ids):
+        _refuse_equal_ids(table, ids, column)
+    return ids
+
+
+def _refuse_equal_ids(table: InputTable, ids: Sequence[RowID], column: str) -> None:
+    """Raise where two rows have one id."""
+    seen: dict[RowID, int] = {}
+    for number, id_ in enumerate(ids):
         if id_ in seen:
+            place, before = table.rows.locate(number), table.rows.locate(seen[id_])
             raise UserError(
-                f"{place}: has the {config.id_column} {id_!r}, and so has {seen[id_]}; ids must "
-                f"differ"
+                f"{place}: has the {column} {id_!r}, and so has {before}; ids must differ"
             )
-        seen[id_] = place
-    return list(seen)
+        seen[id_] = number
 
 
-def _select_kept(rows: list[Placed], config: InferConfig) -> tuple[list[dict[str, Any]], list[str]]:
-    """Select what is kept of each row.
-
-    Returns:
-        The kept cells of each row, and the columns that hold what JSON has not, which are left out.
-    """
-    not_kept: dict[str, None] = {}
-    kept_rows: list[dict[str, Any]] = []
-    for _, row in rows:
-        kept = {}
-        for name in row if config.keep_columns is None else config.keep_columns:
-            if name not in row or name == ID == config.id_column:
-                continue
-            try:
-                kept[str(name)] = to_plain(row[name])
-            except TypeError:
-                not_kept[str(name)] = None
-        kept_rows.append(kept)
-    for kept in kept_rows:
-        for name in not_kept:
-            kept.pop(name, None)
-    return kept_rows, list(not_kept)
+def is_plain(value: object) -> bool:
+    """Say whether JSON can hold a cell."""
+    try:
+        to_plain(value)
+    except TypeError:
+        return False
+    return True
 
 
 def to_plain(value: object) -> Any:

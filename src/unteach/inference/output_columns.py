@@ -7,6 +7,7 @@ from typing import Any
 
 from unteach.config.inference import InferConfig
 from unteach.engines.finiteness import NOT_FINITE
+from unteach.inference.answer_lines import ERROR, SKIPPED
 from unteach.inference.backends.base import (
     Answer,
     AnswerScore,
@@ -16,9 +17,6 @@ from unteach.inference.backends.base import (
     Request,
     perplexity,
 )
-from unteach.inference.result_store import ERROR as ERROR
-
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)

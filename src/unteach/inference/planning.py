@@ -12,12 +12,8 @@ from unteach.engines.hf import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends import classifier
 from unteach.inference.input_table import Columns, InputTable
-from unteach.inference.requests import (
-    MESSAGES,
-    PreparedRequests,
-    RequestBuilder,
-    describe_first_prompt,
-)
+from unteach.inference.prepared_requests import PreparedRequests
+from unteach.inference.requests import MESSAGES, RequestBuilder, describe_first_prompt
 from unteach.models import decoding_folder, loading, vision
 from unteach.models.hub import PATH
 from unteach.wording import format_count
@@ -38,8 +34,6 @@ FREE = (
     "low_cpu_mem_usage",
 )
 """model_args that change no answer, or that the model's identity stands for."""
-MAX_SHOWN = 3
-"""Places of rows that a note lists."""
 BITS: dict[str, dict[str, Any]] = {
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"},
     "8bit": {"load_in_8bit": True},
@@ -112,18 +106,17 @@ def plan(config: InferConfig, columns: Columns, table: InputTable) -> Plan:
     notes += prompter.notes
     prepared = prompter.requests.build(table)
     if prepared.special_text:
-        places = ", ".join(prepared.special_text[:MAX_SHOWN])
-        if len(prepared.special_text) > MAX_SHOWN:
+        places = ", ".join(prepared.special_text)
+        if prepared.num_special > len(prepared.special_text):
             places += " …"
         notes.append(
-            f"{format_count(len(prepared.special_text), 'row')} with the text of special tokens, "
-            "which "
+            f"{format_count(prepared.num_special, 'row')} with the text of special tokens, which "
             f"is read as text ({places}); model.template_args.special_tokens=tokens reads them as "
             "the tokens"
         )
     notes.append(f"the first prompt: {describe_first_prompt(prepared.requests)!r}")
     settings = {**prompter.describe_model(), **_describe_run(config, columns)}
-    longest = prepared.longest + prompter.requests.max_new_tokens
+    longest = prepared.requests.longest + prompter.requests.max_new_tokens
     return Plan(prompter.model, prepared, settings, notes, longest)
 
 

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.inference import InferConfig
 from unteach.data.io.cells import is_missing, read_text
 from unteach.data.rendered_text import refuse_unshown
-from unteach.data.rows import Place, Row
+from unteach.data.rows import Place, Row, Rows
 from unteach.data.special_text import SpecialText
 from unteach.data.template import Template
 from unteach.engines.base import Ids
@@ -17,7 +17,7 @@ from unteach.errors import UserError
 from unteach.inference.backends.base import Failure, Request
 from unteach.inference.input_table import Columns, InputTable
 from unteach.inference.output_columns import Skipped
-from unteach.inference.result_store import Line
+from unteach.inference.prepared_requests import PreparedRequests
 from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -25,32 +25,11 @@ if TYPE_CHECKING:
 
 MESSAGES = "messages"
 IMAGE_PART = {"type": "image"}
+MAX_PLACES = 3
+"""Places of rows with the text of special tokens that a note lists."""
 
 Turn = dict[str, Any]
 """One turn of a conversation: its role and its content."""
-
-
-@dataclass
-class PreparedRequests:
-    """What a table's rows ask.
-
-    Attributes:
-        requests: of the rows that are asked.
-        unasked: why nothing is asked of a row, by its number.
-        num_cut: tokens that a prompt lost, by the number of its row.
-        special_text: places of rows in which special tokens are written, which are read as text.
-    """
-
-    requests: list[Request] = field(default_factory=list)
-    unasked: dict[int, Failure | Skipped] = field(default_factory=dict)
-    num_cut: dict[int, int] = field(default_factory=dict)
-    special_text: list[str] = field(default_factory=list)
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest prompt with its answer."""
-        lengths = [len(request.prompt) + len(request.answer) for request in self.requests]
-        return max(lengths, default=0)
 
 
 class RequestBuilder:
@@ -89,27 +68,32 @@ class RequestBuilder:
     def build(self, table: InputTable) -> PreparedRequests:
         """Build the requests of all rows."""
         prepared = PreparedRequests()
-        for number, ((place, row), line) in enumerate(zip(table.rows, table.lines, strict=True)):
-            seed = derive_seed(self.config.seed, "infer", line.id)
+        for number, id_ in enumerate(table.ids):
+            row, place = table.get_row(number), table.rows.locate(number)
+            seed = derive_seed(self.config.seed, "infer", id_)
             try:
                 request = self._build_request(number, place, row, seed)
             except UserError as error:
-                prepared.unasked[number] = Failure(str(error))
+                prepared.unasked.append((number, Failure(str(error))))
                 continue
             if self._has_special_text(row):
-                prepared.special_text.append(str(place))
-
-            num_over = self._count_excess(request)
-            if num_over <= 0:
-                prepared.requests.append(request)
-            elif self.config.too_long == "skip":
-                prepared.unasked[number] = Skipped()
-            elif self.config.too_long == "error" or num_over >= len(request.prompt):
-                prepared.unasked[number] = Failure(self._describe_too_long(request))
-            else:
-                prepared.requests.append(self._cut_prompt(request, num_over))
-                prepared.num_cut[number] = num_over
+                prepared.num_special += 1
+                if prepared.num_special <= MAX_PLACES:
+                    prepared.special_text.append(str(place))
+            self._add(prepared, request)
         return prepared
+
+    def _add(self, prepared: PreparedRequests, request: Request) -> None:
+        """Add a request; one that is too long is shortened or not asked, as too_long says."""
+        num_over = max(0, self._count_excess(request))
+        if num_over and self.config.too_long == "skip":
+            prepared.unasked.append((request.number, Skipped()))
+        elif num_over and (self.config.too_long == "error" or num_over >= len(request.prompt)):
+            failure = Failure(self._describe_too_long(request))
+            prepared.unasked.append((request.number, failure))
+        else:
+            prepared.requests.append(self._cut_prompt(request, num_over))
+            prepared.num_cut.append(num_over)
 
     def build_one(self, number: int, row: Row) -> Request:
         """Build the request of one row that comes from no file, as `build` does.
@@ -118,9 +102,8 @@ class RequestBuilder:
             UserError: it cannot be asked.
         """
         place = Place("the question", "line", 0)
-        line = Line(number, row, "")
-        prepared = self.build(InputTable([(place, row)], [line], []))
-        for reason in prepared.unasked.values():
+        prepared = self.build(InputTable(self.config, Rows([(place, row)]), [number]))
+        for _, reason in prepared.unasked:
             if isinstance(reason, Failure):
                 raise UserError(reason.why)
             raise UserError("the question is too long for this model")
@@ -158,6 +141,8 @@ class RequestBuilder:
 
     def _cut_prompt(self, request: Request, num_cut: int) -> Request:
         """Take the first tokens off; the beginning of sequence stays."""
+        if not num_cut:
+            return request
         assert self.tokenizer is not None
         prompt = request.prompt
         start = prompt[:1] if prompt[0] == self.tokenizer.bos_token_id else ()

@@ -18,75 +18,57 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from unteach import atomic, fingerprints, json_files, owner, run_dir
+from unteach import atomic, owner, run_dir
 from unteach.atomic import atomic_write
 from unteach.errors import UserError, name_file
-from unteach.wording import format_count
+from unteach.inference.answer_index import AnswerIndex
+from unteach.inference.answer_lines import (
+    ERROR,
+    ID,
+    SKIPPED,
+    Answer,
+    Line,
+    RowID,
+    encode,
+    encode_answer,
+    read_lines,
+)
+from unteach.inference.result_meta import Meta, describe_changes
 
-ID, ERROR = "row_id", "error"
 SYNC_EVERY = 1.0
 """Seconds between two syncs of the parts to the disk; what a killed process wrote is there in any
 case."""
-NUM_SHOWN = 5
-"""Ids of rows that a message lists."""
-
-RowID = int | str
-Answer = dict[str, Any]
-"""The fields of one row's answer, as they stand in the output."""
-Answers = dict[RowID, Answer]
+NUM_ERRORS_SHOWN = 3
 
 
 @dataclass
-class Line:
-    """One row: its id, what is kept of its columns, and what tells it from every other."""
+class AnswerCounts:
+    """What became of the rows.
 
-    id: RowID
-    kept: dict[str, Any]
-    digest: str
+    Attributes:
+        errors: the first that differ.
+    """
 
+    num_rows: int = 0
+    num_failed: int = 0
+    num_skipped: int = 0
+    errors: list[str] = field(default_factory=list)
 
-@dataclass
-class Meta:
-    """What the answers of a file depend on: the settings, and the digest of each row by its id."""
-
-    settings: dict[str, Any]
-    rows: dict[RowID, str]
-
-    def write(self, path: Path) -> None:
-        is_numbered = list(self.rows) == list(range(len(self.rows)))
-        rows = {
-            "ids": None if is_numbered else list(self.rows),
-            "digests": " ".join(self.rows.values()),
-        }
-        made_by = fingerprints.build_manifest(int(self.settings.get("seed", 0)))
-        atomic.write_json(
-            path,
-            {
-                "settings": self.settings,
-                "rows": rows,
-                "made_by": made_by,
-            },
-        )
-
-    @classmethod
-    def read(cls, path: Path) -> "Meta":
-        content = json_files.read_json(path, "what the output was made with")
-        try:
-            digests = content["rows"]["digests"].split()
-            ids = content["rows"]["ids"]
-            if ids is None:
-                ids = range(len(digests))
-            return cls(content["settings"], dict(zip(ids, digests, strict=True)))
-        except (KeyError, TypeError, AttributeError, ValueError):
-            raise UserError(
-                f"{path}: not what `unteach infer` wrote; resume=never moves it and its output "
-                f"aside"
-            ) from None
+    def add(self, answer: Answer) -> None:
+        """Count a row."""
+        self.num_rows += 1
+        self.num_skipped += answer.get("finish_reason") == SKIPPED
+        error = answer.get(ERROR)
+        if error is None:
+            return
+        self.num_failed += 1
+        if len(self.errors) < NUM_ERRORS_SHOWN and error not in self.errors:
+            self.errors.append(error)
 
 
 class ResultStore:
@@ -137,10 +119,10 @@ class ResultStore:
                 f"{self.meta.name} is beside it). Name another output_file, or resume=never to "
                 "move it aside"
             )
-        new = Meta(settings, {line.id: line.digest for line in lines})
+        new = Meta.build(settings, lines)
         if old is None:
             new.write(self.meta)
-        elif old != new or list(old.rows) != list(new.rows):
+        elif old != new:
             notes += self._adapt(old, new, changed)
             new.write(self.meta)
         return notes
@@ -148,7 +130,8 @@ class ResultStore:
     def _adapt(self, old: Meta, new: Meta, changed: str) -> list[str]:
         """Keep what still holds of the answers to something else, or refuse them."""
         keys = run_dir.list_differences(old.settings, new.settings)
-        changes = describe_changes(old.rows, new.rows)
+        old_digests, new_digests = old.map_digests(), new.map_digests()
+        changes = describe_changes(old_digests, new_digests)
         if changed != "redo":
             differences = list(changes)
             if keys:
@@ -164,7 +147,7 @@ class ResultStore:
         # Another setting changes every answer.
         if keys:
             return self._move_aside()
-        notes = self._carry_over(old, new)
+        notes = self._carry_over(old_digests, new_digests)
         return notes + [f"{sentence}; asked again" for sentence in changes]
 
     def _find_free_name(self) -> Path:
@@ -184,72 +167,42 @@ class ResultStore:
                 notes.append(f"moved the old {path} to {moved_to}")
         return notes
 
-    def _carry_over(self, old: Meta, new: Meta) -> list[str]:
-        """Take the answers that still hold out of the old output, which is moved aside."""
+    def _carry_over(self, old: dict[RowID, str], new: dict[RowID, str]) -> list[str]:
+        """Take the answers that still hold out of the old output, which is moved aside.
+
+        Args:
+            old, new: the digest of each row by its id.
+        """
         if not self.output.exists():
             return []
-        unchanged = set()
-        for id_, digest in old.rows.items():
-            if new.rows.get(id_) == digest:
-                unchanged.add(id_)
-        encoded = []
-        for id_, answer in self._read_output(unchanged).items():
-            encoded.append(encode_answer(id_, new.rows[id_], answer).decode())
         self.parts.mkdir(exist_ok=True)
         part = self.parts / f"carried-{secrets.token_hex(4)}.jsonl"
-        atomic.write_text(part, "".join(encoded))
+        with atomic_write(part) as temporary, temporary.open("wb") as file:
+            for _, content in read_lines(self.output):
+                if content is None:
+                    self.damaged += 1
+                    continue
+                id_ = content[ID]
+                is_unchanged = id_ in old and new.get(id_) == old[id_]
+                if is_unchanged and content.keys() >= set(self.columns):
+                    answer = {name: content[name] for name in self.columns}
+                    file.write(encode_answer(id_, new[id_], answer))
         moved_to = run_dir.move_aside(self.output)
         return [f"moved the old {self.output} to {moved_to}"]
 
-    def done(self, lines: Sequence[Line]) -> set[int]:
+    def done(self, lines: Sequence[Line]) -> Set[int]:
         """Return the numbers of the lines that have an answer and no error."""
-        answers = self.known(lines)
-        numbers = set()
-        for number, line in enumerate(lines):
-            answer = answers.get(line.id)
-            if answer and answer[ERROR] is None:
-                numbers.add(number)
-        return numbers
+        return self._find_answers(lines).answered
 
-    def known(self, lines: Sequence[Line]) -> Answers:
-        """Read the answers that there are, also those that failed.
-
-        Where a row has several, one that was answered goes before one that failed.
-        """
-        digests = {line.id: line.digest for line in lines}
-        answers = self._read_output(set(digests))
+    def _find_answers(self, lines: Sequence[Line]) -> AnswerIndex:
+        """Find the answers that there are, also those that failed; damaged lines are counted."""
+        index = AnswerIndex(lines, self.output, self.columns)
+        if self.output.exists():
+            index.add_file(self.output)
         for file in sorted(self.parts.glob("*.jsonl")):
-            for content in self._read_lines(file):
-                id_, answer = content[ID], content.get("answer")
-                is_of_row = digests.get(id_) == content.get("of")
-                if not is_of_row or not isinstance(answer, dict):
-                    continue
-                before = answers.get(id_)
-                if before is None or before.get(ERROR) is not None:
-                    answers[id_] = answer
-        return answers
-
-    def _read_output(self, ids: set[RowID]) -> Answers:
-        """Read the answers to these rows in the output, where they have every column."""
-        if not self.output.exists():
-            return {}
-        answers: Answers = {}
-        columns = set(self.columns)
-        for content in self._read_lines(self.output):
-            id_ = content[ID]
-            if id_ in ids and columns <= content.keys():
-                answers[id_] = {name: content[name] for name in self.columns}
-        return answers
-
-    def _read_lines(self, file: Path) -> Iterator[dict[str, Any]]:
-        """Yield the whole lines of a file; those that are not are counted."""
-        with file.open("rb") as lines:
-            for line in lines:
-                content = _parse_line(line)
-                if content is None:
-                    self.damaged += 1
-                else:
-                    yield content
+            index.add_file(file)
+        self.damaged += index.num_damaged
+        return index
 
     @contextlib.contextmanager
     def writing(self, rank: int) -> Iterator["PartWriter"]:
@@ -263,18 +216,24 @@ class ResultStore:
             finally:
                 writer.sync()
 
-    def finish(self, lines: Sequence[Line]) -> Answers:
+    def finish(self, lines: Sequence[Line]) -> AnswerCounts:
         """Write the output from all that is known, in the order of the rows; remove the parts."""
-        answers = self.known(lines)
-        with atomic_write(self.output) as temporary, temporary.open("wb") as file:
-            for line in lines:
-                answer = answers[line.id]
+        counts = AnswerCounts()
+        answers = self._find_answers(lines)
+        with (
+            answers.reading(),
+            atomic_write(self.output) as temporary,
+            temporary.open("wb") as file,
+        ):
+            for number, line in enumerate(lines):
+                answer = answers.read(number)
                 values = {name: answer.get(name) for name in self.columns}
                 row = {ID: line.id, **line.kept, **values}
                 file.write(encode(row))
+                counts.add(answer)
         if self.parts.exists():
             shutil.rmtree(self.parts)
-        return answers
+        return counts
 
 
 class PartWriter:
@@ -295,69 +254,3 @@ class PartWriter:
         with name_file(self.file.name):
             os.fsync(self.file.fileno())
         self.last_sync = time.monotonic()
-
-
-def encode_answer(id_: RowID, digest: str, answer: Answer) -> bytes:
-    """Encode a line of a part."""
-    return encode(
-        {
-            ID: id_,
-            "of": digest,
-            "answer": answer,
-        }
-    )
-
-
-def encode(value: object) -> bytes:
-    """Encode a value as one line of JSON in UTF-8.
-
-    Half characters, which UTF-8 does not have, are written as escapes.
-    """
-    try:
-        line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
-        return line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(value, allow_nan=False) + "\n"
-        return line.encode()
-
-
-def _parse_line(line: bytes) -> dict[str, Any] | None:
-    """Parse a line of an output or a part; None where it is not whole."""
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    is_row = isinstance(content, dict) and isinstance(content.get(ID), int | str)
-    return content if is_row else None
-
-
-def describe_changes(before: dict[RowID, str], after: dict[RowID, str]) -> list[str]:
-    """Say in sentences what became of the rows.
-
-    Args:
-        before, after: the digest of each row by its id.
-    """
-    changed = []
-    for id_, digest in after.items():
-        if before.get(id_, digest) != digest:
-            changed.append(id_)
-    new = [id_ for id_ in after if id_ not in before]
-    gone = [id_ for id_ in before if id_ not in after]
-    sentences = []
-    if changed:
-        sentences.append(f"{format_count(len(changed), 'row')} changed ({_list_few(changed)})")
-    for what, ids in (("new", new), ("gone", gone)):
-        if ids:
-            be = "is" if len(ids) == 1 else "are"
-            sentences.append(f"{format_count(len(ids), 'row')} {be} {what} ({_list_few(ids)})")
-    if not sentences and list(before) != list(after):
-        sentences.append("the rows are in another order")
-    return sentences
-
-
-def _list_few(ids: list[RowID]) -> str:
-    text = ", ".join(map(str, ids[:NUM_SHOWN]))
-    num_more = len(ids) - NUM_SHOWN
-    return f"{text} and {num_more} more" if num_more > 0 else text

@@ -26,9 +26,9 @@ from unteach.errors import RowsFailed
 from unteach.inference import input_table, output_columns, planning
 from unteach.inference.answering import answer_rows
 from unteach.inference.input_table import InputTable
-from unteach.inference.output_columns import ERROR, SKIPPED, build_record, count_tokens
+from unteach.inference.output_columns import build_record, count_tokens
 from unteach.inference.planning import Plan
-from unteach.inference.result_store import Answers, ResultStore
+from unteach.inference.result_store import AnswerCounts, ResultStore
 from unteach.wording import format_count
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def run(config: InferConfig) -> Path:
         process_context.run_on_main(lambda: held.enter_context(store.held()))
         plan = planning.plan(config, columns, sheet)
         notes = process_context.run_on_main(
-            lambda: store.open(plan.settings, sheet.lines, config.resume, config.changed)
+            lambda: store.open(plan.settings, sheet, config.resume, config.changed)
         )
         dist = process_context.init_distributed()
         for note in (*notes, *plan.notes):
@@ -68,53 +68,51 @@ def _answer(
     config: InferConfig, plan: Plan, sheet: InputTable, store: ResultStore, dist: DistContext
 ) -> Path:
     """Ask what has no answer yet, and write the output when everything has one."""
-    lines, output = sheet.lines, Path(store.output)
-    done = store.done(lines)
+    output = Path(store.output)
+    done = store.done(sheet)
     if store.damaged:
         logger.info(
             f"{store.damaged} torn or damaged lines are passed over, and their rows asked again"
         )
-    if len(done) == len(lines) and output.exists() and not store.parts.exists():
+    if len(done) == len(sheet) and output.exists() and not store.parts.exists():
         if dist.is_main:
             print(f"finished before: {output}")
         return output
     with (
         process_context.stop_at_interrupt(ANSWERING),
         store.writing(dist.rank) as write,
-        RowProgress(len(lines), len(done), dist.world_size, dist.is_main) as pace,
+        RowProgress(len(sheet), len(done), dist.world_size, dist.is_main) as pace,
     ):
         if dist.is_main:
-            for number, reason in plan.prepared.unasked.items():
-                write(lines[number], build_record(reason, None, 0, config, ()))
-        if any(request.number not in done for request in plan.prepared.requests):
+            for number, reason in plan.prepared.unasked:
+                write(sheet[number], build_record(reason, None, 0, config, ()))
+        if any(number not in done for number in plan.prepared.requests.numbers):
             for number, answer in answer_rows(config, plan, done, dist):
-                write(lines[number], answer)
+                write(sheet[number], answer)
                 pace(count_tokens(answer))
     dist.barrier()
-    num_failed = _tell(store.finish(lines), plan, pace, output) if dist.is_main else 0
+    num_failed = _tell(store.finish(sheet), plan, pace, output) if dist.is_main else 0
     if dist.any(num_failed > 0):
         raise RowsFailed(
-            f"{num_failed} of {format_count(len(lines), 'row')} have an error in place of an "
+            f"{num_failed} of {format_count(len(sheet), 'row')} have an error in place of an "
             "answer; "
             "run again to ask just those"
         )
     return output
 
 
-def _tell(answers: Answers, plan: Plan, pace: RowProgress, output: Path) -> int:
+def _tell(counts: AnswerCounts, plan: Plan, pace: RowProgress, output: Path) -> int:
     """Print what became of the rows; give how many failed."""
-    errors = [answer[ERROR] for answer in answers.values() if answer[ERROR] is not None]
-    num_skipped = sum(answer.get("finish_reason") == SKIPPED for answer in answers.values())
-    counts = {
-        "failed": len(errors),
-        "skipped as too long": num_skipped,
-        "shortened from the left": len(plan.prepared.num_cut),
+    others = {
+        "failed": counts.num_failed,
+        "skipped as too long": counts.num_skipped,
+        "shortened from the left": sum(num_cut > 0 for num_cut in plan.prepared.num_cut),
     }
-    parts = [f", {count} {what}" for what, count in counts.items() if count]
-    num_answered = len(answers) - len(errors) - num_skipped
-    rows = format_count(len(answers), "row")
+    parts = [f", {count} {what}" for what, count in others.items() if count]
+    num_answered = counts.num_rows - counts.num_failed - counts.num_skipped
+    rows = format_count(counts.num_rows, "row")
     print(f"{num_answered} of {rows} answered{''.join(parts)}; {pace.rates}")
-    for error in list(dict.fromkeys(errors))[:3]:
+    for error in counts.errors:
         console.say(f"  {error}")
     print(f"results: {output}")
-    return len(errors)
+    return counts.num_failed

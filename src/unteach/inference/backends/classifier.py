@@ -1,6 +1,7 @@
 """A sequence classifier on the rows of a table: the label of each text, and how surely."""
 
 import logging
+from array import array
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,8 @@ class ClassifierSession(BatchRunner):
                 scores.append(ClassScores(tuple(row), tuple(row_probabilities)))
             return scores
 
-        planner = self.build_planner("classify", requests, lambda request: len(request.prompt))
+        lengths = array("q", (len(request.prompt) for request in requests))
+        planner = self.build_planner("classify", lengths, int)
         yield from run_batches(
             self,
             "classify",

@@ -1,6 +1,7 @@
 """transformers in this process: the engine that evaluates, on the rows of a table."""
 
 import logging
+from array import array
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -184,9 +185,9 @@ class CausalLMSession:
     ) -> Answered:
         """Continue the prompts of requests."""
         num_beams = sampling.num_beams or 1
+        lengths = (len(request.prompt) + sampling.max_new_tokens for request in requests)
         planner = PoolPlanner(
-            requests,
-            lambda request: len(request.prompt) + sampling.max_new_tokens,
+            array("q", lengths),
             self.engine.batch_size,
             self.engine.get_budget("generate"),
             texts_per_row=max(sampling.num_return_sequences, num_beams),

@@ -2,6 +2,7 @@
 fails its row alone."""
 
 import logging
+from array import array
 from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Any
 
@@ -95,8 +96,7 @@ class VisionSession:
             return num_text_tokens + num_image_tokens + sampling.max_new_tokens
 
         planner = PoolPlanner(
-            requests,
-            estimate_length,
+            array("q", map(estimate_length, requests)),
             self.engine.batch_size,
             self.engine.get_budget("generate"),
             texts_per_row=max(sampling.num_return_sequences, num_beams),

@@ -1,12 +1,15 @@
 """Requests in batches through a model of this process, whatever the model is."""
 
-from collections.abc import Callable, Sequence, Set
+from array import array
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from unteach.config.inference import Sampling
+from unteach.data.packed_list import PackedList
 from unteach.engines.batching import Batch, BatchPlanner, BatchRunner, Row, Work, list_items
 from unteach.engines.sampling import SeededSampler, build_warpers
 from unteach.inference.backends.base import Answered, Failure, FinishReason, Request
+from unteach.lazy import np
 from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -21,21 +24,21 @@ class PoolPlanner(BatchPlanner):
     each of the processes has one.
 
     Args:
+        lengths: the tokens of each row with those to come.
         texts_per_row: texts that go on at once for each row.
         rows_per_slot: rows of a pool to each of its slots.
     """
 
     def __init__(
         self,
-        items: Sequence[Request],
-        get_length: Callable[[Request], int],
+        lengths: "array[int]",
         max_items: int | None,
         budget: int,
         texts_per_row: int,
         rows_per_slot: int = 1,
         num_processes: int = 1,
     ):
-        super().__init__(items, get_length, max_items, budget)
+        super().__init__(lengths, int, max_items, budget)
         self.texts_per_row = texts_per_row
         self.rows_per_slot = rows_per_slot
         self.num_processes = num_processes
@@ -45,18 +48,22 @@ class PoolPlanner(BatchPlanner):
         num_fitting = self.budget // (self.get_width(row) * self.texts_per_row)
         return max(1, min(self.max_items, num_fitting))
 
-    def plan_batches(self, indices: Sequence[int]) -> list[Batch]:
+    def plan_batches(self, indices: Sequence[int]) -> Sequence[Batch]:
         """Put rows into pools, the widest first."""
-        rows = self.sort_rows(indices)
-        share = -(-len(rows) // self.num_processes)
-        pools: list[Batch] = []
-        while rows:
-            num_slots = self.count_slots(rows[0])
+        numbers = np.asarray(indices)
+        widths = np.asarray(self.items)[numbers]
+        # Python's sort keeps the order of equal ones, and so does this.
+        order = numbers[np.argsort(-widths, kind="stable")]
+        share = -(-len(order) // self.num_processes)
+        pools: PackedList[Batch] = PackedList()
+        start = 0
+        while start < len(order):
+            num_slots = self.count_slots([int(order[start])])
             size = 1
             if num_slots > 1:
                 size = max(num_slots, min(num_slots * self.rows_per_slot, share))
-            pools.append(rows[:size])
-            rows = rows[size:]
+            pools.append([[index] for index in order[start : start + size].tolist()])
+            start += size
         return pools
 
     def count_tokens(self, batch: Batch) -> int:
@@ -77,9 +84,9 @@ def run_batches(
     A batch is run whole, for the company that a row keeps may move its numbers by a rounding. A row
     that fits nowhere fails alone.
     """
-    numbers = [request.number for request in requests]
-    waiting = []
-    for batch in planner.plan_batches(range(len(requests))):
+    numbers = array("q", (request.number for request in requests))
+    waiting: PackedList[Batch] = PackedList()
+    for batch in planner.plan_batches(range(len(numbers))):
         if any(numbers[i] not in done for i in list_items(batch)):
             waiting.append(batch)
 

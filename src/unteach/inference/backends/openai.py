@@ -162,7 +162,7 @@ class OpenAISession:
         sampling: Sampling,
         done: Set[int],
     ) -> Answered:
-        waiting = iter([request for request in requests if request.number not in done])
+        waiting = (request for request in requests if request.number not in done)
         running: dict[Future[Answer | NoAnswer], int] = {}
         num_lost = 0
         try:

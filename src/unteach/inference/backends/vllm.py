@@ -3,7 +3,7 @@ begin and end."""
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -212,10 +212,10 @@ class VLLMSession:
         """Yield each request's answer as it comes, while the next ones are handed over."""
         import vllm
 
-        waiting = [request for request in requests if request.number not in done]
-        if not waiting:
+        if all(request.number in done for request in requests):
             return
-        engine = self._start(waiting)
+        engine = self._start(requests)
+        waiting = (request for request in requests if request.number not in done)
         prompts = self._build_prompts(waiting, get_ids)
         max_held = MAX_HELD_WITH_IMAGES if self.vision_model else MAX_HELD
         under_way: dict[str, Request] = {}
@@ -251,7 +251,7 @@ class VLLMSession:
 
     def _build_prompts(
         self,
-        requests: Sequence[Request],
+        requests: Iterable[Request],
         get_ids: Callable[[Request], Sequence[int]],
     ) -> Iterator[tuple[Request, dict[str, Any] | Failure]]:
         """Yield each request as vLLM takes it, or why it cannot be asked."""
