@@ -53,7 +53,7 @@ lock:
 	$(PINS) > .venv-lock/run
 	$(LOCK) install -c .venv-lock/run ".[dev,track,slurm,lm-eval]"
 	$(PINS) | grep -vxFf .venv-lock/run > .venv-lock/test
-	DS_BUILD_OPS=0 $(LOCK) install -c .venv-lock/run ".[deepspeed,quant,low-memory]"
+	DS_BUILD_OPS=0 $(LOCK) install -c .venv-lock/run ".[deepspeed,quant]"
 	$(PINS) | grep -vxF -f .venv-lock/run -f .venv-lock/test > .venv-lock/long
 	mv .venv-lock/run requirements.lock
 	mv .venv-lock/test requirements-test.lock

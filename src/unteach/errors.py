@@ -326,7 +326,6 @@ EXTRA_MODULES = {
     "vision": ("PIL", "httpx2"),
     "openai": ("httpx2",),
     "quant": ("bitsandbytes",),
-    "low-memory": ("torchao",),
     "gguf": ("gguf",),
     "evidence": ("securesystemslib", "cryptography", "in_toto_attestation"),
 }

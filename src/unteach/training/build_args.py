@@ -1,6 +1,7 @@
 """Build the TrainingArguments of a run, from what the user set and what its folder, dtype, launch
 and the rule of normalisation need."""
 
+import importlib.util
 import logging
 import math
 import os
@@ -13,7 +14,7 @@ from unteach.data.streams import Stream
 from unteach.distributed import launch_environment
 from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
-from unteach.errors import UserError, require_extra
+from unteach.errors import UserError, describe_missing_extra
 from unteach.lazy import torch, transformers
 from unteach.training.memory import ROUNDED
 from unteach.training.parallelism import count_rows_per_step
@@ -55,8 +56,8 @@ def build_training_args(
         run_folder: the run's.
     """
     args = _collect_args(config, compute)
-    if str(args.get("optim")) in TORCHAO_OPTIMIZERS:
-        require_extra("low-memory", f"trainer.args.optim={args['optim']}")
+    if str(args.get("optim")) in TORCHAO_OPTIMIZERS and not importlib.util.find_spec("torchao"):
+        raise UserError(describe_missing_extra("quant", f"trainer.args.optim={args['optim']}"))
     # Set anew for each run: another may have run in this process before.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(run_folder / "logs")
     try:
