@@ -1,17 +1,12 @@
 """Plain text in tokens: each document is closed by EOS; the tokenizer's BOS is kept apart."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
 
-from unteach.data.io.cells import is_missing
-from unteach.data.io.sources import read_column
+from unteach.data.io.cells import explain_no_column, is_missing
 from unteach.data.row_errors import RowErrors
-from unteach.data.rows import Row
+from unteach.data.rows import Row, locate_row
 from unteach.data.template import Template
-from unteach.lazy import np
-
-if TYPE_CHECKING:
-    import numpy as np
+from unteach.errors import UserError
 
 
 def find_bos(template: Template) -> tuple[int, ...]:
@@ -36,47 +31,50 @@ def read_documents(
         UserError: a cell holds something else than text.
     """
     row_errors = RowErrors(where, rows)
-    keys = [text_key] if isinstance(text_key, str) else text_key
-    columns = [read_column(rows, key, where) for key in keys]
-
-    documents = []
-    for row_index, cells in enumerate(zip(*columns, strict=True)):
-        texts = []
-        for key, cell in zip(keys, cells, strict=True):
-            if row_errors.check_text(cell, key, row_index, is_required=False):
-                texts.append(cell)
-        if texts:
-            documents.append((row_index, "".join(texts)))
-        elif all(is_missing(cell) for cell in cells):
-            row_errors.drop("empty text", row_index)
+    documents = list(_iterate_documents(text_key, row_errors))
     row_errors.refuse()
     return documents, row_errors
 
 
+def _iterate_documents(
+    text_key: str | list[str], row_errors: RowErrors
+) -> Iterator[tuple[int, str]]:
+    """Yield (row index, text) of each row that has text; what is wrong with others is noted."""
+    if not row_errors.rows:
+        raise UserError(f"{row_errors.where}: there are no rows")
+    keys = [text_key] if isinstance(text_key, str) else text_key
+    for row_index, row in enumerate(row_errors.rows):
+        texts = []
+        for key in keys:
+            if key not in row:
+                place = locate_row(row_errors.rows, row_index, row_errors.where)
+                raise UserError(explain_no_column(place, key, row))
+            if row_errors.check_text(row[key], key, row_index, is_required=False):
+                texts.append(row[key])
+        if texts:
+            yield row_index, "".join(texts)
+        elif all(is_missing(row[key]) for key in keys):
+            row_errors.drop("empty text", row_index)
+
+
 def tokenize_documents(
-    template: Template,
-    rows: Sequence[Row],
-    text_key: str | list[str],
-    where: str,
-) -> "tuple[list[tuple[int, np.ndarray]], RowErrors]":
+    template: Template, text_key: str | list[str], row_errors: RowErrors
+) -> "Iterator[tuple[int, list[int]]]":
     """Tokenize the text of each row as a document, without BOS and with EOS.
 
     Args:
         template: the model's.
-        rows, text_key, where: see `read_documents`, whose errors it raises.
+        text_key: a column, or several whose texts are joined as they are.
+        row_errors: has the rows, and collects what is wrong with them.
 
-    Returns:
-        (row index, tokens) of each row that has text, and what is wrong with the others.
+    Yields:
+        (row index, tokens) of each row that has text.
     """
     raw = template.as_raw()
     num_bos = len(find_bos(template))
-    documents, row_errors = read_documents(rows, text_key, where)
-    tokenized = []
-    for row_index, text in documents:
+    for row_index, text in _iterate_documents(text_key, row_errors):
         if raw.hides([text]):
             row_errors.special.append(row_index)
         # A document may be written with a BOS that this tokenizer never puts by itself: it is
         # kept.
-        ids = raw.encode("", text).input_ids[num_bos:]
-        tokenized.append((row_index, np.asarray(ids, np.int32)))
-    return tokenized, row_errors
+        yield row_index, raw.encode("", text).input_ids[num_bos:]

@@ -1,9 +1,11 @@
 """Plain text as training data: documents, each closed by EOS, cut into rows of at most max_length
 tokens."""
 
+from array import array
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from unteach.data import duplicates
 from unteach.data.documents import find_bos, read_documents, tokenize_documents
@@ -23,11 +25,10 @@ from unteach.wording import format_count
 Packing = Literal["chunked", "apart", "best_fit"]
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """A stretch of the tokens of all documents.
 
-    Args:
+    Attributes:
         start: its first token.
         stop: the token after its last.
         has_lead: whether the token before the first only leads in, and is of the document.
@@ -36,6 +37,26 @@ class Piece:
     start: int
     stop: int
     has_lead: bool
+
+
+class Pieces(Sequence[Piece]):
+    """Pieces in arrays, each made anew whenever it is asked for."""
+
+    def __init__(self) -> None:
+        self._starts, self._stops = array("q"), array("q")
+        self._have_lead = bytearray()
+
+    def append(self, start: int, stop: int, has_lead: bool) -> None:
+        """Add a piece."""
+        self._starts.append(start)
+        self._stops.append(stop)
+        self._have_lead.append(has_lead)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, index: int) -> Piece:  # type: ignore[override]
+        return Piece(self._starts[index], self._stops[index], bool(self._have_lead[index]))
 
 
 @dataset
@@ -68,6 +89,7 @@ class PretrainingDataset:
         if self.max_length < 2:
             raise UserError(f"{where}: max_length must be at least 2, got {self.max_length}")
         self.bos = find_bos(self.template)
+        ends: Sequence[int]
         if tokenized_paths.is_tokenized(self.hf_args.get("path")):
             self.tokens, ends = token_files.read_documents(self.hf_args, self.template.tokenizer)
         else:
@@ -76,41 +98,35 @@ class PretrainingDataset:
             raise UserError(explain_no_row_left(where, self.dropped))
 
         # Documents are cut one by one, or as if all of them were one.
-        self.pieces: list[Piece] = []
+        self.pieces = Pieces()
         start = 0
         if self.packing == "chunked":
             ends = ends[-1:]  # one stretch, whatever documents are in it
         for end in ends:
-            self.pieces += self._cut(start, end)
+            self._cut(start, end)
             start = end
-        # A row is a piece, or several that fit together.
-        self.rows: list[list[int]] = []
-        """indices of the pieces of each row"""
+        self.packed: list[list[int]] | None = None
+        """indices of the pieces of each row; None: a row is a piece"""
         if self.packing == "best_fit":
             lengths = [self._count_tokens(piece) for piece in self.pieces]
-            self.rows = pack_best_fit(lengths, self.max_length)
-        else:
-            self.rows = [[index] for index in range(len(self.pieces))]
+            self.packed = pack_best_fit(lengths, self.max_length)
 
-    def _tokenize(self, where: str) -> "tuple[token_files.Joined, list[int]]":
+    def _tokenize(self, where: str) -> "tuple[token_files.Joined, Sequence[int]]":
         """Tokenize the rows' documents; give their tokens end to end, and where each ends."""
         rows = sources.load_rows(self.hf_args)
-        documents, row_errors = tokenize_documents(
-            self.template,
-            rows,
-            self.text_key,
-            where,
-        )
+        row_errors = RowErrors(where, rows)
+        tokens, ends = array("i"), array("q")
+        for _, ids in tokenize_documents(self.template, self.text_key, row_errors):
+            tokens.extend(ids)
+            ends.append(len(tokens))
+        row_errors.refuse()
         self.dropped += row_errors.count_dropped()
         self.row_hashes = duplicates.hash_rows({"text_key": self.text_key}, rows)
         if row_errors.special:
             self.special_notes = [note_special_text(row_errors)]
         if "choice" in self.hf_args:
             self.repeated = duplicates.note_repeats(self.row_hashes, row_errors)
-        token_arrays = [ids for _, ids in documents]
-        lengths = [len(ids) for ids in token_arrays]
-        ends = np.cumsum(lengths).tolist()
-        joined = [np.concatenate(token_arrays)] if token_arrays else []
+        joined = [np.frombuffer(tokens, np.int32)] if tokens else []
         return token_files.Joined(joined), ends
 
     def read_documents(self) -> tuple[list[tuple[int, str]], RowErrors]:
@@ -133,30 +149,30 @@ class PretrainingDataset:
             dropped.append(f"{num_rows} dropped, {reason}")
         return dropped + self.special_notes + self.repeated
 
-    def _cut(self, start: int, stop: int) -> list[Piece]:
+    def _cut(self, start: int, stop: int) -> None:
         """Cut a stretch of tokens into pieces."""
         max_new = self.max_length - 1
         # The first piece needs no room for a token that leads in, where the tokenizer puts no BOS.
         first_stop = min(start + max_new + (not self.bos), stop)
-        pieces = [Piece(start, first_stop, has_lead=False)]
+        self.pieces.append(start, first_stop, has_lead=False)
         for piece_start in range(first_stop, stop, max_new):
             piece_stop = min(piece_start + max_new, stop)
-            pieces.append(Piece(piece_start, piece_stop, has_lead=not self.bos))
-        return pieces
+            self.pieces.append(piece_start, piece_stop, has_lead=not self.bos)
 
     def _count_tokens(self, piece: Piece) -> int:
         """Count the tokens of a piece with what leads it in."""
         return len(self.bos) + piece.has_lead + piece.stop - piece.start
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.pieces if self.packed is None else self.packed)
 
     def __getitem__(self, row: int) -> Example:
         """Give a row: its pieces end to end, each with what leads it in."""
         ids: list[int] = []
         labels: list[int] = []
         segments: list[int] = []
-        pieces = [self.pieces[index] for index in self.rows[row]]
+        indices = [row] if self.packed is None else self.packed[row]
+        pieces = [self.pieces[index] for index in indices]
         for segment, piece in enumerate(pieces, 1):
             first = piece.start - piece.has_lead
             piece_ids = [*self.bos, *self.tokens[first : piece.stop].tolist()]

@@ -239,7 +239,9 @@ class Recipe:
     def _tokenize_text(self, rows: Rows, where: str) -> TokenizedChunk:
         """Tokenize documents, each within max_length or, for training to cut them, whole."""
         text_key = self.columns["text_key"]
-        documents, row_errors = tokenize_documents(self.template, rows, text_key, where)
+        row_errors = RowErrors(where, rows)
+        documents = list(tokenize_documents(self.template, text_key, row_errors))
+        row_errors.refuse()
         room = self.max_length - len(find_bos(self.template))
         # Training cuts documents into its rows: they are kept whole.
         is_whole = self.too_long == "split"
