@@ -143,7 +143,7 @@ def test_a_run_without_a_name_is_called_by_what_it_is_made_of(
 
 
 def test_the_formats_are_those_that_tables_reads() -> None:
-    assert set(shorthand.TABLES) == set(file_formats.FORMATS)
+    assert set(files.TABLES) == set(file_formats.FORMATS)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,12 @@ def test_the_page_has_the_table_that_is_computed() -> None:
 def test_an_optimiser_that_is_not_installed_is_named(
     kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: None)
+    find_spec = importlib.util.find_spec
+
+    def find_others(module: str, *args: Any) -> Any:
+        return None if module == "torchao" else find_spec(module, *args)
+
+    monkeypatch.setattr("importlib.util.find_spec", find_others)
     with pytest.raises(UserError, match=r"adamw_torch_8bit needs packages .*quant"):
         start("unlearn", build_words(kit, tmp_path / "run", "trainer.args.optim=adamw_torch_8bit"))
 
