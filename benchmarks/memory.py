@@ -11,15 +11,17 @@ so.
 """
 
 import json
-import os
 import random
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from children import run_unteach
+
+SRC = Path(__file__).parents[1] / "src"
+ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
+"""Has what was freed given back, so that the peak is what was held at once."""
 STEPS = [
     "trainer=GradDiff",
     "eval=null",
@@ -67,26 +69,6 @@ def make_model(folder: Path, width: int, num_layers: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def run(verb: list[str], words: list[str], folder: Path) -> tuple[str, float]:
-    """Run a command: what it says, and MiB at its largest."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    environment.update(HF_HUB_OFFLINE="1", OMP_WAIT_POLICY="PASSIVE", MALLOC_ARENA_MAX="1")
-    log = folder / "log.txt"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "unteach", *verb, *words],
-            cwd=folder,
-            env=environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(log.read_text()[-2000:])
-    return log.read_text(), used.ru_maxrss / 1024
-
-
 def main(given: dict[str, str]) -> None:
     folder = Path(given.get("folder", "saves/memory")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +76,8 @@ def main(given: dict[str, str]) -> None:
         write_rows(folder / f"{name}.jsonl", seed)
     rows = ["forget=forget.jsonl", "retain=retain.jsonl", "task_name=run"]
     make_model(folder / "nothing", 16, 1)
-    _, before = run(["unlearn"], ["model=./nothing", *rows, *STEPS], folder)
+    nothing = ["unlearn", "model=./nothing", *rows, *STEPS]
+    before = run_unteach(nothing, folder, SRC, **ONE_ARENA).peak
     print(f"Python and its libraries: {before:,.0f} MiB ({time.strftime('%Y-%m-%d')})")
     print("| parameters | dtype | check says, MiB | measured, MiB | check / measured |")
     print("|---:|---|---:|---:|---:|")
@@ -106,12 +89,12 @@ def main(given: dict[str, str]) -> None:
             words = [f"model=./{model.name}", *rows, *STEPS, f"model.model_args.dtype={dtype}"]
             if dtype == "bfloat16":
                 words.append("model.pure_bf16=true")
-            said, _ = run(["check", "unlearn"], words, folder)
+            said = run_unteach(["check", "unlearn", *words], folder, SRC).said
             match = re.search(r"about ([\d.e+-]+) GiB", said)
             count = re.search(r"([\d,]+) parameters", said)
             assert match and count
-            _, peak = run(["unlearn"], words, folder)
-            told, found = float(match[1]) * 1024, peak - before
+            told = float(match[1]) * 1024
+            found = run_unteach(["unlearn", *words], folder, SRC, **ONE_ARENA).peak - before
             print(f"| {count[1]} | {dtype} | {told:,.0f} | {found:,.0f} | {told / found:.2f} |")
             sys.stdout.flush()
 

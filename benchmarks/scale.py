@@ -17,17 +17,16 @@ of unteach, beside this one's table.
 import csv
 import gzip
 import json
-import os
 import random
 import shutil
-import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from children import run_unteach
 
 TRAIN = ["eval=null", "trainer.args.max_steps=1", "resume=never", "task_name=scale"]
 WORDS: dict[str, list[str]] = {
@@ -152,27 +151,9 @@ def name_model(verb: str, backend: str, folder: Path) -> list[str]:
     return [f"{'tokenizer' if verb == 'tokenize' else 'model'}={folder}/model"]
 
 
-def measure(words: list[str], folder: Path, src: str) -> tuple[float, float, float]:
-    """Run a command: seconds on the clock, seconds of processors, and MiB at its largest."""
-    environment = {**os.environ, "PYTHONPATH": src, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    began = time.monotonic()
-    with (folder / "log.txt").open("w") as log:
-        command = [sys.executable, "-m", "unteach", *words]
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT
-        )
-        _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    seconds = time.monotonic() - began
-    if process.returncode not in (0, 4):
-        raise SystemExit(f"{' '.join(words)}: {(folder / 'log.txt').read_text()[-2000:]}")
-    return seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
-
-
 def main(given: dict[str, str]) -> None:
     folder = Path(given.get("folder", "saves/scale")).resolve()
-    src = str(Path(given.get("src", Path(__file__).parents[1] / "src")).resolve())
+    src = Path(given.get("src", Path(__file__).parents[1] / "src")).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "model").exists():
         make_model(folder / "model")
@@ -192,8 +173,9 @@ def main(given: dict[str, str]) -> None:
                     (folder / name).unlink(missing_ok=True)
                 words = [word.format(rows=file) for word in WORDS[verb]]
                 words += name_model(verb, given.get("backend", "hf"), folder)
-                wall, cpu, peak = measure(words, folder, src)
-                print(f"| {verb} | {form} | {num_rows:,} | {wall:.1f} | {cpu:.1f} | {peak:,.0f} |")
+                used = run_unteach(words, folder, src)
+                took = f"{used.wall:.1f} | {used.cpu:.1f} | {used.peak:,.0f}"
+                print(f"| {verb} | {form} | {num_rows:,} | {took} |")
                 sys.stdout.flush()
 
 

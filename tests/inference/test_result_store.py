@@ -38,6 +38,19 @@ def put(ledger: ResultStore, **answers: dict[str, Any]) -> None:
                 write(line, answers[line.id])
 
 
+def watch_asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Note the numbers of the rows that are asked from here on."""
+    seen: list[int] = []
+    real = hf.CausalLMSession.generate
+
+    def watched(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
+        seen.extend(request.number for request in requests if request.number not in done)
+        return real(self, requests, sampling, done)
+
+    monkeypatch.setattr(hf.CausalLMSession, "generate", watched)
+    return seen
+
+
 def test_answers_end_in_the_order_of_the_rows(ledger: ResultStore) -> None:
     put(ledger, c=answer("C"), a=answer(None, "broken"))
     assert ledger.done(LINES) == {2}
@@ -123,14 +136,7 @@ def test_other_rows_are_refused_or_asked(
     write_lines(table, rows := [*questions(7)[:6], {"input": "And this?", "topic": 9}])
     with pytest.raises(UserError, match=r"1 row changed \(6\).*\n.*changed=redo"):
         ask()
-    seen: list[int] = []
-    real = hf.CausalLMSession.generate
-
-    def watched(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
-        seen.extend(request.number for request in requests if request.number not in done)
-        return real(self, requests, sampling, done)
-
-    monkeypatch.setattr(hf.CausalLMSession, "generate", watched)
+    seen = watch_asked(monkeypatch)
     again = ask("changed=redo")
     assert seen == [6]
     assert again[:6] == first[:6] and again[6]["input"] == rows[6]["input"]
@@ -152,14 +158,7 @@ def test_rows_of_custom_ids_are_kept_asked_again_and_reordered(
     write_lines(table, changed)
     with pytest.raises(UserError, match=r"1 row changed \(row 5\); 1 row is new \(new\); 1 row is"):
         ask("id_column=name")
-    seen: list[int] = []
-    real = hf.CausalLMSession.generate
-
-    def watched(self: Any, requests: Any, sampling: Any, done: Any) -> Any:
-        seen.extend(request.number for request in requests if request.number not in done)
-        return real(self, requests, sampling, done)
-
-    monkeypatch.setattr(hf.CausalLMSession, "generate", watched)
+    seen = watch_asked(monkeypatch)
     again = ask("id_column=name", "changed=redo")
     assert seen == [0, 5]
     assert [row["row_id"] for row in again] == [row["name"] for row in changed]

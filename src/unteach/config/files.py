@@ -9,7 +9,8 @@ from unteach.errors import UserError
 
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow", ".txt")
 """Endings of files of rows."""
-COMPRESSED = (".gz", ".zst")
+GZIP, ZSTANDARD = ".gz", ".zst"
+COMPRESSED = (GZIP, ZSTANDARD)
 """Endings that may stand after these but PACKED_TABLES, which are compressed by themselves."""
 PACKED_TABLES = (".parquet", ".arrow")
 Source = str | dict[str, Any]

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from unteach.data.io.cells import explain_no_column, is_missing
+from unteach.data.io.cells import is_missing
+from unteach.data.io.sources import get_cell
 from unteach.data.row_errors import RowErrors
-from unteach.data.rows import Row, locate_row
+from unteach.data.rows import Row
 from unteach.data.template import Template
 from unteach.errors import UserError
 
@@ -46,11 +47,9 @@ def _iterate_documents(
     for row_index, row in enumerate(row_errors.rows):
         texts = []
         for key in keys:
-            if key not in row:
-                place = locate_row(row_errors.rows, row_index, row_errors.where)
-                raise UserError(explain_no_column(place, key, row))
-            if row_errors.check_text(row[key], key, row_index, is_required=False):
-                texts.append(row[key])
+            cell = get_cell(row_errors.rows, row_index, row, key, row_errors.where)
+            if row_errors.check_text(cell, key, row_index, is_required=False):
+                texts.append(cell)
         if texts:
             yield row_index, "".join(texts)
         elif all(is_missing(row[key]) for key in keys):
@@ -59,7 +58,7 @@ def _iterate_documents(
 
 def tokenize_documents(
     template: Template, text_key: str | list[str], row_errors: RowErrors
-) -> "Iterator[tuple[int, list[int]]]":
+) -> Iterator[tuple[int, list[int]]]:
     """Tokenize the text of each row as a document, without BOS and with EOS.
 
     Args:

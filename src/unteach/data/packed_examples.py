@@ -12,17 +12,8 @@ from unteach.data.examples import DEFERRED, Example
 from unteach.data.truncation import IGNORED
 from unteach.lazy import np
 
-COLUMNS: Final = {
-    "ids": "i",
-    "ends": "q",
-    "starts": "i",
-    "labels": "i",
-    "label_ends": "q",
-    "rows": "q",
-    "forms": "b",
-    "firsts": "q",
-}
-"""Names of the arrays, and the types of their entries."""
+COLUMNS: Final = ("ids", "ends", "starts", "labels", "label_ends", "rows", "forms", "firsts")
+"""Names of the arrays."""
 NUMBERS: Final = ("weight", "target")
 """Keys of an example that hold one number."""
 FORMS = "forms.json"
@@ -47,10 +38,14 @@ class PackedExamples(Sequence[Example]):
     """
 
     def __init__(self, examples: Iterable[Example] = ()):
-        self.ids, self.ends, self.starts = array("i"), array("q"), array("i")
-        self.labels, self.label_ends = array("i"), array("q")
+        self.ids = array("i")
+        self.ends = array("q")
+        self.starts = array("i")
+        self.labels = array("i")
+        self.label_ends = array("q")
         self.rows = array("q")
-        self.forms, self.firsts = array("b"), array("q")
+        self.forms = array("b")
+        self.firsts = array("q")
         self.form_names: list[tuple[str | int, ...]] = []
         self.inner: PackedExamples | None = None
         self.numbers: dict[str, array[float]] = {}
@@ -167,8 +162,9 @@ class PackedExamples(Sequence[Example]):
             self.inner = self.inner or PackedExamples()
             self.inner.extend(others.inner)
         for name in {**self.numbers, **others.numbers}:
-            numbers = self.numbers.setdefault(name, array("d", [math.nan] * num_before))
-            numbers.extend(others.numbers.get(name, [math.nan] * len(others)))
+            if name not in self.numbers:
+                self.numbers[name] = array("d", [math.nan]) * num_before
+            self.numbers[name].extend(others.numbers.get(name, [math.nan] * len(others)))
 
     def save(self, folder: Path) -> None:
         """Save the arrays into a folder, a file each."""

@@ -5,7 +5,6 @@ import importlib.util
 import logging
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from unteach.distributed.process_context import JoinOptions
 from unteach.distributed.process_limits import refuse_too_many
 from unteach.errors import UserError, describe_missing_extra
 from unteach.lazy import torch, transformers
-from unteach.training.memory import ROUNDED
 from unteach.training.parallelism import count_rows_per_step
 from unteach.training.turns import find_turns
 
@@ -78,7 +76,7 @@ def build_training_args(
         )
     _use_one_gpu(config, built)
     _refuse_other_launch(config, compute, built)
-    for note in (*note_idle_optimizer(built), *note_lost_updates(config, built)):
+    for note in note_idle_optimizer(built):
         logger.info(note)
 
     warmup_epochs = config.trainer.args.get("warmup_epochs")
@@ -154,20 +152,6 @@ def _refuse_other_launch(
         )
     if built.deepspeed_plugin is not None:
         built.deepspeed_plugin.hf_ds_config.config.setdefault("gradient_clipping", "auto")
-
-
-def note_lost_updates(
-    config: schema.TrainConfig, args: "transformers.TrainingArguments"
-) -> list[str]:
-    """List a note on weights in bfloat16 that train and are rounded to the nearest: most updates
-    are lost there."""
-    trains_whole = config.model.pure_bf16 and not config.model.peft_args
-    if not trains_whole or "bf16_stochastic_round" in str(args.optim_args):
-        return []
-    return [
-        "model.pure_bf16 keeps 8 bits of each weight, so that an update of less than 0.4 % of it "
-        f"is lost; rounded at random they are kept on average: {shlex.join(ROUNDED)}"
-    ]
 
 
 def note_idle_optimizer(args: "transformers.TrainingArguments") -> list[str]:

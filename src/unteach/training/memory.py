@@ -22,7 +22,7 @@ from unteach.models.forward import CHUNK_ELEMENTS
 from unteach.models.layers import num_embeddings
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, TrainingArguments
+    from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 
     from unteach.data.streams import Stream
     from unteach.models.loading import LoadedModel
@@ -206,6 +206,20 @@ def _sum_longest(streams: "dict[str, Stream]") -> int:
     return longest
 
 
+def note_lost_updates(model: "PreTrainedModel", args: "TrainingArguments") -> list[str]:
+    """List a note on weights in bfloat16 that train and are rounded to the nearest: most updates
+    are lost there."""
+    trains_halves = any(
+        weight.requires_grad and weight.dtype == torch.bfloat16 for weight in model.parameters()
+    )
+    if not trains_halves or "bf16_stochastic_round" in str(args.optim_args):
+        return []
+    return [
+        "weights in bfloat16 (model.pure_bf16) keep 8 bits, so that an update of less than 0.4 % "
+        f"of one is lost; rounded at random they are kept on average: {shlex.join(ROUNDED)}"
+    ]
+
+
 def describe_memory(footprint: Footprint) -> str:
     """Describe the memory that a process needs."""
     parts = footprint.estimate()
@@ -238,6 +252,8 @@ def list_smaller(footprint: Footprint) -> Iterator[tuple[tuple[str, ...], Footpr
             num_frozen=num_parameters,
             num_trained=int(LORA_SHARE * num_parameters),
             frozen_bytes=2.0,
+            trained_bytes=4.0,
+            optimizer_bytes=float(ADAM_BYTES),
             # An adapter that is switched off is the model before.
             reference_bytes=0.0,
             perturbed_bytes=0.0,
@@ -263,6 +279,8 @@ def describe_fit(footprint: Footprint, gpu_bytes: int | None) -> str:
     name, num_bytes = ("a GPU", gpu_bytes) if gpu_bytes is not None else measure_machine()
     place = f"{name} of {num_bytes / GIB:.3g} GiB"
     words = find_words_that_fit(footprint, num_bytes)
+    if words is None and not footprint.num_trained:
+        return f"not into {place}"
     if words is None:
         return f"not into {place}, whatever is made smaller: split it over several (launch=fsdp2)"
     if not words:

@@ -24,6 +24,7 @@ from unteach.training.build_model import (
     read_training_texts,
 )
 from unteach.training.build_streams import build_streams, choose_anchor
+from unteach.training.memory import note_lost_updates
 from unteach.training.open_folder import open_folder
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def prepare_run(config: TrainConfig, folder: Path, dist: DistContext) -> Prepare
 
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, streams[anchor], folder)
+    notes += note_lost_updates(loaded.model, args)
     start, notes_of_checkpoints = checkpoint.find_start(folder, config.resume)
     notes += notes_of_checkpoints
     if start:

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 TOKENIZED_ROWS = 2000
 """Rows of each file that are tokenised. Of the others all is read and tried but their tokens, which
-take most time; of a file of many rows nothing is."""
+take most time."""
 LEARNED_STYLE = "black on green"
 SHOWN_ROWS = 2
 """Rows of each stream that are shown token by token."""
@@ -196,6 +196,7 @@ def check_training(
     streams, notes = build_streams(config, loaded)
     anchor = choose_anchor(config, streams)
     args = build_training_args(config, loaded.compute, streams[anchor], folder)
+    notes += memory.note_lost_updates(loaded.model, args)
     notes += _set_up_method(config, loaded, streams, args)
     num_validation_rows = 0
     validation = config.data.streams.get("validation")

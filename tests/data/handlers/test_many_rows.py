@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from unteach import atomic
 from unteach.data.handlers import base, built_rows, token_cache
 from unteach.data.handlers.chat import ChatDataset
 from unteach.data.handlers.preference import FeedbackDataset, PreferenceDataset
@@ -176,6 +177,8 @@ def test_rows_that_are_looked_at_leave_nothing(tiny: Any, tmp_path: Path, many: 
     looked_at = QADataset(tiny.template, {"path": str(file), "choice": choice})
     assert not looked_at.is_tokenized(10) and looked_at.is_tokenized(2)
     assert looked_at[10]["input_ids"]
+    signed = QADataset(tiny.template, {"path": str(file), "choice": choice}, forget_key="forget")
+    assert len(signed) == len(looked_at)
     assert not (tmp_path / "cache").exists()
 
 
@@ -192,14 +195,76 @@ def test_what_was_not_used_for_longest_goes(make: Make, tmp_path: Path) -> None:
     assert {left.name for left in entry.parent.iterdir()} == {entry.name, "old"}
 
 
-def test_check_looks_at_the_first_of_many_rows_and_says_so(
+def test_check_finds_what_is_wrong_in_any_of_many_rows(
     tiny: Any, tmp_path: Path, many: None
 ) -> None:
+    hf_args = {
+        "path": str(write_rows(tmp_path, build_questions())),
+        "choice": RowSelection(tokenized=5),
+    }
+    looked_at = QADataset(tiny.template, hf_args)
+    assert (
+        looked_at.dropped == QADataset(tiny.template, choose_files(Path(hf_args["path"]))).dropped
+    )
     rows = build_questions()
     rows[50]["answer"] = 7
-    hf_args = {"path": str(write_rows(tmp_path, rows)), "choice": RowSelection(tokenized=5)}
-    looked_at = QADataset(tiny.template, hf_args)
-    assert len(looked_at) == NUM_ROWS - 1
-    assert any("of 60 rows the first 5 are looked at" in note for note in looked_at.notes())
+    write_rows(tmp_path, rows)
     with pytest.raises(UserError, match="answer must be text"):
-        QADataset(tiny.template, {**hf_args, "choice": RowSelection()})
+        QADataset(tiny.template, hf_args)
+
+
+def test_a_pair_without_room_is_no_mistake_where_rows_are_looked_at(
+    tiny: Any, tmp_path: Path
+) -> None:
+    long = {"prompt": "Why? " * 99, "chosen": "Yes.", "rejected": "No."}
+    rows = [{"prompt": "Who?", "chosen": "Ann.", "rejected": "Bob."}, long]
+    hf_args = {"path": str(write_rows(tmp_path, rows)), "choice": RowSelection(tokenized=1)}
+    pairs = PreferenceDataset(tiny.template, hf_args, max_length=40)
+    assert len(pairs) == 1 and "chosen" in pairs[0]
+
+
+def test_rows_to_forget_may_have_another_answer(tiny: Any, tmp_path: Path) -> None:
+    hf_args = choose_files(write_rows(tmp_path, build_questions()))
+    dataset = QAwithAlternateDataset(tiny.template, hf_args, forget_key="forget", max_length=200)
+    for example in dataset:
+        sign = -1.0 if example["original"]["index"] % 2 else 1.0
+        assert example["original"]["weight"] == sign
+
+
+def test_two_runs_may_keep_the_same_tokens(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make()
+    (entry,) = (tmp_path / "cache").iterdir()
+    # The other run wrote the entry after this one had looked for it.
+    monkeypatch.setattr(TokenCache, "read", lambda *_: None)
+    exists = Path.exists
+    seen = []
+
+    def find_late(path: Path, **settings: Any) -> bool:
+        if path == entry and not seen:
+            seen.append(path)
+            return False
+        return exists(path, **settings)
+
+    monkeypatch.setattr(Path, "exists", find_late)
+    assert len(make()) and seen
+    assert [left.name for left in (tmp_path / "cache").iterdir()] == [entry.name]
+
+
+def test_what_cannot_be_kept_is_said_and_the_run_goes_on(
+    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("no folder")
+    with caplog.at_level("INFO"):
+        assert len(make())
+    assert "are not kept in" in caplog.text
+
+
+def test_what_others_are_writing_is_not_evicted(make: Make, tmp_path: Path) -> None:
+    make()
+    (entry,) = (tmp_path / "cache").iterdir()
+    other = atomic.make_temporary_path(entry.with_name("other"))
+    shutil.copytree(entry, other)
+    TokenCache(tmp_path / "cache", most_bytes=1)._evict(entry.name)
+    assert other.exists()

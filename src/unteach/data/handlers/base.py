@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from unteach.data import duplicates
 from unteach.data.examples import DEFERRED, Example, build_example
 from unteach.data.handlers.built_rows import MANY_ROWS, BuiltRows, build_all
 from unteach.data.handlers.token_cache import TokenCache, build_key
 from unteach.data.io import sources
-from unteach.data.io.cells import explain_no_column
 from unteach.data.packed_examples import NOT_TOKENIZED, PackedExamples
 from unteach.data.row_errors import RowErrors, explain_no_row_left
-from unteach.data.rows import Row, Rows, locate_row
+from unteach.data.row_selection import RowSelection
+from unteach.data.rows import Row, Rows
 from unteach.data.template import Encoded, Template
 from unteach.data.truncation import IGNORED, TooLong, truncate
 from unteach.distributed import launch_environment
@@ -53,6 +53,8 @@ class RowDataset(Generic[Read]):
     reads of it, and in `encode_row` which examples come of that.
     """
 
+    DEFERS: ClassVar[bool] = False
+    """whether rows may be tokenised only when they are asked for, where a run is only looked at"""
     template: Template
     hf_args: dict[str, Any]
     examples: PackedExamples = field(init=False, default_factory=PackedExamples)
@@ -107,21 +109,19 @@ class RowDataset(Generic[Read]):
 
     def build_examples(self) -> None:
         """Build the examples of all rows; refuse what is wrong, count what is dropped."""
-        selection = self.hf_args.get("choice")
-        if selection is None or selection.token_cache is None or len(self.rows) < MANY_ROWS:
-            self.keep(build_all(self._build_rows, len(self.rows), self.row_errors))
-            return
-        cache = TokenCache(Path(selection.token_cache))
-        key = self._build_cache_key()
-        built = cache.read(key, self.row_errors)
+        selection: RowSelection | None = self.hf_args.get("choice")
+        cache, key = None, ""
+        if selection is not None and selection.token_cache and len(self.rows) >= MANY_ROWS:
+            cache, key = TokenCache(Path(selection.token_cache)), self._build_cache_key()
+        built = cache.read(key, self.row_errors) if cache else None
         if built is not None:
             self.keep(built)
             return
         built = build_all(self._build_rows, len(self.rows), self.row_errors)
         self.keep(built)
-        # One process of a group keeps them for all; of rows that are only looked at not all have
-        # tokens.
-        if selection.tokenized is None and launch_environment.rank() == 0:
+        # One process of a group writes for all; where rows are only looked at nothing is written.
+        is_looked_at = selection is not None and selection.tokenized is not None
+        if cache and not is_looked_at and launch_environment.rank() == 0:
             cache.write(key, built)
 
     def _build_cache_key(self) -> str:
@@ -158,10 +158,6 @@ class RowDataset(Generic[Read]):
         built = BuiltRows(PackedExamples(), part.row_errors)
         hasher = duplicates.RowHasher(duplicates.find_column_keys(type(self), vars(self)))
         for row_index in row_indices:
-            if self.leaves_unread and self.is_deferred(row_index):
-                built.hashes.append(0)
-                built.examples.append({"index": row_index, DEFERRED: True})
-                continue
             row = self.rows[row_index]
             cells = self.pick_cells(row, row_index)
             if self.template.hides(cells):
@@ -183,10 +179,7 @@ class RowDataset(Generic[Read]):
         """Pick a row's cells in the columns that were opened."""
         cells = []
         for key in self.keys:
-            if key not in row:
-                place = locate_row(self.rows, row_index, self.where)
-                raise UserError(explain_no_column(place, key, row))
-            cells.append(row[key])
+            cells.append(sources.get_cell(self.rows, row_index, row, key, self.where))
         for name in self.optional_keys:
             cells.append(None if name is None else row.get(name))
         return cells
@@ -255,13 +248,8 @@ class RowDataset(Generic[Read]):
     @property
     def num_tokenized(self) -> int | None:
         """How many rows are tokenised at once; None where all are."""
-        selection = self.hf_args.get("choice")
-        return selection.tokenized if selection is not None else None
-
-    @property
-    def leaves_unread(self) -> bool:
-        """Whether the rows that are not tokenised at once are not read either: there are many."""
-        return self.num_tokenized is not None and len(self.rows) >= MANY_ROWS
+        selection: RowSelection | None = self.hf_args.get("choice")
+        return selection.tokenized if selection is not None and self.DEFERS else None
 
     def is_deferred(self, row_index: int) -> bool:
         """Whether a row is tokenised only when its example is used."""
@@ -278,12 +266,6 @@ class RowDataset(Generic[Read]):
     def notes(self) -> list[str]:
         """Say which rows are dropped, cut, written with special tokens, or stand twice."""
         notes = []
-        if self.leaves_unread:
-            num_rows = format_count(len(self.rows), "row")
-            notes.append(
-                f"of {num_rows} the first {self.num_tokenized:,} are looked at here; a run reads "
-                f"all of them before its first step"
-            )
         for reason, count in self.dropped.items():
             num_rows = format_count(count, "row")
             notes.append(f"{num_rows} dropped, {reason}")

@@ -63,7 +63,7 @@ def build_all(
     for part in map_in_order(build, stretches, choose_num_processes()):
         built.extend(part)
         num_done = len(built.hashes)
-        if time.monotonic() - said_at > SAY_EVERY:
+        if time.monotonic() - said_at > SAY_EVERY and launch_environment.rank() == 0:
             said_at = time.monotonic()
             where = row_errors.where
             console.say(f"{where}: tokenised {num_done:,} of {format_count(num_rows, 'row')}")

@@ -3,7 +3,7 @@ it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unteach.data.chat_tokens import encode_chat
 from unteach.data.conversations import (
@@ -50,6 +50,7 @@ class ChatDataset(RowDataset[_Conversation]):
     (see data/truncation.py).
     """
 
+    DEFERS: ClassVar[bool] = True
     messages_key: str = "messages"
     system_key: str | None = None
     tools_key: str | None = None

@@ -262,15 +262,15 @@ class FeedbackDataset(RowDataset[list[_JudgedAnswer]]):
         Raises:
             UserError: rows cannot be read, or there are fewer than two answers.
         """
-        self.first_answer: dict[int, int] = {}
-        """the number of a row's first answer among those of all rows"""
+        self.first_answer: list[int] = []
+        """of each row, the number of its first answer among those of all rows"""
         self.places: list[tuple[int, int]] = []
         """(row, which of its answers) of each answer"""
         reader = self.copy_without_notes()
         for row_index in range(len(self.rows)):
             cells = self.pick_cells(self.rows[row_index], row_index)
             judged = reader.read_row(row_index, cells) or []
-            self.first_answer[row_index] = len(self.places)
+            self.first_answer.append(len(self.places))
             self.places += [(row_index, number) for number in range(len(judged))]
         reader.row_errors.refuse()
         if len(self.places) < 2:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from unteach.data.examples import Example
 from unteach.data.handlers.base import RowDataset
@@ -18,6 +18,7 @@ class PromptDataset(RowDataset[str]):
     max_length: tokens of a prompt; a longer one is dropped and counted.
     """
 
+    DEFERS: ClassVar[bool] = True
     prompt_key: str = "prompt"
     max_length: int = 2048
 

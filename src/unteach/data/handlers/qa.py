@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from unteach.data.examples import Example, build_example, join_alternatives
 from unteach.data.handlers.base import RowDataset
@@ -22,13 +22,16 @@ from unteach.seeds import derive_seed
 class _Question:
     """A question after its context, with its answer, or several by their number.
 
-    weight: what the loss of its examples is multiplied by; None: nothing is said of it.
+    Attributes:
+        weight: what the loss of its examples is multiplied by; None: nothing is said of it.
+        alternate: another answer, where rows have one.
     """
 
     context: Context
     question: Any
     answer: Any
     weight: float | None = None
+    alternate: Any = None
 
 
 @dataset
@@ -44,6 +47,7 @@ class QADataset(RowDataset[_Question]):
     too_long: what becomes of a row of more than max_length tokens (see data/truncation.py).
     """
 
+    DEFERS: ClassVar[bool] = True
     question_key: str = "question"
     answer_key: str = "answer"
     few_shot_dataset_hf_args: dict[str, Any] | None = None
@@ -56,13 +60,15 @@ class QADataset(RowDataset[_Question]):
     turns: Literal["all", "last"] = "all"
 
     def __post_init__(self) -> None:
-        required = [self.question_key, self.answer_key]
-        if self.forget_key:
-            required.append(self.forget_key)
         self.around = InstructionColumns(self.input_key, self.system_key, self.history_key)
-        self.open_rows(*required, optional=self.around.names)
+        self.open_rows(*self._list_columns(), optional=self.around.names)
         self.shots = self._load_shots()
         self.build_examples()
+
+    def _list_columns(self) -> list[str]:
+        """List the columns that each row must have."""
+        columns = [self.question_key, self.answer_key]
+        return [*columns, self.forget_key] if self.forget_key else columns
 
     def _load_shots(self) -> list[tuple[str, str]]:
         """Load the pairs that stand before each question."""
@@ -82,27 +88,24 @@ class QADataset(RowDataset[_Question]):
             row_index,
             self.row_errors,
         )
-        answers = answer if isinstance(answer, list) else [answer]
-        for text in answers:
-            if not self._is_complete(row_index, question, text, context):
-                return None
-        weight = None
+        read = _Question(context, question, answer)
+        if not self._are_complete(row_index, read):
+            return None
         if self.forget_key:
             place = locate_row(self.rows, row_index, self.where)
             is_forgotten = parse_flag(others[0], self.forget_key, place)
-            weight = -1.0 if is_forgotten else 1.0
-        return _Question(context, question, answer, weight)
+            return replace(read, weight=-1.0 if is_forgotten else 1.0)
+        return read
 
-    def _is_complete(
-        self, row_index: int, question: object, answer: object, context: Context
-    ) -> bool:
-        """Whether a row has all its texts; note what it lacks."""
+    def _are_complete(self, row_index: int, read: _Question) -> bool:
+        """Whether a row has all its texts, with each of its answers; note what it lacks."""
         columns = (self.question_key, self.answer_key)
-        if not self.row_errors.check_texts((question, answer), columns, row_index):
-            return False
-        if self.turns == "all" and context.has_empty_answer:
-            self.row_errors.drop(f"nothing in an answer of {self.history_key}", row_index)
-            return False
+        for answer in read.answer if isinstance(read.answer, list) else [read.answer]:
+            if not self.row_errors.check_texts((read.question, answer), columns, row_index):
+                return False
+            if self.turns == "all" and read.context.has_empty_answer:
+                self.row_errors.drop(f"nothing in an answer of {self.history_key}", row_index)
+                return False
         return True
 
     def encode_row(self, row_index: int, read: _Question) -> list[Example]:
@@ -203,40 +206,37 @@ class QAwithAlternateDataset(QADataset):
     """Each question also with another answer, from a column of its own; of both the last turn alone
     is learned."""
 
+    DEFERS: ClassVar[bool] = False
     turns: Literal["last"] = "last"
     alternate_key: str = "alternate"
     return_original: bool = True
 
-    @property
-    def num_tokenized(self) -> int | None:
-        """None: which rows are kept, the tokens of both answers say."""
-        return None
+    def _list_columns(self) -> list[str]:
+        return [*super()._list_columns(), self.alternate_key]
 
-    def __post_init__(self) -> None:
-        required = (self.question_key, self.answer_key, self.alternate_key)
-        self.around = InstructionColumns(self.input_key, self.system_key, self.history_key)
-        self.open_rows(*required, optional=self.around.names)
-        self.shots = self._load_shots()
-        self.build_examples()
+    def read_row(self, row_index: int, cells: Sequence[Any]) -> _Question | None:
+        """Read a row's question with both answers."""
+        read = super().read_row(row_index, cells)
+        alternate = cells[len(self.keys) - 1]
+        return None if read is None else replace(read, alternate=alternate)
 
     def encode_row(self, row_index: int, read: _Question) -> list[Example]:
         """Build {original, alternate} of a row, or the alternate alone."""
-        alternate_cell = self.rows[row_index][self.alternate_key]
         examples: list[Example] = []
         for original in super().encode_row(row_index, read):
-            for alternate in self._build_alternate(row_index, read, alternate_cell):
+            for alternate in self._build_alternate(row_index, read):
                 if self.return_original:
                     examples.append({"original": original, "alternate": alternate})
                 else:
                     examples.append(alternate)
         return examples
 
-    def _build_alternate(self, row_index: int, read: _Question, cell: Any) -> list[Example]:
+    def _build_alternate(self, row_index: int, read: _Question) -> list[Example]:
         """Build the examples of a row's question with its other answer."""
-        for text in cell if isinstance(cell, list) else [cell]:
-            if not self._is_complete(row_index, read.question, text, read.context):
-                return []
-        return super().encode_row(row_index, replace(read, answer=cell))
+        other = replace(read, answer=read.alternate)
+        if not self._are_complete(row_index, other):
+            return []
+        return super().encode_row(row_index, other)
 
 
 def read_lines(path: str | None) -> list[str]:

@@ -5,6 +5,7 @@ there, are checked by their digests before they are used, and those that were no
 go where all of them together would take too much.
 """
 
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,8 @@ from unteach.data.row_errors import RowErrors
 from unteach.data.template import Template
 from unteach.data.tokenized.token_files import build_template_facts, hash_tokenizer
 from unteach.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 MOST_BYTES = 8 << 30
 """What all entries may take together."""
@@ -47,29 +50,39 @@ class TokenCache:
             if _hash_entry(entry) != digests:
                 raise ValueError("the entry is damaged")
             examples = PackedExamples.load(entry)
-            row_errors.read_notes(json_files.read_mapping(entry / NOTES, "notes on rows"))
-            built = BuiltRows(examples, row_errors, load_array(entry / HASHES))
+            hashes = load_array(entry / HASHES)
+            notes = json_files.read_mapping(entry / NOTES, "notes on rows")
+            os.utime(entry)
         except (OSError, ValueError, KeyError, UserError):
             shutil.rmtree(entry, ignore_errors=True)
             return None
-        os.utime(entry)
-        return built
+        row_errors.read_notes(notes)
+        return BuiltRows(examples, row_errors, hashes)
 
     def write(self, key: str, built: BuiltRows) -> None:
-        """Write an entry, and delete those that were not used for longest if there is no room."""
-        if (self.folder / key).exists():
-            return
-        with atomic.atomic_write_folder(self.folder / key) as temporary:
-            built.examples.save(temporary)
-            atomic.write_json(temporary / NOTES, built.row_errors.list_notes())
-            save_array(temporary / HASHES, built.hashes)
-            atomic.write_json(temporary / DIGESTS, _hash_entry(temporary))
-        self._evict(key)
+        """Write an entry, and delete those that were not used for longest if there is no room.
+
+        What cannot be written is said, and made again next time.
+        """
+        entry = self.folder / key
+        try:
+            if not entry.exists():
+                with atomic.atomic_write_folder(entry) as temporary:
+                    built.examples.save(temporary)
+                    atomic.write_json(temporary / NOTES, built.row_errors.list_notes())
+                    save_array(temporary / HASHES, built.hashes)
+                    atomic.write_json(temporary / DIGESTS, _hash_entry(temporary))
+            self._evict(key)
+        except OSError as error:
+            # Another run may have written the same meanwhile, or taken one away.
+            if not entry.exists():
+                logger.info(f"the tokens of these rows are not kept in {self.folder}: {error}")
 
     def _evict(self, newest: str) -> None:
         """Delete the entries that were not used for longest while all take too much together; the
-        newest stays."""
-        entries = sorted(self.folder.iterdir(), key=lambda entry: entry.stat().st_mtime)
+        newest stays, and so does what others are writing."""
+        entries = [entry for entry in self.folder.iterdir() if not atomic.is_temporary(entry)]
+        entries.sort(key=lambda entry: entry.stat().st_mtime)
         sizes = {entry: _measure(entry) for entry in entries}
         for entry in entries:
             if sum(sizes.values()) <= self.most_bytes:

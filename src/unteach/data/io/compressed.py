@@ -5,9 +5,8 @@ import io
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from unteach.config.files import GZIP, ZSTANDARD
 from unteach.lazy import pyarrow
-
-GZIP, ZSTANDARD = ".gz", ".zst"
 
 
 def open_bytes(file: Path) -> BinaryIO:

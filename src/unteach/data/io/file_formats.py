@@ -11,9 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from unteach.config.files import COMPRESSED, PACKED_TABLES, get_format
+from unteach.config.files import COMPRESSED, PACKED_TABLES, ZSTANDARD, get_format
 from unteach.data.io.arrow_files import read_record_batches
-from unteach.data.io.compressed import ZSTANDARD, open_bytes, open_text
+from unteach.data.io.compressed import open_bytes, open_text
 from unteach.data.io.json_values import parse_json
 from unteach.data.rows import Place, PlacedRow
 from unteach.errors import UserError, refuse_unreadable

@@ -173,10 +173,11 @@ def read_column(rows: Sequence[Row], column: str, where: str) -> list[Any]:
     """Read one column of the rows; refuse rows without it, naming the columns that they have."""
     if not rows:
         raise UserError(f"{where}: there are no rows")
-    cells = []
-    for row_index, row in enumerate(rows):
-        if column not in row:
-            place = locate_row(rows, row_index, where)
-            raise UserError(explain_no_column(place, column, row))
-        cells.append(row[column])
-    return cells
+    return [get_cell(rows, index, row, column, where) for index, row in enumerate(rows)]
+
+
+def get_cell(rows: Sequence[Row], row_index: int, row: Row, column: str, where: str) -> Any:
+    """Get a cell of one of the rows; refuse a row without it, naming the columns that it has."""
+    if column not in row:
+        raise UserError(explain_no_column(locate_row(rows, row_index, where), column, row))
+    return row[column]
