@@ -342,7 +342,7 @@ def require_extra(extra: str, needed_for: str) -> None:
 
     Args:
         extra: one of EXTRA_MODULES.
-        needed_for: what the user asked for, as in `missing_extra`.
+        needed_for: what the user asked for, as in `describe_missing_extra`.
     """
     if not has_extra(extra):
         raise UserError(describe_missing_extra(extra, needed_for))

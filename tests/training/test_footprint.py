@@ -13,8 +13,9 @@ import torch
 
 from unteach import run_dir
 from unteach.config.compose_verb import compose_verb
+from unteach.config.reader import ConfigErrors
 from unteach.config.verb_options import Options
-from unteach.errors import UserError
+from unteach.errors import UserError, has_extra
 from unteach.training.memory import GIB, describe_fit, find_words_that_fit
 from unteach.verbs.start import start
 
@@ -82,7 +83,13 @@ def test_the_words_that_are_named_compose(kit: Path) -> None:
         words = find_words_that_fit(LLAMA_8B, gpu * GIB)
         assert words
         seen.add(words)
-        compose_verb("check", [*base, *words, "task_name=x", f"gpu={gpu}GB"], Options())
+        overrides = [*base, *words, "task_name=x", f"gpu={gpu}GB"]
+        if has_extra("quant") or "load_in_4bit" not in str(words):
+            compose_verb("check", overrides, Options())
+            continue
+        with pytest.raises(ConfigErrors) as caught:
+            compose_verb("check", overrides, Options())
+        assert len(caught.value.problems) == 1 and "[quant]" in caught.value.problems[0]
     assert len(seen) == 3
 
 
