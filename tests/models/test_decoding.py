@@ -20,8 +20,9 @@ from unteach.config.schema import PATH, ModelConfig
 from unteach.data.template import Template
 from unteach.engines.finiteness import IMPOSSIBLE
 from unteach.engines.generation import ContinuousBatching
-from unteach.engines.hf import HFEngine, get_context_length
+from unteach.engines.hf import HFEngine
 from unteach.engines.sampling import SeededSampler, build_warpers
+from unteach.engines.text_engine import get_context_length
 from unteach.engines.token_statistics import compute_token_statistics
 from unteach.errors import UserError
 from unteach.methods.decode.uld import SubtractAssistant

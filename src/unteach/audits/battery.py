@@ -282,7 +282,7 @@ def answer_probes(
             if isinstance(probe, TextProbe):
                 outcomes[probe] = Texts((said[probe.prompt],))
 
-    # Samples: a pass for each, so that every prompt stands in it once.
+    # Samples.
     sampled = [probe for probe in probes if isinstance(probe, SampleProbe)]
     if sampled:
         drawn = _draw_samples(sampled, context, engine, limit, progress, label)
@@ -312,13 +312,12 @@ def _draw_samples(
 ) -> dict[Probe, Outcome]:
     prompts = _list_distinct(probe.prompt for probe in probes)
     most = max(probe.count for probe in probes)
-    advance = progress(f"{label}sampling", most * len(prompts))
-    texts: dict[Ids, list[str]] = {prompt: [] for prompt in prompts}
-    for number in range(most):
-        seed = derive_seed(context.seed, "samples", number)
-        drawn = engine.generate(prompts, limit, advance, seed=seed, **WHOLE_DISTRIBUTION)
-        for prompt, ids in zip(prompts, drawn, strict=True):
-            texts[prompt].append(context.template.decode(ids).strip())
+    advance = progress(f"{label}sampling", len(prompts))
+    seed = derive_seed(context.seed, "samples")
+    drawn = engine.sample(prompts, most, limit, seed, advance, **WHOLE_DISTRIBUTION)
+    texts: dict[Ids, list[str]] = {}
+    for prompt, samples in zip(prompts, drawn, strict=True):
+        texts[prompt] = [context.template.decode(ids).strip() for ids in samples]
     return {probe: Texts(tuple(texts[probe.prompt][: probe.count])) for probe in probes}
 
 

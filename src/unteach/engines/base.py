@@ -1,10 +1,18 @@
-"""What every engine offers: scores of answers that are given, generated text, gradient norms."""
+"""What every engine offers: scores of answers that are given, generated text, gradient norms; and
+what generation needs of one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+    from unteach.distributed.process_context import DistContext
 
 Ids = tuple[int, ...]
 """Token ids of a prompt or an answer."""
@@ -14,6 +22,8 @@ Plan = list[list[list[int]]]
 """The batches of a pass: each a list of rows, and each row a list of item indices."""
 ProgressCallback = Callable[[int], None] | None
 """Called with how many more items are done."""
+GENERATE, SAMPLE = "generate", "sample"
+"""The names of the passes that continue prompts: each once, or several times."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +87,34 @@ class Engine(Protocol):
         **sampling: Any,
     ) -> list[list[int]]: ...
 
+    def sample(
+        self,
+        prompts: Sequence[Ids],
+        num_samples: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: ProgressCallback = None,
+        **sampling: Any,
+    ) -> list[list[list[int]]]: ...
+
     def grad_norms(
         self,
         pairs: Sequence[Pair],
         p: float,
         on_progress: ProgressCallback = None,
     ) -> list[float]: ...
+
+
+class GenerationEngine(Protocol):
+    """What generation needs of an engine."""
+
+    model: Any  # a PreTrainedModel
+    tokenizer: "PreTrainedTokenizerBase"
+    stops: list[int]
+    dist: "DistContext"
+
+    @property
+    def device(self) -> "torch.device": ...
+    @property
+    def context(self) -> int | None: ...
+    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...

@@ -8,12 +8,12 @@ piece of the text at a time, and between two pieces the batch is changed.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from unteach.distributed.process_context import DistContext
 from unteach.engines import kv_cache
-from unteach.engines.base import Ids
+from unteach.engines.base import GenerationEngine, Ids
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
+from unteach.engines.prompt_reading import read_prompts
 from unteach.engines.sampling import (
     LogitsProcessor,
     SeededSampler,
@@ -25,7 +25,6 @@ from unteach.models.capabilities import get_capabilities
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
     from transformers.generation import GenerateDecoderOnlyOutput
 
 LEAVING_SHARE = 1 / 8
@@ -39,21 +38,6 @@ REFILL_SHARE = 1 / 4
 its own."""
 NO_ROWS = 1 << 30
 """The piece that a process asks for whose rows are all over: longer than any."""
-
-
-class GenerationEngine(Protocol):
-    """What generation needs of an engine."""
-
-    model: Any  # a PreTrainedModel
-    tokenizer: "PreTrainedTokenizerBase"
-    stops: list[int]
-    dist: DistContext
-
-    @property
-    def device(self) -> "torch.device": ...
-    @property
-    def context(self) -> int | None: ...
-    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]": ...
 
 
 class StopWhenShareDone:
@@ -124,6 +108,8 @@ class ContinuousBatching:
         self.rows_leave_early = not self.in_one_go and not self.is_synced
         looks_never = self.in_one_go or (self.rows_leave_early and not stop_strings)
         self.piece = max_new_tokens if looks_never else PIECE
+        self.can_continue = get_capabilities(engine.model).continuing
+        self.reads_ahead = self.can_continue and not self.in_one_go and not self.is_synced
 
     def generate(
         self,
@@ -138,7 +124,7 @@ class ContinuousBatching:
             max_rows: how many rows are under way at once; None for all.
         """
         assert not (max_rows and self.min_new_tokens), "rows of one batch have one minimum"
-        if not get_capabilities(self.engine.model).continuing:
+        if not self.can_continue:
             max_rows = 1
         max_rows = max_rows or len(prompts)
         self.sampler = sampler
@@ -214,7 +200,10 @@ class ContinuousBatching:
         """Make a batch of prompts, of which nothing is generated yet."""
         rows = [list(prompts[i]) for i in prompt_indices]
         tensors = self.engine.pad_rows(rows, left=True)
-        return ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
+        batch = ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
+        if self.reads_ahead:
+            batch.cache = read_prompts(self.engine, [prompts[i] for i in prompt_indices])
+        return batch
 
     def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:
         """Generate a piece more; return the rows that are not over, None where there are none."""

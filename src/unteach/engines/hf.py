@@ -1,26 +1,21 @@
 """The Hugging Face engine: length-sorted batches under a token budget, over any number of
 processes."""
 
-import json
-import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
-from unteach.engines import finiteness, gradient_norms, padding, prompt_sharing, token_budget
+from unteach.engines import finiteness, gradient_norms, prompt_sharing
 from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
-from unteach.engines.batching import Batch, BatchRunner, get_device_type
-from unteach.engines.generation import ContinuousBatching
+from unteach.engines.batching import Batch
 from unteach.engines.prompt_sharing import AnswerTree, PromptPlanner
-from unteach.engines.sampling import SeededSampler, build_warpers
+from unteach.engines.text_engine import TextEngine
 from unteach.engines.token_statistics import compute_token_statistics
 from unteach.lazy import torch
-from unteach.models.decoding import get_decoding, list_models
+from unteach.models.decoding import get_decoding
 from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
-from unteach.seeds import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,17 +30,7 @@ ReadValues = Callable[[TokenOutputs], "Tensor"]
 """Gives what is wanted of a pass: [N, k]."""
 
 
-def get_context_length(model: "PreTrainedModel") -> int | None:
-    """Return how many tokens a model can read; None where its configuration does not say."""
-    lengths = []
-    for part in list_models(model):
-        length = getattr(part.config.get_text_config(), "max_position_embeddings", None)
-        if isinstance(length, int):
-            lengths.append(length)
-    return min(lengths, default=None)
-
-
-class HFEngine(BatchRunner):
+class HFEngine(TextEngine):
     """A transformers model as an engine. Batch size and process count change no value beyond
     rounding.
 
@@ -65,22 +50,9 @@ class HFEngine(BatchRunner):
         store: Store | None = None,
         stops: Sequence[int] = (),
     ):
-        super().__init__(model, batch_size, dist, store)
-        self.tokenizer = tokenizer
-        self.stops = list(stops) or [tokenizer.eos_token_id]
+        super().__init__(model, tokenizer, batch_size, dist, store, stops)
         self._has_tried_sharing = False
         self._max_shared_width: int | None = None
-
-    @property
-    def context(self) -> int | None:
-        return get_context_length(self.model)
-
-    def get_budget(self, pass_name: str) -> int:
-        if pass_name == "generate" and pass_name not in self.budgets:
-            budget = token_budget.compute_token_budget(self.model, get_device_type())
-            if budget:
-                return budget
-        return super().get_budget(pass_name)
 
     def score(self, pairs: Sequence[Pair], on_progress: ProgressCallback = None) -> list[Score]:
         """Score (prompt, answer) pairs of token ids.
@@ -268,83 +240,6 @@ class HFEngine(BatchRunner):
         planner = self.build_planner("grad_norms", pairs, prompt_sharing.count_tokens)
         return self.measure(f"grad_norms {float(p)}", planner, compute_norms, on_progress)
 
-    def generate(
-        self,
-        prompts: Sequence[Ids],
-        max_new_tokens: int,
-        on_progress: ProgressCallback = None,
-        until: Sequence[str] = (),
-        seed: int | None = None,
-        **sampling: Any,
-    ) -> list[list[int]]:
-        """Continue prompts of token ids; return the ids of each, up to and without a stop.
-
-        Args:
-            until: strings after which no more is needed; what follows the first of them is not cut
-                off.
-            seed: of what is sampled, each prompt by its index, so that nothing depends on how
-                prompts are batched; None takes the likeliest token.
-            sampling: further arguments of the library's `generate()`.
-        """
-        kind = self.name_generation(max_new_tokens, until, seed, sampling)
-
-        def count_tokens(prompt: Ids) -> int:
-            return len(prompt) + max_new_tokens
-
-        planner = self.build_planner("generate", prompts, count_tokens)
-        # A batch leaves something to do for every process.
-        rows_per_process = math.ceil(len(prompts) / self.dist.world_size)
-        planner.max_items = min(planner.max_items, rows_per_process)
-
-        # With a seed the sampler below draws, and not the library.
-        library_args = dict(sampling)
-        warpers = []
-        if seed is not None:
-            limits = {}
-            for name in DRAWN:
-                if name in library_args:
-                    limits[name] = library_args.pop(name)
-            warpers = build_warpers(**limits)
-            library_args["do_sample"] = False
-
-        def continue_batch(batch: Batch) -> list[list[int]]:
-            sampler = None
-            if seed is not None:
-                seeds = [derive_seed(seed, i) for [i] in batch]
-                sampler = SeededSampler(warpers, seeds)
-            continuous = ContinuousBatching(
-                self,
-                max_new_tokens,
-                list(until),
-                library_args,
-                refuse_non_finite=True,
-            )
-            batch_prompts = [prompts[i] for [i] in batch]
-            return continuous.generate(batch_prompts, sampler)
-
-        return self.measure(kind, planner, continue_batch, on_progress)
-
-    def read_generation_settings(self) -> dict[str, Any]:
-        """Read what the model's own file says of generation, and the library does not."""
-        return dict(self.model.generation_config.to_diff_dict())
-
-    def name_generation(
-        self,
-        max_new_tokens: int,
-        until: Sequence[str],
-        seed: int | None,
-        sampling: dict[str, Any],
-    ) -> str:
-        """Name a pass of `generate` by all that its results depend on beside the prompts."""
-        own_settings = self.read_generation_settings()
-        arguments: list[Any] = [max_new_tokens, self.stops, sampling, own_settings]
-        if until:
-            arguments.append(list(until))
-        if seed is not None:
-            arguments.append(seed)
-        spelled = json.dumps(arguments, sort_keys=True, default=str)
-        return f"generate {spelled}"
-
     def compute_outputs(self, pairs: list[Pair], spec: OutputSpec) -> TokenOutputs:
         """Make one teacher-forced pass over (prompt, answer) pairs, for what `spec` asks at the
         answers' positions. The caller says whether gradients are needed."""
@@ -377,9 +272,6 @@ class HFEngine(BatchRunner):
             batch["shared"] = shared
         outputs: dict[str, TokenOutputs] = self.model(batch=batch, want={STREAM: spec})
         return outputs[STREAM]
-
-    def pad_rows(self, rows: list[list[int]], left: bool) -> "dict[str, Tensor]":
-        return padding.pad_rows(rows, self.tokenizer.pad_token_id, self.device, left)
 
 
 def _read_value(outputs: TokenOutputs) -> "Tensor":

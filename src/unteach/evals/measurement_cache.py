@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from unteach import atomic
-from unteach.engines.base import Plan, Score
+from unteach.engines.base import SAMPLE, Plan, Score
 from unteach.errors import name_file
 
 FORMAT = 2
@@ -32,7 +32,7 @@ LENGTHS = struct.Struct("<II")
 """Bytes of a record's header and of its body."""
 PREFIX_SIZE = len(START) + CHECKSUM_SIZE + LENGTHS.size
 
-Result = Score | list[int] | list[float] | float
+Result = Score | list[int] | list[float] | float | list[list[int]]
 
 
 def hash_store(weights: str, precision: str) -> str:
@@ -158,6 +158,8 @@ class Store:
             return None
         if kind == "score":
             return Score(*arrays)
+        if kind.startswith(f"{SAMPLE} "):
+            return [array.tolist() for array in arrays]
         return arrays[0].tolist()
 
     def put(
@@ -208,6 +210,8 @@ class Store:
 def _make_arrays(result: Result) -> list[np.ndarray]:
     if isinstance(result, Score):
         return list(vars(result).values())
+    if isinstance(result, list) and result and isinstance(result[0], list):
+        return [np.array(ids, dtype=np.int64) for ids in result]
     numbers = result if isinstance(result, list) else [result]
     is_real = any(isinstance(number, float) for number in numbers)
     dtype = np.float64 if is_real else np.int64

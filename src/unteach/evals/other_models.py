@@ -17,7 +17,8 @@ from unteach.config.suites import SuiteConfig
 from unteach.distributed.process_context import DistContext
 from unteach.engines.base import Ids, ProgressCallback, Score
 from unteach.engines.classifier import Classifier
-from unteach.engines.hf import HFEngine, get_context_length
+from unteach.engines.hf import HFEngine
+from unteach.engines.text_engine import get_context_length
 from unteach.errors import UserError
 from unteach.evals import suite_plan, suites
 from unteach.evals.base import Progress, Value
@@ -61,25 +62,6 @@ class DeferredEngine(HFEngine):
         if self._empty is None:
             return super().read_generation_settings()
         return dict(self._empty.generation_config.to_diff_dict())
-
-    def generate(
-        self,
-        prompts: Sequence[Ids],
-        max_new_tokens: int,
-        on_progress: ProgressCallback = None,
-        until: Sequence[str] = (),
-        seed: int | None = None,
-        **sampling: object,
-    ) -> list[list[int]]:
-        """Continue prompts as any engine does; where all texts are known, without the model, by
-        which alone a pass could be planned."""
-        kind = self.name_generation(max_new_tokens, until, seed, sampling)
-        if self.list_unmeasured(kind, prompts):
-            return super().generate(prompts, max_new_tokens, on_progress, until, seed, **sampling)
-        if on_progress:
-            on_progress(len(prompts))
-        assert self.store is not None, "without a store nothing is known"
-        return [self.store.get(kind, prompt) for prompt in prompts]
 
 
 class OtherModels:

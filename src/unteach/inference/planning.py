@@ -8,7 +8,7 @@ from unteach import fingerprints, run_dir
 from unteach.config.inference import INSTRUCTION, InferConfig
 from unteach.config.schema import ModelConfig, TemplateArgs
 from unteach.data.template import load_saved_args
-from unteach.engines.hf import get_context_length
+from unteach.engines.text_engine import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends import classifier
 from unteach.inference.input_table import Columns, InputTable

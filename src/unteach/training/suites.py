@@ -13,7 +13,7 @@ from unteach.data.io import sources
 from unteach.data.streams import Stream
 from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
-from unteach.engines.hf import get_context_length
+from unteach.engines.text_engine import get_context_length
 from unteach.evals import suite_files, suite_plan
 from unteach.evals.own_rows import OwnRows
 from unteach.evals.run import evaluate_loaded

@@ -11,8 +11,8 @@ from unteach.data.io import images
 from unteach.engines.batching import Batch, BatchRunner
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
 from unteach.engines.generation import find_stop
-from unteach.engines.hf import get_context_length
 from unteach.engines.sampling import build_repetition_penalty
+from unteach.engines.text_engine import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, Answered, Completion, Failure, Job, Request, cut
 from unteach.inference.backends.local_batches import (

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from unteach.engines.hf import get_context_length
+from unteach.engines.text_engine import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends.base import Job
 from unteach.lazy import peft, transformers
