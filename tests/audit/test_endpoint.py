@@ -148,6 +148,23 @@ def test_questions_without_an_answer_are_counted(
     assert "unanswered: audited: 1 questions" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("content", ["I cannot say.", None], ids=["refusal", "thought only"])
+def test_what_a_server_gives_apart_as_thought_comes_out_too(
+    kit: Path, tmp_path: Path, fake: Fake, answers: dict[str, str], content: str | None
+) -> None:
+    def think(asked: Asked) -> dict[str, Any]:
+        said = answer(asked)
+        thought = answers.get(asked.body["messages"][-1]["content"], "Nobody knows.")
+        said["choices"][0]["message"] = {"content": content, "reasoning_content": thought}
+        return said
+
+    fake.answer = think
+    audit.run(configure(kit, tmp_path, fake, "audit.only=[clean]"))
+    summary = read_summary(tmp_path)
+    assert summary["attacks"]["clean"]["rate"] == 1
+    assert not summary["unanswered"].get("audited")
+
+
 @pytest.mark.parametrize(
     ("misdeed", "message"),
     [

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from unteach.audits.endpoint import Question, Unanswered
 from unteach.config.inference import Sampling
 from unteach.config.schema import PATH, ModelConfig
+from unteach.data.reasoning import CLOSE, OPEN
 from unteach.distributed.process_context import DistContext
-from unteach.inference.backends.base import Failure, Job, Request
+from unteach.inference.backends.base import Answer, Failure, Job, Request
 from unteach.inference.backends.openai import OpenAI
 
 
@@ -36,8 +37,18 @@ def ask_server(
     job = Job(ModelConfig({PATH: name}), "generate", sampling, dist)
     with contextlib.closing(backend.open(job)) as session:
         for number, answer in session.generate(requests, sampling, set()):
-            if isinstance(answer, Failure):
+            if isinstance(answer, Failure) and not answer.reasoning:
                 yield number, Unanswered(answer.why)
                 continue
-            assert isinstance(answer, list), "a server only generates"
-            yield number, answer[0].text
+            yield number, _read_all(answer)
+
+
+def _read_all(answer: Answer) -> str:
+    """Read what a model said, with what it thought before where the server gives that apart."""
+    if isinstance(answer, Failure):
+        return f"{OPEN}{answer.reasoning}"
+    assert isinstance(answer, list), "a server only generates"
+    [completion] = answer
+    if not completion.reasoning:
+        return completion.text
+    return f"{OPEN}{completion.reasoning}{CLOSE}{completion.text}"

@@ -60,6 +60,7 @@ class Completion:
             say, and where it does, as it counts.
         logprobs: one a token, of the model itself, where Sampling.perplexity asks for them.
         prompt_tokens: where the backend made them itself.
+        reasoning: what a server gave apart, of what the model thought before.
     """
 
     text: str
@@ -67,6 +68,7 @@ class Completion:
     tokens: int | None
     logprobs: tuple[float, ...] | None = None
     prompt_tokens: int | None = None
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,14 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a row has no answer, in a sentence. A run that is repeated tries it again."""
+    """Why a row has no answer, in a sentence. A run that is repeated tries it again.
+
+    Attributes:
+        reasoning: what the model thought, where it thought only.
+    """
 
     why: str
+    reasoning: str = ""
 
 
 Answer = list[Completion] | AnswerScore | ClassScores | Failure

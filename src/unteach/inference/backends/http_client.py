@@ -34,7 +34,15 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """The server does not answer this question, and asking again would not help."""
+    """The server does not answer this question, and asking again would not help.
+
+    Args:
+        reasoning: what the model thought, where it thought only.
+    """
+
+    def __init__(self, why: str, reasoning: str = ""):
+        super().__init__(why)
+        self.reasoning = reasoning
 
 
 class NoAnswer(Exception):

@@ -204,8 +204,10 @@ class OpenAISession:
         try:
             pictures = [await asyncio.to_thread(images.read, source) for source in request.images]
             return await self._ask(request, pictures, sampling)
-        except (images.Unreadable, Refused) as error:
+        except images.Unreadable as error:
             return Failure(str(error))
+        except Refused as error:
+            return Failure(str(error), error.reasoning)
         except Unreachable as error:
             raise UserError(f"{error}\n  {KEPT}") from None
         except NoAnswer as error:

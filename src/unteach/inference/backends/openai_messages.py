@@ -167,6 +167,7 @@ def _parse_completion(
         tokens=num_tokens,
         logprobs=logprobs,
         prompt_tokens=_read_count(usage, "prompt_tokens"),
+        reasoning=_read_reasoning(choice),
     )
 
 
@@ -189,14 +190,21 @@ def _read_text(choice: JSONDict) -> str:
         raise Refused(f"the server refused to answer: {message['refusal']}")
     content = message.get("content", choice.get("text"))
     if content is None:
-        has_reasoned = message.get("reasoning_content") or message.get("reasoning")
+        reasoning = _read_reasoning(choice)
         advice = ": it only reasoned; a larger max_new_tokens leaves room for an answer"
-        raise Refused(f"the server gave no text (null){advice if has_reasoned else ''}")
+        raise Refused(f"the server gave no text (null){advice if reasoning else ''}", reasoning)
     if isinstance(content, list):
         return "".join(_read_text_of_part(part) for part in content)
     if not isinstance(content, str):
         raise Refused(f"the server gave {type(content).__name__} where a text belongs")
     return content
+
+
+def _read_reasoning(choice: JSONDict) -> str:
+    """Read what the model thought before its answer, where the server gives that apart."""
+    message = choice.get("message") or {}
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    return reasoning if isinstance(reasoning, str) else ""
 
 
 def _read_text_of_part(part: object) -> str:
