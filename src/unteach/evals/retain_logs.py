@@ -95,7 +95,7 @@ class Log:
         if logged.get("digest") == under.column.fingerprint:
             return
         if not logged:
-            self._refuse(metric, f"other columns ({_list_names(self.rows)})", under)
+            self._refuse(metric, f"other columns ({_list_names(self.rows or {})})", under)
         source = logged["of"]
         num_rows = logged["count"]
         is_alike = source == under.column.source and num_rows == under.column.num_rows
