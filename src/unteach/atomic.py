@@ -112,6 +112,13 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except FileNotFoundError:
         raise UserError(f"{folder}: this folder cannot be made there; name another place") from None
+    except (FileExistsError, NotADirectoryError) as error:
+        # The error names the folder that was to be made, and not the file that is in the way.
+        for path in (folder, *folder.parents):
+            if path.exists():
+                error.filename = str(path)
+                break
+        raise
 
 
 def sync(path: Path) -> None:

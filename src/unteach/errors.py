@@ -155,6 +155,13 @@ def describe_machine_failure(error: BaseException) -> tuple[str, int] | None:
             "(model.model_args.pretrained_model_name_or_path, tofu_path)",
             EXIT_MISTAKE,
         )
+    if any(type(cause).__module__.startswith("wandb.") for cause in causes):
+        return (
+            f"Weights & Biases did not take the run ({get_first_line(error)}). Log in with `wandb "
+            "login`, or set WANDB_MODE=offline and `wandb sync` it later, or leave "
+            "trainer.args.report_to out; the same command goes on",
+            EXIT_MISTAKE,
+        )
     if isinstance(error, ImportError | RuntimeError) and has_sign(NOT_INSTALLED):
         return f"a package that this asks for is not here: {get_first_line(error)}", EXIT_MISTAKE
     if isinstance(error, RuntimeError | OSError) and has_sign(PROCESS_LOST):
@@ -191,6 +198,9 @@ def _describe_full_disk(causes: list[BaseException]) -> str:
 
 def _is_network_failure(causes: list[BaseException]) -> bool:
     for cause in causes:
+        # What `datasets` raises; Python's own name a lost process too, and have a number.
+        if type(cause) is ConnectionError and cause.errno is None:
+            return True
         for cls in type(cause).__mro__:
             if cls.__name__ in NETWORK:
                 return True

@@ -93,6 +93,16 @@ def refuse_unwritable(folder: Path) -> None:
             _try_file(folder / lock.name)
 
 
+def refuse_unwritable_beside(target: Path) -> None:
+    """Raise what the writing would raise where something that is written beside its name, and then
+    takes the name, cannot be.
+
+    Nothing of the trial is left.
+    """
+    with _temporary_parents(target.parent):
+        _try_file(target)
+
+
 def _try_file(path: Path) -> None:
     """Create an empty file beside a path, and delete it."""
     trial = atomic.make_temporary_path(path)

@@ -180,6 +180,89 @@ def test_a_folder_that_cannot_be_written_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv"]
 
 
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    {
+        "audit": ["forget=a.csv", "paths.output_dir=PLACE"],
+        "infer": ["input_file=a.csv", "output_file=PLACE.jsonl"],
+        "tokenize": ["input_file=a.csv", "output_file=PLACE"],
+        "export": ["MODEL", "to=PLACE"],
+    }.items(),
+    ids=str,
+)
+def test_every_verb_says_that_its_place_cannot_be_written(
+    verb: str,
+    words: list[str],
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("question,answer\nwho?,me\n")
+    model = [] if verb == "export" else [f"model={tiny_folder}"]
+    for place in ("a.csv/x", "/proc/x", "/proc/x/y"):
+        named = [word.replace("PLACE", place) for word in words]
+        named = [word.replace("MODEL", str(tiny_folder)) for word in named]
+        with pytest.raises((UserError, OSError)) as raised:
+            start("check", [verb, *model, *named])
+        found = describe_machine_failure(raised.value)
+        message = found[0] if found else str(raised.value)
+        assert "name another place" in message, message
+        assert place.split("/x")[0] in message
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
+
+
+def test_forgetting_says_that_its_place_cannot_be_written(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("question,answer\nwho?,me\n")
+    Path("saves").write_text("no folder")
+    with pytest.raises((UserError, OSError)) as raised:
+        start("check", ["forget", "a.csv", f"model={tiny_folder}"])
+    found = describe_machine_failure(raised.value)
+    assert found is not None and "saves: a file stands where a folder is expected" in found[0]
+
+
+def test_it_says_what_would_be_asked_tokenised_and_exported(
+    tiny_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """And does nothing of it, before the verb was carried out and after."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("question,answer\nwho?,me\nwhere?,here\n")
+    commands = {
+        "infer": [f"model={tiny_folder}", "input_file=a.csv", "max_new_tokens=2"],
+        "tokenize": [f"model={tiny_folder}", "input_file=a.csv", "output_file=tokens"],
+        "export": [str(tiny_folder), "to=plain"],
+    }
+    for verb, words in commands.items():
+        before = sorted(tmp_path.rglob("*"))
+        start("check", [verb, *words])
+        said = capsys.readouterr().out
+        assert "(new)" in said and "nothing was written" in said
+        assert sorted(tmp_path.rglob("*")) == before
+        start(verb, words)
+        capsys.readouterr()
+        start("check", [verb, *words])
+        said = capsys.readouterr().out
+        assert "(finished)" in said or "(exported before)" in said
+    with pytest.raises(UserError, match="holds answers to something else: other settings"):
+        start("check", ["infer", *commands["infer"], "max_new_tokens=3"])
+    with pytest.raises(UserError, match="holds tokens made otherwise"):
+        start("check", ["tokenize", *commands["tokenize"], "max_length=9"])
+    with pytest.raises(UserError, match="something else is there already"):
+        start("check", ["export", *commands["export"], "dtype=float16"])
+
+
+@pytest.mark.parametrize("verb", ["infer", "forget", "tokenize", "export"])
+def test_what_has_no_tree_prints_none(verb: str) -> None:
+    with pytest.raises(UserError, match=f"unteach check {verb} takes no --print"):
+        start("check", [verb], Options(prints_tree=True))
+
+
 def test_a_read_only_folder_is_refused_by_its_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

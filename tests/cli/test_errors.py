@@ -77,6 +77,11 @@ CONFIGURATIONS = {
     "not finite": ((f"{ARGS}.learning_rate=nan",), "must be a finite number"),
     "no epoch": ((f"{ARGS}.num_train_epochs=0",), "must be above 0"),
     "seed": (("seed=-1",), "seed: must be from 0"),
+    "a suite that is not asked for": (
+        ("eval=null", "eval.tofu.batch_size=8", "eval.tofu.max_rows=3"),
+        "eval.tofu: this run has no suite of that name to set eval.tofu.batch_size, "
+        "eval.tofu.max_rows of; add eval=tofu",
+    ),
     "eval batch": ((f"{SUITE}.batch_size=0",), "batch_size must be 1 or more"),
     "schedule": ((f"{ARGS}.lr_scheduler_type=cosin",), "did you mean cosine?"),
     "optimiser": ((f"{ARGS}.optim=adamw_tourch",), "did you mean adamw_torch?"),
@@ -488,6 +493,17 @@ OUTSIDE = {
     "folder for a file": (IsADirectoryError(21, "Is a directory", "/data/x"), 2, "/data/x"),
     "network": (type("ConnectTimeout", (Exception,), {})("timed out"), 2, "network"),
     "hub": (type("HfHubHTTPError", (OSError,), {})("502 Server Error"), 2, "502"),
+    "hub of datasets": (
+        ConnectionError("Couldn't reach 'cais/wmdp' on the Hub (OfflineModeIsEnabled)"),
+        2,
+        "the network or the hub failed (Couldn't reach 'cais/wmdp'",
+    ),
+    "a pipe": (BrokenPipeError(32, "Broken pipe", "/data/x"), 75, "another process"),
+    "no key of Weights & Biases": (
+        type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})("No API key"),
+        2,
+        "Weights & Biases did not take the run (No API key). Log in with `wandb login`",
+    ),
     "disk": (OSError(28, "No space left on device", "/data/x"), 2, "the disk is full (/data/x)"),
     "long name": (
         OSError(36, "File name too long", "x" * 300),

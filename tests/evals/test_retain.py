@@ -75,6 +75,11 @@ def test_a_log_of_other_questions_about_the_same_rows_is_refused(tiny: Any, log:
         planned(tiny, log, "forget_split=forget05", "eval.tofu.question_key=paraphrased_answer")
 
 
+def test_a_log_of_fewer_rows_of_the_same_set_says_how_many(tiny: Any, log: Path) -> None:
+    with pytest.raises(UserError, match="10 rows, of which 10 were measured, and here 4"):
+        planned(tiny, log, "forget_split=forget05", "eval.tofu.max_rows=4")
+
+
 def test_a_larger_log_is_refused_too(tiny: Any, foreign: Path) -> None:
     with pytest.raises(UserError, match="measured on 10 rows"):
         planned(tiny, foreign, "forget_split=forget01")

@@ -239,3 +239,23 @@ def test_an_exported_adapter_keeps_the_settings_of_its_base(start: Path, tmp_pat
         read(run / run_dir.FINAL / "tokenizer_config.json")["tokenizer_class"]
         == "PreTrainedTokenizerFast"
     )
+
+
+@pytest.mark.parametrize("added", [[], ["<new>"]], ids=["as it was", "with an added token"])
+def test_the_sentencepiece_file_stays_with_the_tokenizer_that_it_says(
+    added: list[str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    """llama.cpp's converter reads a Gemma's vocabulary from it alone; a run of a run has it too."""
+    start = tmp_path / "start"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    tokenizer.save_pretrained(start)
+    (start / "tokenizer.model").write_bytes(b"pieces")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(start)
+    tokenizer.add_tokens(added)
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        folder.mkdir()
+        portable.save_tokenizer(tokenizer, folder)
+        assert (folder / "tokenizer.model").exists() == (not added)
+        read = transformers.AutoTokenizer.from_pretrained(folder)
+        assert read.get_vocab() == tokenizer.get_vocab()
+        tokenizer = read

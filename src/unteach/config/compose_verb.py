@@ -20,6 +20,7 @@ from unteach.config.overrides import sort_overrides
 from unteach.config.reader import ConfigErrors
 from unteach.config.references import is_place
 from unteach.config.runfile import is_run_file
+from unteach.config.verb_keys import CHECK, CHECK_INFER, OF_TWO_WORDS
 from unteach.config.verb_options import Options
 from unteach.errors import UserError, describe_unknown, require_extra
 from unteach.strict_yaml import read_yaml, refuse_odd_values
@@ -50,6 +51,7 @@ VerbConfig = (
     | inference.InferConfig
     | verb_configs.AskConfig
     | verb_configs.CheckConfig
+    | verb_configs.CheckInferConfig
     | verb_configs.DemoConfig
     | verb_configs.StudyConfig
     | verb_configs.WorldConfig
@@ -115,6 +117,11 @@ def _compose_infer(overrides: list[str], options: Options) -> inference.InferCon
     if config.modality == "vlm":
         require_extra("vision", "modality=vlm")
     return config
+
+
+def _compose_check_infer(overrides: list[str], options: Options) -> verb_configs.CheckInferConfig:
+    """Compose a batch inference that is to be checked."""
+    return verb_configs.CheckInferConfig(_compose_infer(overrides, options))
 
 
 def _compose_demo(overrides: list[str], options: Options) -> verb_configs.DemoConfig:
@@ -236,7 +243,9 @@ def _compose_check(overrides: list[str], options: Options) -> verb_configs.Check
         else:
             verbs.append(word)
     if len(verbs) > 1 or (verbs and verbs[0] not in RUN_VERBS):
-        raise UserError(describe_unknown("verb to check", " ".join(verbs), RUN_VERBS))
+        others = [verb.split()[1] for verb in OF_TWO_WORDS if verb.startswith(CHECK)]
+        allowed = (*RUN_VERBS, *others)
+        raise UserError(describe_unknown("verb to check", " ".join(verbs), allowed))
     name = verbs[0] if verbs else "train"
     name = options.config_name or name
     config = compose.compose(name, words, options.config_dirs, starting=True)
@@ -258,6 +267,7 @@ COMPOSERS: dict[str, Callable[[list[str], Options], VerbConfig]] = {
     "infer": _compose_infer,
     "ask": _compose_ask,
     "check": _compose_check,
+    CHECK_INFER: _compose_check_infer,
     "study": _compose_study,
     "demo": _compose_demo,
     "world": _compose_world,

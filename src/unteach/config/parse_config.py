@@ -44,6 +44,8 @@ VALUES: dict[str, Any] = {
 OF_AUDITS = ("backend", "backend_args")
 """Keys at the top that only an audit has."""
 REQUIRED = ("model", "paths", "mode", "task_name", "seed")
+REQUIRED_OF_SUITE = {"suite", "metrics"}
+"""Keys of which any suite that is asked for has at least one."""
 CONFIGS: dict[str, type[RunConfig]] = {"eval": EvalConfig, "audit": AuditConfig}
 """What a configuration is by its mode, where it does not train."""
 
@@ -225,6 +227,14 @@ def _parse_suites(reader: Reader, value: dict[str, Any]) -> dict[str, SuiteConfi
     """Parse the section `eval`: suites by name."""
     suites = {}
     for name, section in value.items():
+        if isinstance(section, dict) and section and not REQUIRED_OF_SUITE & section.keys():
+            keys = ", ".join(f"eval.{name}.{key}" for key in section)
+            reader.wrong(
+                f"eval.{name}",
+                f"this run has no suite of that name to set {keys} of; add "
+                f"eval={name} (several are eval=[A,B]), or leave it out",
+            )
+            continue
         suite: SuiteConfig | None = reader.record(SuiteConfig, section, f"eval.{name}")
         if suite is not None:
             suites[name] = suite

@@ -211,6 +211,13 @@ class AskConfig:
 
 
 @dataclass(frozen=True)
+class CheckInferConfig:
+    """What `unteach check infer` is told."""
+
+    infer: InferConfig
+
+
+@dataclass(frozen=True)
 class CheckConfig:
     """What `unteach check` is told. origins: where each value came from, where the configuration is
     to be printed and not checked."""

@@ -6,19 +6,24 @@ from unteach.config.tokenize import TokenizeConfig
 from unteach.config.verb_configs import list_keys
 from unteach.errors import find_nearest
 
-VERIFY, FORGET, CHECK_FORGET = "audit verify", "forget", "check forget"
-OF_TWO_WORDS = (VERIFY, CHECK_FORGET)
+VERIFY, FORGET = "audit verify", "forget"
+CHECK = "check "
+CHECK_FORGET, CHECK_INFER = "check forget", "check infer"
+CHECK_TOKENIZE, CHECK_EXPORT = "check tokenize", "check export"
+OF_TWO_WORDS = (VERIFY, CHECK_FORGET, CHECK_INFER, CHECK_TOKENIZE, CHECK_EXPORT)
 CONFIGS: dict[str, type] = {
     "report": verb_configs.ReportConfig,
     "compare": verb_configs.CompareConfig,
     "history": verb_configs.HistoryConfig,
     "fetch": verb_configs.FetchConfig,
     "export": verb_configs.ExportConfig,
+    CHECK_EXPORT: verb_configs.ExportConfig,
     "list": verb_configs.ListConfig,
     "env": verb_configs.EnvConfig,
     FORGET: ForgetConfig,
     CHECK_FORGET: ForgetConfig,
     "tokenize": TokenizeConfig,
+    CHECK_TOKENIZE: TokenizeConfig,
     VERIFY: verb_configs.VerifyConfig,
 }
 """What the words of each of these verbs are read as."""

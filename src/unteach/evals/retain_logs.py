@@ -87,30 +87,39 @@ class Log:
             if self.rows is None:
                 self._compare_row_numbers(metric, under)
             else:
-                self._compare_fingerprints(metric, under)
+                self._compare_fingerprints(metric, under, self.rows.get(under.name, {}))
 
-    def _compare_fingerprints(self, metric: str, under: ColumnUnderMetric) -> None:
-        assert self.rows is not None
-        logged = self.rows.get(under.name, {})
+    def _compare_fingerprints(
+        self, metric: str, under: ColumnUnderMetric, logged: dict[str, Any]
+    ) -> None:
         if logged.get("digest") == under.column.fingerprint:
             return
         if not logged:
-            self._refuse(metric, f"other columns ({_list_names(self.rows)})", under)
+            self._refuse(metric, f"other columns ({_list_names(self.rows or {})})", under)
         source = logged["of"]
         num_rows = logged["count"]
         is_alike = source == under.column.source and num_rows == under.column.num_rows
-        same_name = " whose words are others" if is_alike else ""
-        logged_rows = f"{source} ({format_count(num_rows, 'row')}{same_name})"
+        difference = ""
+        if is_alike:
+            num_logged = len(self._list_row_numbers(metric, under))
+            num_measured = len(under.column.row_indices)
+            difference = " whose words are others"
+            if num_logged != num_measured:
+                difference = f", of which {num_logged:,} were measured, and here {num_measured:,}"
+        logged_rows = f"{source} ({format_count(num_rows, 'row')}{difference})"
         self._refuse(metric, logged_rows, under)
+
+    def _list_row_numbers(self, metric: str, under: ColumnUnderMetric) -> set[int]:
+        """List the numbers of the rows that have a value in the log."""
+        entry = self.values[metric]
+        half = entry.get(under.half) or entry
+        return {int(index) for index in half.get("value_by_index") or ()}
 
     def _compare_row_numbers(self, metric: str, under: ColumnUnderMetric) -> None:
         """Compare by number: a log may have more rows than are measured, of the same set."""
-        entry = self.values[metric]
-        half = entry.get(under.half) or entry
-        value_by_index = half.get("value_by_index")
-        if not value_by_index:
+        logged = self._list_row_numbers(metric, under)
+        if not logged:
             return
-        logged = {int(index) for index in value_by_index}
         measured = set(under.column.row_indices)
         existing = set(range(under.column.num_rows))
         if not measured <= logged <= existing:

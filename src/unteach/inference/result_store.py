@@ -39,6 +39,7 @@ from unteach.inference.answer_lines import (
     read_lines,
 )
 from unteach.inference.result_meta import Meta, describe_changes
+from unteach.wording import format_count
 
 SYNC_EVERY = 1.0
 """Seconds between two syncs of the parts to the disk; what a killed process wrote is there in any
@@ -112,13 +113,7 @@ class ResultStore:
         atomic.remove_stale_temp_files(self.output.parent)
         if resume == "never":
             notes += self._move_aside()
-        old = Meta.read(self.meta) if self.meta.exists() else None
-        if old is None and self.output.exists():
-            raise UserError(
-                f"{self.output}: this file is there and `unteach infer` did not write it (no "
-                f"{self.meta.name} is beside it). Name another output_file, or resume=never to "
-                "move it aside"
-            )
+        old = self._read_meta()
         new = Meta.build(settings, lines)
         if old is None:
             new.write(self.meta)
@@ -127,27 +122,71 @@ class ResultStore:
             new.write(self.meta)
         return notes
 
+    def describe_standing(
+        self,
+        settings: dict[str, Any],
+        lines: Sequence[Line],
+        resume: str,
+        changed: str,
+    ) -> str:
+        """Say what `open` would find; nothing is written.
+
+        Raises:
+            UserError: `open` would refuse the files.
+        """
+        is_there = self.output.exists() or self.parts.exists() or self.meta.exists()
+        if resume == "never":
+            return "new; the old answers would be moved aside" if is_there else "new"
+        old = self._read_meta()
+        new = Meta.build(json.loads(json.dumps(settings, default=str)), lines)
+        if old is None:
+            return "new"
+        if old != new:
+            self._refuse_other(old, new, changed)
+            return "begun otherwise; the answers that hold would be kept, the others asked again"
+        num_left = len(lines) - len(self.done(lines))
+        if num_left or not self.output.exists():
+            return f"begun; {num_left:,} of {format_count(len(lines), 'row')} would be asked"
+        return "finished"
+
+    def _read_meta(self) -> Meta | None:
+        """Read what answers that are there depend on; refuse a file that is nobody's answers."""
+        old = Meta.read(self.meta) if self.meta.exists() else None
+        if old is None and self.output.exists():
+            raise UserError(
+                f"{self.output}: this file is there and `unteach infer` did not write it (no "
+                f"{self.meta.name} is beside it). Name another output_file, or resume=never to "
+                "move it aside"
+            )
+        return old
+
+    def _refuse_other(self, old: Meta, new: Meta, changed: str) -> None:
+        """Raise UserError for answers to something else, unless they may be asked again."""
+        if changed == "redo":
+            return
+        differences = describe_changes(old.map_digests(), new.map_digests())
+        keys = run_dir.list_differences(old.settings, new.settings)
+        if keys:
+            names = ", ".join(keys)
+            differences = [f"other settings: {names}", *differences]
+        listed = "; ".join(differences)
+        raise UserError(
+            f"{self.output} holds answers to something else: {listed}.\n"
+            f"  changed=redo keeps the answers that hold and asks the others again; "
+            f"resume=never starts afresh; both move the old file aside. To keep them beside "
+            f"the new ones, add output_file={self._find_free_name()}"
+        )
+
     def _adapt(self, old: Meta, new: Meta, changed: str) -> list[str]:
         """Keep what still holds of the answers to something else, or refuse them."""
+        self._refuse_other(old, new, changed)
         keys = run_dir.list_differences(old.settings, new.settings)
         old_digests, new_digests = old.map_digests(), new.map_digests()
-        changes = describe_changes(old_digests, new_digests)
-        if changed != "redo":
-            differences = list(changes)
-            if keys:
-                names = ", ".join(keys)
-                differences.insert(0, f"other settings: {names}")
-            listed = "; ".join(differences)
-            raise UserError(
-                f"{self.output} holds answers to something else: {listed}.\n"
-                f"  changed=redo keeps the answers that hold and asks the others again; "
-                f"resume=never starts afresh; both move the old file aside. To keep them beside "
-                f"the new ones, add output_file={self._find_free_name()}"
-            )
         # Another setting changes every answer.
         if keys:
             return self._move_aside()
         notes = self._carry_over(old_digests, new_digests)
+        changes = describe_changes(old_digests, new_digests)
         return notes + [f"{sentence}; asked again" for sentence in changes]
 
     def _find_free_name(self) -> Path:

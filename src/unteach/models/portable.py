@@ -7,6 +7,7 @@ nothing, so both spellings are written, with one meaning.
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
 TOKENIZER = "tokenizer_config.json"
+WHOLE_TOKENIZER = "tokenizer.json"
+SENTENCEPIECE = "tokenizer.model"
 SET_BY_TRAINING = ("use_cache", "dtype", "bos_token_id", "eos_token_id", "pad_token_id")
 """What transformers' Trainer and fp32 masters set on a model; `Trainer` takes the ids from a
 tokenizer it is given."""
@@ -161,8 +164,9 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     That is the same class, special tokens, template and decoding.
     """
     tokenizer.save_pretrained(folder)
+    _copy_sentencepiece(tokenizer, folder)
     path = folder / TOKENIZER
-    if not path.exists() or not (folder / "tokenizer.json").exists():
+    if not path.exists() or not (folder / WHOLE_TOKENIZER).exists():
         return
     saved = _read(path)
     if "auto_map" not in saved:
@@ -183,6 +187,44 @@ def save_tokenizer(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
     elif template is not None:
         saved["chat_template"] = template
     _write(path, saved)
+
+
+def _copy_sentencepiece(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> None:
+    """Copy the SentencePiece file that a tokenizer was made from, which transformers 5 leaves out.
+
+    llama.cpp's converter reads Gemma's and some others' vocabulary from nowhere else. It does not
+    know tokens that were added since: of such a tokenizer the file is left out, so that the
+    converter refuses the folder instead of losing them.
+    """
+    source = _find_file(tokenizer, SENTENCEPIECE)
+    whole = _find_file(tokenizer, WHOLE_TOKENIZER)
+    saved = folder / WHOLE_TOKENIZER
+    if source is None or whole is None or not saved.exists():
+        return
+    if (folder / SENTENCEPIECE).exists() or _read_vocabulary(saved) != _read_vocabulary(whole):
+        return
+    with atomic.atomic_write(folder / SENTENCEPIECE) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _find_file(tokenizer: "PreTrainedTokenizerBase", name: str) -> Path | None:
+    """Find a file of the folder or the cached repository that a tokenizer came from."""
+    found = transformers.utils.cached_file(
+        str(tokenizer.name_or_path),
+        name,
+        local_files_only=True,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    return Path(found) if found else None
+
+
+def _read_vocabulary(path: Path) -> tuple[object, list[tuple[int, str]]]:
+    """Read the pieces of a tokenizer.json, and the tokens that were added to them."""
+    saved = _read(path)
+    added = [(token["id"], token["content"]) for token in saved.get("added_tokens") or ()]
+    return saved["model"].get("vocab"), sorted(added)
 
 
 def _read(path: Path) -> Settings:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from unteach import owner
 from unteach.audits import session, table
 from unteach.audits.taught_rows import group_by_row
 from unteach.config.forget import YES, ForgetConfig
@@ -28,6 +29,7 @@ def run(config: ForgetConfig) -> None:
     """Say which methods would be tried, how they are set, what they cost, and what their audits
     would ask."""
     folder = find_folder(config)
+    owner.refuse_unwritable(folder)
     if config.gguf:
         gguf_file.refuse_unfit(config)
     way = exact.find_way(config, folder)

@@ -24,17 +24,10 @@ def run(config: ExportConfig) -> Path | None:
     """Write what was trained as a plain model folder, upload it where that is asked for, and give
     the folder; None where it was only uploaded."""
     if config.push:
-        _refuse_offline(config.push)
+        refuse_offline(config.push)
     source = trained.find_source(config.sources[0])
-    to = Path(config.to) if config.to else None
-    model = config.model
-    options = ExportOptions(
-        to,
-        config.form,
-        config.dtype,
-        model.base_path,
-        model.peft_args,
-    )
+    options = build_options(config)
+    to = options.to
     with _open_target(options, source) as folder:
         if folder:
             save.write(source, options, folder)
@@ -47,6 +40,17 @@ def run(config: ExportConfig) -> Path | None:
     return to
 
 
+def build_options(config: ExportConfig) -> ExportOptions:
+    """Build what an export is made with."""
+    return ExportOptions(
+        Path(config.to) if config.to else None,
+        config.form,
+        config.dtype,
+        config.model.base_path,
+        config.model.peft_args,
+    )
+
+
 @contextlib.contextmanager
 def _open_target(options: ExportOptions, source: Source) -> Iterator[Path | None]:
     """Give a folder to write, which takes its name when it is whole; None where the same was
@@ -56,7 +60,7 @@ def _open_target(options: ExportOptions, source: Source) -> Iterator[Path | None
             yield Path(folder)
         return
     with owner.own(options.to):
-        if _is_exported(options, source, options.to):
+        if is_exported(options, source, options.to):
             print(f"exported before: {options.to}")
             yield None
             return
@@ -65,7 +69,7 @@ def _open_target(options: ExportOptions, source: Source) -> Iterator[Path | None
             atomic.write_json(temporary / RECORD, _describe(options, source))
 
 
-def _is_exported(options: ExportOptions, source: Source, to: Path) -> bool:
+def is_exported(options: ExportOptions, source: Source, to: Path) -> bool:
     """Whether a folder holds this very export.
 
     Raises:
@@ -104,7 +108,8 @@ def _describe(options: ExportOptions, source: Source) -> dict[str, Any]:
     }
 
 
-def _refuse_offline(repository: str) -> None:
+def refuse_offline(repository: str) -> None:
+    """Raise UserError where nothing may be uploaded."""
     if constants.is_offline_mode():
         raise UserError(
             f"push={repository}: HF_HUB_OFFLINE is set, so nothing can be uploaded, and nothing "

@@ -12,6 +12,7 @@ from unteach.config.compose_flat import compose_flat
 from unteach.config.environment import prepare_environment
 from unteach.config.verb_configs import ListConfig
 from unteach.config.verb_options import Options
+from unteach.errors import UserError
 from unteach.verbs.modules import carry_out
 
 
@@ -25,13 +26,28 @@ def start(verb: str, overrides: Iterable[str], options: Options | None = None) -
     words = list(overrides)
     if words and f"{verb} {words[0]}" in verb_keys.OF_TWO_WORDS:
         verb = f"{verb} {words.pop(0)}"
+        _refuse_options(verb, options)
     prepare_environment()
     if verb not in verb_keys.CONFIGS:
         # Late, as it costs Hydra, which the other verbs do without.
         from unteach.verbs.start_composed import start_composed
 
         return start_composed(verb, words, options)
-    config: object = compose_flat(verb_keys.CONFIGS[verb], words, verb)
+    config: object = compose_flat(
+        verb_keys.CONFIGS[verb], words, verb.removeprefix(verb_keys.CHECK)
+    )
     if isinstance(config, ListConfig):
         config = replace(config, config_dirs=options.config_dirs)
     return carry_out(verb, config)
+
+
+def _refuse_options(verb: str, options: Options) -> None:
+    """Raise UserError for an option that goes with the first word of a verb of two alone."""
+    taken = {"--print": options.prints_tree, "--config-name": options.config_name}
+    for name, value in taken.items():
+        if value:
+            first = verb.split()[0]
+            raise UserError(
+                f"unteach {verb} takes no {name}; it goes with `unteach {first}` of a run that "
+                "trains, evaluates or audits"
+            )

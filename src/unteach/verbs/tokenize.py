@@ -2,7 +2,8 @@
 
 import logging
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +29,48 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class Plan:
+    """How a table's rows become tokens.
+
+    Attributes:
+        columns: those that are read.
+        facts: what the tokens depend on.
+        notes: what the user should know before it starts.
+    """
+
+    table: tables.Table
+    columns: Sequence[str]
+    recipe: Recipe
+    facts: dict[str, Any]
+    num_proc: int
+    notes: Sequence[str]
+
+
 def run(config: TokenizeConfig) -> Path:
     """Write the tokens of a table's rows into a folder, and give the folder.
 
     Raises:
         UserError: where the folder holds something else.
     """
+    plan = plan_tokenizing(config)
+    for note in plan.notes:
+        logger.info(note)
+    output = Path(config.output_file)
+    with owner.own(output):
+        if output.exists():
+            refuse_other(output, plan.facts)
+            print(f"finished before: {output}")
+            return output
+        manifest = write_tokenized_files(plan.table, plan.recipe, output, plan.num_proc, plan.facts)
+    for line in describe(manifest):
+        print(line)
+    print(f"tokens: {output}")
+    return output
+
+
+def plan_tokenizing(config: TokenizeConfig) -> Plan:
+    """Find how a table's rows become tokens; none becomes any."""
     table = tables.open_table(
         config.input_file,
         by_line=config.txt == "line",
@@ -43,22 +80,10 @@ def run(config: TokenizeConfig) -> Path:
     recipe = _build_recipe(config, layout)
     facts = build_facts(table, recipe, config.tokenizer_path)
     columns = layout.list_columns(config.columns)
-    for note in column_layouts.note_unread(table, columns):
-        logger.info(note)
-
-    output = Path(config.output_file)
+    notes = column_layouts.note_unread(table, columns)
     num_proc = config.num_proc or len(os.sched_getaffinity(0))
     refuse_too_many("num_proc", num_proc)
-    with owner.own(output):
-        if output.exists():
-            refuse_other(output, facts)
-            print(f"finished before: {output}")
-            return output
-        manifest = write_tokenized_files(table, recipe, output, num_proc, facts)
-    for line in describe(manifest):
-        print(line)
-    print(f"tokens: {output}")
-    return output
+    return Plan(table, columns, recipe, facts, num_proc, notes)
 
 
 def _find_layout(config: TokenizeConfig, table: tables.Table) -> ColumnLayout:
