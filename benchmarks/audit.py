@@ -63,26 +63,32 @@ class SamplingEngine(PlainEngine):
 
     lean = True
 
-    def generate(
-        self, prompts: Any, max_new_tokens: int, on_progress: Any = None, **settings: Any
-    ) -> list[list[int]]:
-        if not settings.get("do_sample"):
-            return super().generate(prompts, max_new_tokens, on_progress)
-        torch.manual_seed(settings["seed"])
+    def sample(
+        self,
+        prompts: Any,
+        num_samples: int,
+        max_new_tokens: int,
+        seed: int,
+        on_progress: Any = None,
+        **settings: Any,
+    ) -> list[list[list[int]]]:
+        torch.manual_seed(seed)
         found: list[list[int]] = []
-        for first in range(0, len(prompts), self.batch_size):
-            batch = [list(prompt) for prompt in prompts[first : first + self.batch_size]]
+        num_prompts = max(1, self.batch_size // num_samples)
+        for first in range(0, len(prompts), num_prompts):
+            batch = [list(prompt) for prompt in prompts[first : first + num_prompts]]
             given = self.pad_rows(batch, left=True)
             made = self.model.generate(
                 **given,
                 max_new_tokens=max_new_tokens,
                 do_sample=True,
                 top_k=0,
+                num_return_sequences=num_samples,
                 pad_token_id=self.tokenizer.pad_token_id,
                 eos_token_id=self.stops,
             )
             found += [self.cut(row) for row in made[:, given["input_ids"].shape[1] :].tolist()]
-        return found
+        return [found[at : at + num_samples] for at in range(0, len(found), num_samples)]
 
     def cut(self, row: list[int]) -> list[int]:
         """Cut a row at the first token that ends it."""
