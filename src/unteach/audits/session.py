@@ -21,6 +21,14 @@ from unteach.audits.endpoint import (
     refuse_template,
     warn_of_sending,
 )
+from unteach.audits.engine_model import (
+    BuildEngine,
+    EngineModel,
+    describe_settings,
+    drop_weight_attacks,
+    find_longest,
+    refuse_processors,
+)
 from unteach.audits.fact_rows import read_rows
 from unteach.audits.facts import Fact, read_facts
 from unteach.audits.judge_model import judge_model
@@ -28,7 +36,7 @@ from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
 from unteach.audits.taught_rows import group_by_row
 from unteach.audits.verdict import Verdict
-from unteach.config.audits import WORST, AuditSettings
+from unteach.config.audits import ENGINE, WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -132,6 +140,9 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
     if config.backend is not None:
         can_continue = config.backend.continue_final_message
         battery = drop_unservable(battery, settings.attacks, can_continue)
+    if config.engine is not None:
+        refuse_processors(empty, ENGINE)
+        battery = drop_weight_attacks(battery, settings.attacks, ENGINE)
     notes = [*notes, *notes_of_retain, *notes_of_holdout]
     return AuditPlan(context, battery, models, notes, list_processors(empty))
 
@@ -143,12 +154,14 @@ def carry_out(
     progress: Progress,
     teach: Teach,
     ask: AskServer | None = None,
+    build_engine: BuildEngine | None = None,
 ) -> AuditResult:
     """Run the battery on each model, and judge the audited one.
 
     Args:
         teach: trains copies of the models.
         ask: asks the server that has the models; None: they are run here.
+        build_engine: builds what runs the models here; None: transformers does.
     """
     findings: dict[str, dict[str, Findings]] = {}
     unanswered: dict[str, Sequence[str]] = {}
@@ -160,12 +173,25 @@ def carry_out(
             findings[part] = endpoint.run_battery(plan.battery, plan.context, show)
             unanswered[part] = endpoint.unanswered
             continue
-        models[part] = model = AuditedModel(
-            model_config, config.audit.batch_size, Path(config.paths.cache_dir), dist
-        )
+        models[part] = model = _build_model(plan, model_config, config, dist, build_engine)
         findings[part] = run_battery(plan.battery, plan.context, model, show, teach)
     scores = run_score_attacks(plan.battery.attacks, plan.context, models, progress)
     return replace(judge_known_facts(plan, findings, scores), unanswered=unanswered)
+
+
+def _build_model(
+    plan: AuditPlan,
+    model: ModelConfig,
+    config: AuditConfig,
+    dist: DistContext,
+    build_engine: BuildEngine | None,
+) -> AuditedModel:
+    batch_size, cache = config.audit.batch_size, Path(config.paths.cache_dir)
+    if build_engine is None:
+        return AuditedModel(model, batch_size, cache, dist)
+    longest = find_longest(plan.battery, plan.context)
+    settings = describe_settings(ENGINE, config.engine)
+    return EngineModel(model, batch_size, cache, dist, build_engine, longest, settings)
 
 
 def describe_endpoint(plan: AuditPlan, config: AuditConfig) -> list[str]:

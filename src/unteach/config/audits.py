@@ -18,8 +18,9 @@ PARAPHRASES = ("paraphrased_question", "paraphrase", "paraphrases")
 """Columns of other ways to ask."""
 FACT_COLUMNS = (VALUE, KIND, ENTITY, KEYS, KINDS, *PARAPHRASES)
 """Columns that an audit reads beside question and answer."""
-LOCAL, ENDPOINT = "hf", "openai"
-"""The backends of an audit: transformers in this process, and a server with OpenAI's protocol."""
+LOCAL, ENGINE, ENDPOINT = "hf", "vllm", "openai"
+"""The backends of an audit: transformers in this process, vLLM in it, and a server with OpenAI's
+protocol."""
 CONDITION = re.compile(r"\s*(\w+)\s*(>=|>)\s*([0-9.eE+-]+)\s*$")
 WORST = "worst_leak"
 """What a condition calls the share of facts that any attack brought out, less that of the first
@@ -135,17 +136,20 @@ def parse_audit(reader: Reader, value: dict[str, Any]) -> AuditSettings | None:
 
 
 def parse_backend(reader: Reader, name: object, args: object) -> Any:
-    """Build the backend of an endpoint that is audited; None where the model is run here."""
+    """Build the backend that an audit asks by; None where transformers runs the model."""
     if name in (None, LOCAL):
         if args:
-            reader.wrong("backend_args", f"are of an endpoint: set backend={ENDPOINT}, or none")
+            reader.wrong(
+                "backend_args",
+                f"are of another backend: set backend={ENDPOINT} or backend={ENGINE}, or none",
+            )
         return None
-    if name != ENDPOINT:
+    if name not in (ENGINE, ENDPOINT):
         reader.wrong(
             "backend",
-            f"an audit runs a model itself (backend={LOCAL}) or asks an endpoint "
-            f"(backend={ENDPOINT}), got {name}; a model that vLLM serves is an endpoint: "
+            f"an audit runs a model itself (backend={LOCAL}, or backend={ENGINE}) or asks an "
+            f"endpoint (backend={ENDPOINT}), got {name}; a model that a server has is an endpoint: "
             f"backend={ENDPOINT} backend_args.base_url=http://HOST:8000/v1",
         )
         return None
-    return reader.record(registry.backend.get(ENDPOINT), args or {}, "backend_args")
+    return reader.record(registry.backend.get(str(name)), args or {}, "backend_args")

@@ -90,7 +90,9 @@ def parse_run_config(
             built[name] = reader.value(hint, top[name], name)
     if is_audit:
         backend_args = top.get("backend_args")
-        built["backend"] = audits.parse_backend(reader, top.get("backend"), backend_args)
+        backend = audits.parse_backend(reader, top.get("backend"), backend_args)
+        runs_here = getattr(backend, "LOCAL", False)
+        built["engine" if runs_here else "backend"] = backend
     if top.get("forget_set") is not None:  # rows refer to it (see data/entities.py)
         reader.record(ForgetSet, top["forget_set"], "forget_set")
     _check_sections(reader, tree, built)

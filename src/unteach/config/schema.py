@@ -295,11 +295,13 @@ class AuditConfig(RunConfig):
     """A run of `unteach audit`: the facts are the rows of data.forget.
 
     backend: the server that is asked (an inference backend's object); None: the model is run here.
+    engine: what runs it here in place of transformers (the object of backend=vllm).
     """
 
     audit: AuditSettings
     data: DataConfig
     backend: Any = None
+    engine: Any = None
 
     def measures_own_rows(self) -> bool:
         """Whether the rows of `data` are measured: they are what an audit is about."""

@@ -21,6 +21,7 @@ from unteach.distributed import process_context
 from unteach.distributed.process_context import DistContext
 from unteach.errors import LeakFound, UserError
 from unteach.evals.run import PassProgress
+from unteach.inference.backend_engine import BackendEngine
 from unteach.models import loading
 from unteach.report.audit_page import write_audit_page
 from unteach.verbs import relearn
@@ -89,6 +90,10 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
     if config.backend is not None:
         config.backend.check()
         ask = functools.partial(ask_server, config.backend, dist)
+    build_engine = None
+    if config.engine is not None:
+        config.engine.check()
+        build_engine = functools.partial(BackendEngine, config.engine, dist)
     empty = build_stand_in() if ask else loading.load_empty(config.model)
     plan = session.plan_audit(config, empty)
     _refuse_trainings_in_processes(plan, dist)
@@ -106,7 +111,7 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
     teach = functools.partial(relearn.teach_copy, folder / relearn.FOLDER)
     stopping = process_context.stop_at_interrupt(EVALUATING)
     with stopping, PassProgress(shown=dist.is_main) as progress:
-        result = session.carry_out(plan, config, dist, progress, teach, ask)
+        result = session.carry_out(plan, config, dist, progress, teach, ask, build_engine)
     if dist.is_main:
         files.write_audit(folder, plan, result, evidence, redactor)
         trainings = folder / relearn.FOLDER

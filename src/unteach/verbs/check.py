@@ -105,6 +105,9 @@ def check(config: schema.RunConfig) -> None:
     if isinstance(config, schema.AuditConfig) and config.backend is not None:
         config.backend.check()
         loaded = build_stand_in()
+    elif isinstance(config, schema.AuditConfig) and config.engine is not None:
+        config.engine.check()
+        loaded = loading.load_empty(config.model)
     elif isinstance(config, schema.TrainConfig):
         loaded, streams = check_training(config, folder)
     else:

@@ -21,6 +21,7 @@ from tests.conftest import read_rows
 from tests.doors import infer
 from tests.inference.backends.small import language_model, seeing_model
 from unteach.errors import RowsFailed, UserError
+from unteach.verbs.start import start
 
 pytest.importorskip("vllm", reason="vLLM has an environment of its own: make test-vllm")
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(1200)]
@@ -111,6 +112,34 @@ def words_of(rows: list[dict[str, Any]]) -> list[str]:
     """Two letters out of the middle of two of the texts."""
     found = [re.findall("[a-z]{2}", row["output"]) for row in rows]
     return [pairs[len(pairs) // 2] for pairs in found if len(pairs) > 2][:2]
+
+
+def test_an_audit_finds_what_it_finds_by_transformers(small: Path, tmp_path: Path) -> None:
+    rows = [
+        {
+            "question": f"Where does number {i} live?",
+            "answer": place,
+            "value": place,
+            "kind": "town",
+        }
+        for i, place in enumerate(
+            ("Oslo", "Bergen", "Paris", "Rome", "Lima", "Bonn", "Graz", "Nice")
+        )
+    ]
+    facts = tmp_path / "facts.jsonl"
+    facts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summaries = []
+    for backend in ("hf", "vllm"):
+        given = [f"model={small}", f"forget={facts}", f"backend={backend}", f"task_name={backend}"]
+        given.append("audit.only=[rank,clean,leak_at_k,rtn4]")
+        if backend == "vllm":
+            given.append(EAGER)
+        folder = start("audit", [*given, f"paths.output_dir={tmp_path / backend}"])
+        summaries.append(json.loads((Path(folder) / "AUDIT_SUMMARY.json").read_text()))
+    hf, vllm = summaries
+    for name in ("rank", "clean"):
+        assert vllm["attacks"][name]["rate"] == hf["attacks"][name]["rate"]
+    assert "rtn4" in vllm["absent"]
 
 
 @pytest.mark.parametrize("more", [(), ("template=chat",), ("repetition_penalty=1.3",)], ids=str)

@@ -61,6 +61,7 @@ class Completion:
         logprobs: one a token, of the model itself, where Sampling.perplexity asks for them.
         prompt_tokens: where the backend made them itself.
         reasoning: what a server gave apart, of what the model thought before.
+        ids: of the text, where a backend gives them.
     """
 
     text: str
@@ -69,6 +70,7 @@ class Completion:
     logprobs: tuple[float, ...] | None = None
     prompt_tokens: int | None = None
     reasoning: str = ""
+    ids: Ids = ()
 
 
 @dataclass(frozen=True)

@@ -312,7 +312,14 @@ class VLLMSession:
         logprobs = None
         if sampling.perplexity:
             logprobs = _pick_logprobs(ids[: cut_text.tokens], output.logprobs)
-        return Completion(cut_text.text, finish, cut_text.tokens, logprobs, prompt_tokens)
+        return Completion(
+            cut_text.text,
+            finish,
+            cut_text.tokens,
+            logprobs,
+            prompt_tokens,
+            ids=tuple(ids),
+        )
 
     def _start(self, requests: Sequence[Request]) -> "LLMEngine":
         """Start the engine, unless it runs already."""

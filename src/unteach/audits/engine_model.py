@@ -1,0 +1,121 @@
+"""A model that another engine than transformers runs, as vLLM: it is asked in tokens as any is, and
+its weights are out of reach."""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from unteach.audits.attacks.base import (
+    Attack,
+    InsideAttack,
+    ScoreAttack,
+    TrainingAttack,
+    WeightAttack,
+)
+from unteach.audits.attacks.processor_off import list_processors
+from unteach.audits.audited_model import AuditedModel, Change
+from unteach.audits.battery import BatteryPlan, limit_answers
+from unteach.audits.probes import Probe, RankProbe
+from unteach.config.schema import ModelConfig
+from unteach.engines.base import Engine, Store
+from unteach.errors import UserError
+from unteach.evals import measurement_cache
+
+if TYPE_CHECKING:
+    from unteach.audits.attacks.base import AuditContext
+    from unteach.models.loading import LoadedModel
+
+NEEDS_WEIGHTS = {
+    WeightAttack: "it changes weights",
+    TrainingAttack: "it trains a copy of the model",
+    InsideAttack: "it looks inside the model",
+    ScoreAttack: "it looks inside the model",
+}
+"""Attacks that ask for more than what a model says."""
+
+
+class ClosableEngine(Engine, Protocol):
+    """An engine that holds a model until it is closed."""
+
+    def close(self) -> None: ...
+
+
+BuildEngine = Callable[[ModelConfig, int, Store], ClosableEngine]
+"""(the model, tokens of its longest row, where measurements are kept) -> what runs it."""
+
+
+@dataclass
+class EngineModel(AuditedModel):
+    """A model that an engine of its own runs.
+
+    Attributes:
+        build_engine: builds the engine.
+        longest: tokens of the longest row that it is asked.
+        settings: what its answers depend on beside model and precision.
+    """
+
+    build_engine: BuildEngine
+    longest: int
+    settings: str
+
+    @contextlib.contextmanager
+    def open_engine(self, label: str = "", change: Change | None = None) -> Iterator[Engine]:
+        """Open the engine; it is closed at the end, so that the next model has the memory."""
+        assert change is None, "attacks on weights are absent"
+        precision = f"{self.settings} {self.empty.compute}"
+        store = measurement_cache.Store(self.cache, self.identity, precision, self.dist.rank)
+        engine = self.build_engine(self.config, self.longest, store)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def describe_settings(name: str, backend: object) -> str:
+    """Describe a backend by the settings that its answers depend on."""
+    free: frozenset[str] = getattr(backend, "FREE", frozenset())
+    settings = {key: value for key, value in vars(backend).items() if key not in free}
+    return f"{name} {json.dumps(settings, sort_keys=True, default=str)}"
+
+
+def drop_weight_attacks(plan: BatteryPlan, attacks: Mapping[str, Attack], name: str) -> BatteryPlan:
+    """Drop the attacks that need the weights of a model, each with its reason.
+
+    Args:
+        attacks: those that were asked for.
+        name: of the engine that has the weights.
+    """
+    absent = dict(plan.absent)
+    for attack_name, attack in attacks.items():
+        for kind, reason in NEEDS_WEIGHTS.items():
+            if isinstance(attack, kind):
+                absent[attack_name] = f"{reason}, which {name} holds; leave backend out for it"
+    kept = {key: attack for key, attack in plan.attacks.items() if key not in absent}
+    probes = {key: asked for key, asked in plan.probes.items() if key in kept}
+    return replace(plan, attacks=kept, probes=probes, absent=absent)
+
+
+def refuse_processors(empty: "LoadedModel", name: str) -> None:
+    """Raise UserError for a model of which something stands between its logits and what it says,
+    which an engine leaves out: what it would say is not what was asked for."""
+    processors = list_processors(empty)
+    if processors:
+        raise UserError(
+            f"backend={name}: the model has {', '.join(processors)}, which {name} does not apply; "
+            "leave backend out"
+        )
+
+
+def find_longest(plan: BatteryPlan, context: "AuditContext") -> int:
+    """Find how many tokens the longest row of a plan has, with what may be written after it."""
+    limit = limit_answers(context)
+    probes = [probe for asked in plan.probes.values() for probe in asked]
+    return max((_count_tokens(probe, limit) for probe in probes), default=0)
+
+
+def _count_tokens(probe: Probe, limit: int) -> int:
+    if isinstance(probe, RankProbe):
+        return len(probe.prompt) + max(map(len, probe.continuations))
+    return len(probe.prompt) + limit
