@@ -155,7 +155,7 @@ def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
         [row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)]
     )
     other.tokens.append(row("A?", "x", 0.0))
-    first, second = token_heat.collect_token_answers([one, other])
+    (first, second), _ = token_heat.collect_token_answers([one, other])
     assert (first.question, first.text) == ("A?", "x")
     left, right = first.by_run
     assert left is not None and right is not None

@@ -7,6 +7,8 @@ the page and for a file alike.
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_LINES = 60
+"""Lines of one picture: more cannot be told apart."""
 LineStyle = Literal["solid", "dashed", "dotted", "dashdot"]
 Marker = Literal["circle", "ring", "diamond", "square"]
 
@@ -75,7 +77,9 @@ class Guide:
     along: Literal["x", "y"]
     value: float
     colour: str
-    line: LineStyle = "solid"
+    line: MOST_LINES = 60
+"""Lines of one picture: more cannot be told apart."""
+LineStyle = "solid"
     label: str = ""
 
 

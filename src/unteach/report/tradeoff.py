@@ -19,6 +19,7 @@ from unteach.report.columns import (
 )
 from unteach.report.judging import (
     find_gone,
+    list_aims,
     list_headline_columns,
     list_values,
     measure_shortfall,
@@ -31,6 +32,8 @@ P_FLOOR = 1e-20
 """Where a p-value is drawn that is lower. They run down to 1e-300; below this all say the same, and
 a longer axis would hide every other point."""
 P_LINE = 0.05
+MOST_NAMED = 60
+"""Points of a picture that may all have their names beside them; of more, what is on the front."""
 P_RANGE = (P_FLOOR / 3, 5.0)
 ARROWS = {
     (-1, 1): "↖",
@@ -98,6 +101,11 @@ class View:
     gone: set[int] = field(default_factory=set)
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether there are too many points for a name beside each."""
+        return len(self.points) > MOST_NAMED
+
+    @property
     def better(self) -> str:
         """Which way is good, in words that need no legend."""
         up, upward = self._find_good_up()
@@ -140,10 +148,11 @@ class View:
             is_reference = point.kind in REFERENCES
             if not is_reference and point.run_index not in self.gone:
                 judged.append(point)
-        front = []
+        # From what is forgotten best: each must keep more than all that forget as well or better.
+        judged.sort(key=lambda point: (point.remembered, point.lost))
+        front: list[TradePoint] = []
         for point in judged:
-            is_beaten = any(_beats(other, point) for other in judged)
-            if not is_beaten:
+            if not front or not _beats(front[-1], point):
                 front.append(point)
         return sorted(front, key=lambda point: (point.x, point.y))
 
@@ -208,8 +217,9 @@ def _build_view(
     """Build the view of x against y, with a point for each run that has both."""
     points = []
     left_out = []
+    aims_x, aims_y = list_aims(runs, x), list_aims(runs, y)
     for run_index, run in enumerate(runs):
-        point = _build_point(runs, run_index, x, y)
+        point = _build_point(run, run_index, x, y, aims_x, aims_y)
         if point is None:
             left_out.append(run.name)
         else:
@@ -230,22 +240,23 @@ def _build_view(
 
 
 def _build_point(
-    runs: list[RunResult],
+    run: RunResult,
     run_index: int,
     x: Column,
     y: Column,
+    aims_x: list[float],
+    aims_y: list[float],
 ) -> TradePoint | None:
     """Place one run in a view; None where it lacks one of the values."""
-    run = runs[run_index]
     x_value = run.value(x.metric)
     y_value = run.value(y.metric)
     if x_value is None or y_value is None:
         return None
     # With nothing to be near to, less is more forgotten, and more is more kept.
-    remembered = measure_shortfall(run, x, runs)
+    remembered = measure_shortfall(run, x, aims_x)
     if remembered is None:
         remembered = x_value
-    lost = measure_shortfall(run, y, runs)
+    lost = measure_shortfall(run, y, aims_y)
     if lost is None:
         lost = -y_value
     return TradePoint(
@@ -307,22 +318,33 @@ def _build_front(view: View) -> list[Series]:
 
 
 def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[Series]:
-    """Describe each run's point, with its name beside it."""
+    """Describe each run's point, with its name beside it; of many, those without a name are drawn
+    together, one series a colour and marker."""
     num_by_kind = Counter(point.kind for point in view.points)
+    front = {point.run_index for point in view.front}
+    together: dict[tuple[str, Marker], list[Point]] = {}
     for point in view.points:
         x = f"{get_short_name(view.x)} {format_value(point.true_x)}"
         y = f"{get_short_name(view.y)} {format_value(point.y)}"
         hover = f"{point.name}\n{x}\n{y}"
         _, marker = KINDS[point.kind]
+        colour = get_colour(runs[point.run_index], tints)
+        drawn = Point(point.x, point.y, hover=hover)
+        must_label = point.kind in REFERENCES and num_by_kind[point.kind] == 1
+        if view.is_crowded and not must_label and point.run_index not in front:
+            together.setdefault((colour, marker), []).append(drawn)
+            continue
         yield Series(
             name=point.name,
-            colour=get_colour(runs[point.run_index], tints),
-            points=[Point(point.x, point.y, hover=hover)],
+            colour=colour,
+            points=[drawn],
             marker=marker,
             label=point.name,
-            must_label=point.kind in REFERENCES and num_by_kind[point.kind] == 1,
+            must_label=must_label,
             in_legend=False,
         )
+    for (colour, marker), points in together.items():
+        yield Series("", colour, points, marker=marker, in_legend=False)
 
 
 def _build_legend(view: View) -> Iterator[Series]:
@@ -361,6 +383,11 @@ def _write_note(view: View) -> str:
         sentences.append(
             "On the dashed line are the models that no other beats on both sides, apart from "
             "references and those whose utility is gone."
+        )
+    if view.is_crowded:
+        sentences.append(
+            f"Of {len(view.points)} models, the front's have their names beside them; each other "
+            "says its name where the pointer is."
         )
     if view.left_out:
         names = ", ".join(view.left_out)
