@@ -58,14 +58,14 @@ class QuestionSet:
 
     Attributes:
         score: the name of the ROUGE that is shown.
-        count: how many questions there are, of which `questions` are those that were read.
+        num_unread: how many more there are than `questions`, which are those that were read.
     """
 
     metric: str
     title: str
     score: str
     questions: list[Question]
-    count: int
+    num_unread: int = 0
 
 
 def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
@@ -114,7 +114,7 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
         title=examples.title or column.label,
         score=SCORE_NAMES[examples.score],
         questions=list(questions.values()),
-        count=max(count, len(questions)),
+        num_unread=max(0, count - len(questions)),
     )
 
 
@@ -158,7 +158,7 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
         set_data = {
             "title": question_set.title,
             "score": question_set.score,
-            "count": question_set.count,
+            "count": len(question_set.questions) + question_set.num_unread,
             "questions": questions,
         }
         data.append(set_data)
@@ -167,8 +167,7 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
 
 def count_shown(num_runs: int) -> int:
     """Count the questions of a set that a page of so many models shows at most."""
-    most = min(MOST_QUESTIONS, MOST_ANSWERS // num_runs)
-    return max(FEWEST_QUESTIONS, most)
+    return min(MOST_QUESTIONS, max(FEWEST_QUESTIONS, MOST_ANSWERS // num_runs))
 
 
 def cut(text: str, num_letters: int) -> str:

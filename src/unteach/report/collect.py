@@ -1,6 +1,7 @@
 """Reads what evaluation wrote about several runs, so that they can be shown beside each other."""
 
 import contextlib
+import functools
 import math
 import re
 from collections import Counter
@@ -63,8 +64,13 @@ class RunResult:
 
     def metrics(self) -> list[str]:
         """List every metric that has a value, by name."""
+        return sorted(self.measured)
+
+    @functools.cached_property
+    def measured(self) -> frozenset[str]:
+        """Every metric that has a value."""
         names = {*self.summary, *self.results}
-        return sorted(metric for metric in names if self.value(metric) is not None)
+        return frozenset(metric for metric in names if self.value(metric) is not None)
 
     def value(self, metric: str) -> float | None:
         """Get a metric's aggregate, or None: never a number that was not measured."""

@@ -24,6 +24,9 @@ NUMBERED = re.compile(r"^(full_eval)_\d+$")
 """An evaluation of a full model in one of ARC's studies, whose number says neither seed nor
 hyperparameters."""
 
+MOST_LETTERS = 120
+"""Of the names of a family's runs."""
+
 Member = tuple[RunResult, ConfigTree]
 """A run and its configuration."""
 FamilyKey = tuple[str, str, str]
@@ -85,6 +88,9 @@ class Family:
                 summary[metric] = centre
 
         names = ", ".join(run.name for run in self.runs)
+        # It is no folder, and is looked for as one: a name has 255 bytes at most.
+        if len(names) > MOST_LETTERS:
+            names = f"{self.runs[0].name[:MOST_LETTERS]} and others"
         return RunResult(
             name=self.name,
             kind=self.kind,

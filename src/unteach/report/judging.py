@@ -32,19 +32,21 @@ def list_headline_columns(runs: list[RunResult]) -> list[Column]:
     its name stands before. Where no metric is described, every one of the summaries is a column.
     """
     described: dict[str, Column] = {}
-    for run in runs:
-        for metric, column in run.described.items():
+    # Of many runs most share what describes them.
+    for shared in {id(run.described): run.described for run in runs}.values():
+        for metric, column in shared.items():
             described.setdefault(metric, column)
+    measured = frozenset[str]().union(*(run.measured for run in runs))
     known = {}
     for metric, column in load_known_columns().items():
-        if column.in_headline and _is_measured(metric, runs):
+        if column.in_headline and metric in measured:
             known[metric] = column
     if known.keys() <= described.keys():
         known = {}
 
     columns = []
     for metric, column in {**known, **described}.items():
-        if column.in_headline and _is_measured(metric, runs):
+        if column.in_headline and metric in measured:
             columns.append(column)
     if columns:
         return columns
@@ -66,10 +68,6 @@ def list_metrics(runs: list[RunResult]) -> list[str]:
     for run in runs:
         names.update(run.summary, run.absent)
     return sorted(names)
-
-
-def _is_measured(metric: str, runs: list[RunResult]) -> bool:
-    return any(run.value(metric) is not None for run in runs)
 
 
 def list_values(runs: list[RunResult], metric: str, kind: str) -> list[float]:

@@ -77,9 +77,7 @@ class Guide:
     along: Literal["x", "y"]
     value: float
     colour: str
-    line: MOST_LINES = 60
-"""Lines of one picture: more cannot be told apart."""
-LineStyle = "solid"
+    line: LineStyle = "solid"
     label: str = ""
 
 

@@ -1,6 +1,7 @@
 """What was forgotten against what was kept: the views of it that some runs give, and their
 pictures."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from unteach.report.judging import (
     list_values,
     measure_shortfall,
 )
+from unteach.report.labels import CROWD
 from unteach.report.pictures import Axis, Guide, Marker, Picture, Point, Series
 from unteach.report.sets import are_comparable
 from unteach.wording import format_value
@@ -33,7 +35,7 @@ P_FLOOR = 1e-20
 a longer axis would hide every other point."""
 P_LINE = 0.05
 MOST_NAMED = 60
-"""Points of a picture that may all have their names beside them; of more, what is on the front."""
+"""Points of a picture that may all have their names beside them; of more, some of the front."""
 P_RANGE = (P_FLOOR / 3, 5.0)
 ARROWS = {
     (-1, 1): "↖",
@@ -321,7 +323,7 @@ def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[S
     """Describe each run's point, with its name beside it; of many, those without a name are drawn
     together, one series a colour and marker."""
     num_by_kind = Counter(point.kind for point in view.points)
-    front = {point.run_index for point in view.front}
+    named = _choose_named(view) if view.is_crowded else set()
     together: dict[tuple[str, Marker], list[Point]] = {}
     for point in view.points:
         x = f"{get_short_name(view.x)} {format_value(point.true_x)}"
@@ -331,7 +333,7 @@ def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[S
         colour = get_colour(runs[point.run_index], tints)
         drawn = Point(point.x, point.y, hover=hover)
         must_label = point.kind in REFERENCES and num_by_kind[point.kind] == 1
-        if view.is_crowded and not must_label and point.run_index not in front:
+        if view.is_crowded and not must_label and point.run_index not in named:
             together.setdefault((colour, marker), []).append(drawn)
             continue
         yield Series(
@@ -345,6 +347,16 @@ def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[S
         )
     for (colour, marker), points in together.items():
         yield Series("", colour, points, marker=marker, in_legend=False)
+
+
+def _choose_named(view: View) -> set[int]:
+    """Choose the runs of a crowded view that have their names beside them: of the front, one at
+    each place and no more than there is room for."""
+    by_place: dict[tuple[float, float], int] = {}
+    for point in view.front:
+        by_place.setdefault((point.x, point.y), point.run_index)
+    stride = math.ceil(len(by_place) / CROWD) or 1
+    return set(list(by_place.values())[::stride])
 
 
 def _build_legend(view: View) -> Iterator[Series]:
@@ -386,8 +398,8 @@ def _write_note(view: View) -> str:
         )
     if view.is_crowded:
         sentences.append(
-            f"Of {len(view.points)} models, the front's have their names beside them; each other "
-            "says its name where the pointer is."
+            f"Of {len(view.points):,} models, some of the front have their names beside them; each "
+            "other says its name where the pointer is."
         )
     if view.left_out:
         names = ", ".join(view.left_out)
