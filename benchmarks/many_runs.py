@@ -183,23 +183,30 @@ def make_long_run(folder: Path, num_rows: int) -> Path:
         return run
     shutil.copytree(folder / "saves" / "small" / MODEL_OF_RUN, run)
     for home in ("evals", "evals_before"):
-        file = run / home / "ROWS_EVAL.json"
-        results = json.loads(file.read_text())
-        with file.open("w") as out:
-            out.write("{")
-            for number, (metric, entry) in enumerate(results.items()):
-                rows = list(entry.pop("value_by_index").values())
-                head = json.dumps({**entry, "n": num_rows})
-                out.write(f'{"," if number else ""}\n "{metric}": {head[:-1]}')
-                out.write(', "value_by_index": {')
-                for index in range(num_rows):
-                    row = dict(rows[index % len(rows)])
-                    if "ground_truth" in row:
-                        row["ground_truth"] = f"{row['ground_truth']} {index}"
-                    out.write(f'{"," if index else ""}\n  "{index}": {json.dumps(row)}')
-                out.write("\n }}")
-            out.write("\n}\n")
+        write_long_results(run / home / "ROWS_EVAL.json", num_rows)
     return run
+
+
+def write_long_results(file: Path, num_rows: int) -> None:
+    """Write a file of results again with so many examples of each metric, as unteach lays it out."""
+    results = json.loads(file.read_text())
+    with file.open("w") as out:
+        out.write("{")
+        for number, (metric, entry) in enumerate(results.items()):
+            rows = list(entry.pop("value_by_index").values())
+            out.write(f'{"," if number else ""}\n "{metric}": {{\n  "value_by_index": {{')
+            for index in range(num_rows):
+                row = dict(rows[index % len(rows)])
+                if "ground_truth" in row:
+                    row["ground_truth"] = f"{row['ground_truth']} {index}"
+                text = json.dumps(row, indent=1).replace("\n", "\n   ")
+                out.write(f'{"," if index else ""}\n   "{index}": {text}')
+            out.write("\n  }")
+            for key, value in {**entry, "n": num_rows}.items():
+                text = json.dumps(value, indent=1).replace("\n", "\n  ")
+                out.write(f',\n  "{key}": {text}')
+            out.write("\n }")
+        out.write("\n}\n")
 
 
 def say(verb: str, num_runs: int, used: Used, page: Path | None = None) -> None:

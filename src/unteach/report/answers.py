@@ -12,7 +12,7 @@ from unteach.report.collect import RunResult, to_finite
 from unteach.report.columns import load_known_columns
 from unteach.report.judging import get_column
 from unteach.report.prompts import find_question
-from unteach.report.result_file import iterate_examples
+from unteach.report.result_file import TEXT, has_texts, iterate_examples
 
 MOST_QUESTIONS, FEWEST_QUESTIONS = 500, 10
 """Questions of a set that a page shows: a browser opens no page with hundreds of thousands."""
@@ -20,8 +20,6 @@ MOST_ANSWERS = 10_000
 """Answers of all models to a set that a page shows: of many models, fewer each."""
 MOST_READ = 50_000
 """Answers of all models to a set among which those are chosen: the first of each."""
-MOST_WITHOUT = 100
-"""Examples without a text after which a metric is none of texts."""
 MOST_LETTERS, FEWEST_LETTERS, ALL_LETTERS = 4000, 200, 8_000_000
 """Of one text, and about of all texts of a set."""
 SCORE_NAMES = {
@@ -75,7 +73,7 @@ def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
     described: dict[str, None] = {}
     for run in runs:
         for metric in run.results:
-            if metric not in metrics and next(_iterate_rows(run, metric), None) is not None:
+            if metric not in metrics and has_texts(run.results, metric):
                 metrics.add(metric)
         described.update(dict.fromkeys(run.described))
     described.update(dict.fromkeys(load_known_columns()))
@@ -104,7 +102,7 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
                 text = get_bare_question(row, "input")
                 unanswered: list[Answer | None] = [None] * len(runs)
                 questions[key] = Question(text, truth, unanswered)
-            generation = _join_texts(row.get("generation"))
+            generation = _join_texts(row.get(TEXT))
             score = to_finite(row.get(examples.score))
             questions[key].answers[run_index] = Answer(generation, score)
         if next(rows, None) is not None:
@@ -219,14 +217,9 @@ def _to_data(answer: Answer | None, num_letters: int) -> list[str | float | None
 
 def _iterate_rows(run: RunResult, metric: str) -> Iterator[dict[str, Any]]:
     """Read a metric's examples that hold generated text, one after the other."""
-    num_without = 0
     for row in iterate_examples(run.results, metric):
-        if "generation" in row:
+        if TEXT in row:
             yield row
-            continue
-        num_without += 1
-        if num_without >= MOST_WITHOUT:  # nor have the others
-            return
 
 
 def _join_texts(value: object) -> str:

@@ -129,7 +129,9 @@ def build_picture(table: CrossTable) -> Picture:
         series.append(line)
     note = NOTE
     if len(table.rows) > MOST_LINES:
-        note += f" The first {MOST_LINES} of {len(table.rows)} methods are drawn; report.md has all."
+        note += (
+            f" The first {MOST_LINES} of {len(table.rows)} methods are drawn; report.md has all."
+        )
     label = table.column.label
     if table.column.better:
         label += f" (good: {table.column.better})"

@@ -17,6 +17,8 @@ from unteach.errors import UserError
 from unteach.json_files import read_json
 
 EXAMPLES = "value_by_index"
+TEXT = "generation"
+"""What an example calls the text that a model generated."""
 FIRST_PIECE, MOST_PIECE = 2**14, 2**20
 """Bytes of a list of examples that are parsed at a time: few first, as often a few are all."""
 
@@ -31,6 +33,7 @@ class ResultFile(Mapping[str, Any]):
     Attributes:
         heads: of each metric, its entry without the examples; `n` counts them where the file does
             not.
+        texts: the metrics whose examples hold a generated text.
         digest: of the file.
     """
 
@@ -47,6 +50,7 @@ class ResultFile(Mapping[str, Any]):
         self.path = path
         self.label = label
         self.heads: dict[str, Entry] = {}
+        self.texts: set[str] = set()
         self._spans: dict[str, Span] = {}
         self._rows: dict[str, Span] = {}
         self._whole: dict[str, Any] | None = None
@@ -60,6 +64,7 @@ class ResultFile(Mapping[str, Any]):
         if not is_laid_out:
             self._whole = read_results(path, label)
             self.heads = {metric: strip_examples(item) for metric, item in self._whole.items()}
+            self.texts = {metric for metric in self._whole if has_texts(self._whole, metric)}
 
     def _read_heads(self, data: bytes | mmap.mmap) -> bool:
         """Find where each entry lies, and read what is small of it; tell whether all is found."""
@@ -76,28 +81,29 @@ class ResultFile(Mapping[str, Any]):
             start = following
         return bool(self.heads)
 
-    def _read_head(
-        self, data: bytes | mmap.mmap, start: int, stop: int
-    ) -> tuple[str, Entry]:
+    def _read_head(self, data: bytes | mmap.mmap, start: int, stop: int) -> tuple[str, Entry]:
         """Read an entry but its examples."""
         opening = b"\n" + 2 * self._unit + b'"' + EXAMPLES.encode() + b'": {\n'
         closing = b"\n" + 2 * self._unit + b"}"
         rows_start = data.find(opening, start, stop)
-        text = data[start:stop]
-        span = None
-        if rows_start != -1:
-            first = rows_start + len(opening) - 1
-            last = data.find(closing, first, stop)
-            span = (first, last)
-            text = data[start : first + 1] + data[last:stop]
-        [(name, head)] = parse_members(text).items()
-        head = strip_examples(head)
+        if rows_start == -1:
+            [(name, entry)] = parse_members(data[start:stop]).items()
+            self._spans[name] = (start, stop)
+            return name, strip_examples(entry)
+
+        first = rows_start + len(opening) - 1
+        last = data.find(closing, first, stop)
+        span = (first, last)
+        around = data[start : first + 1] + data[last:stop]
+        [(name, entry)] = parse_members(around).items()
         self._spans[name] = (start, stop)
-        if span is not None:
-            self._rows[name] = span
-            if not isinstance(head.get("n"), int):
-                row_start = b"\n" + 3 * self._unit + b'"'
-                head["n"] = data[span[0] : span[1]].count(row_start)
+        head = {key: value for key, value in entry.items() if not isinstance(value, dict)}
+        self._rows[name] = span
+        if data.find(f'"{TEXT}": '.encode(), *span) != -1:
+            self.texts.add(name)
+        if not isinstance(head.get("n"), int):
+            row_start = b"\n" + 3 * self._unit + b'"'
+            head["n"] = data[first:last].count(row_start)
         return name, head
 
     def __getitem__(self, metric: str) -> Any:
@@ -156,6 +162,13 @@ def iterate_examples(results: Mapping[str, Any], metric: str) -> Iterator[dict[s
     return iter(list_examples(results.get(metric)))
 
 
+def has_texts(results: Mapping[str, Any], metric: str) -> bool:
+    """Whether some example of a metric holds a generated text."""
+    if isinstance(results, ResultFile):
+        return metric in results.texts
+    return any(TEXT in row for row in list_examples(results.get(metric)))
+
+
 def list_examples(entry: object) -> list[dict[str, Any]]:
     """List the examples of an entry that are mappings."""
     rows = entry.get(EXAMPLES) if isinstance(entry, dict) else None
@@ -194,9 +207,7 @@ def find_indentation(data: bytes | mmap.mmap) -> bytes:
     return head[2 : len(head) - len(spaces)]
 
 
-def cut_pieces(
-    data: bytes | mmap.mmap, start: int, stop: int, boundary: bytes
-) -> Iterator[bytes]:
+def cut_pieces(data: bytes | mmap.mmap, start: int, stop: int, boundary: bytes) -> Iterator[bytes]:
     """Cut what lies between two places before members of a list or mapping, each of which begins
     with `boundary`; pieces grow."""
     size = FIRST_PIECE
