@@ -188,7 +188,7 @@ def make_long_run(folder: Path, num_rows: int) -> Path:
 
 
 def write_long_results(file: Path, num_rows: int) -> None:
-    """Write a file of results again with so many examples of each metric, as unteach lays it out."""
+    """Write a file of results again with so many examples of each metric, laid out as it was."""
     results = json.loads(file.read_text())
     with file.open("w") as out:
         out.write("{")

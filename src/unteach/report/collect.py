@@ -1,11 +1,10 @@
 """Reads what evaluation wrote about several runs, so that they can be shown beside each other."""
 
-import contextlib
 import functools
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,13 @@ from unteach.evals.merge_results import ABSENT, BASIS, METRICS, NOTES, SUMMARY
 from unteach.evals.retain_logs import EVAL, ROWS
 from unteach.report import audits, landings, origin
 from unteach.report.columns import Column, find_column, read_descriptions
-from unteach.report.result_file import ResultFile, read_results, strip_examples
+from unteach.report.result_file import (
+    ResultFile,
+    TokenFile,
+    explain_closed_file,
+    read_results,
+    strip_examples,
+)
 from unteach.run_dir import EVALS, EVALS_BEFORE
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
@@ -295,35 +300,6 @@ def _read_summary(name: str, file: Path, results: ResultFile) -> dict[str, float
     return _keep_finite(summary)
 
 
-@dataclass(frozen=True)
-class TokenFile:
-    """The answers of a `<SUITE>_TOKENS.json`, token by token, read whenever they are asked for."""
-
-    run_name: str
-    path: Path
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
-            return
-        rows = _read_mapping(self.run_name, self.path).get("rows")
-        if not isinstance(rows, list) or not all(map(_is_token_row, rows)):
-            raise UserError(
-                f"run {self.run_name!r}: {self.path} does not list answers token by token; "
-                "evaluate the run again"
-            )
-        yield from rows
-
-
-def _is_token_row(row: object) -> bool:
-    """Whether a row of a token file has what is read of it."""
-    if not isinstance(row, dict):
-        return False
-    for key in ("tokens", "logprob"):
-        if not isinstance(row.get(key), list):
-            return False
-    return isinstance(row.get("length"), int)
-
-
 def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
     if not folder.is_dir():
         raise UserError(
@@ -360,7 +336,7 @@ def _read_mapping(name: str, file: Path) -> Log:
         UserError: it cannot be read, or holds something else.
     """
     what = f"run {name!r}"
-    with _explain_closed_file(what, file):
+    with explain_closed_file(what, file):
         return read_results(file, what)
 
 
@@ -371,20 +347,8 @@ def _read_result_file(name: str, file: Path) -> ResultFile:
         UserError: it cannot be read, or holds something else.
     """
     what = f"run {name!r}"
-    with _explain_closed_file(what, file):
+    with explain_closed_file(what, file):
         return ResultFile(file, what)
-
-
-@contextlib.contextmanager
-def _explain_closed_file(what: str, file: Path) -> Iterator[None]:
-    """Say of whose file it is that the system does not open it."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate "
-            f"the run again"
-        ) from None
 
 
 def read_scores(entry: object, key: str = "score") -> dict[str, float]:

@@ -6,10 +6,12 @@ spaces and a quote is a key so deep, for no text of JSON goes over a line's end.
 out otherwise is read as a whole.
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +226,45 @@ def parse_members(text: bytes) -> dict[str, Any]:
     """Parse some members of a mapping."""
     value = json.loads(b"{" + text.rstrip().removesuffix(b",") + b"}")
     return dict(value)
+
+
+@dataclass(frozen=True)
+class TokenFile:
+    """The answers of a `<SUITE>_TOKENS.json`, token by token, read whenever they are asked for."""
+
+    run_name: str
+    path: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        if not self.path.exists():
+            return
+        label = f"run {self.run_name!r}"
+        with explain_closed_file(label, self.path):
+            rows = read_results(self.path, label).get("rows")
+        if not isinstance(rows, list) or not all(map(_is_token_row, rows)):
+            raise UserError(
+                f"{label}: {self.path} does not list answers token by token; evaluate the run again"
+            )
+        yield from rows
+
+
+def _is_token_row(row: object) -> bool:
+    """Whether a row of a token file has what is read of it."""
+    if not isinstance(row, dict):
+        return False
+    for key in ("tokens", "logprob"):
+        if not isinstance(row.get(key), list):
+            return False
+    return isinstance(row.get("length"), int)
+
+
+@contextlib.contextmanager
+def explain_closed_file(what: str, file: Path) -> Iterator[None]:
+    """Say of whose file it is that the system does not open it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate "
+            f"the run again"
+        ) from None

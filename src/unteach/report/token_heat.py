@@ -58,7 +58,8 @@ def collect_token_answers(runs: list[RunResult]) -> tuple[list[TokenAnswer], int
     is_cut = False
     for run_index, run in enumerate(runs):
         num_rows = 0
-        for num_rows, row in enumerate(run.tokens, start=1):
+        for row in run.tokens:
+            num_rows += 1
             question = get_bare_question(row, "prompt")
             text = str(row.get("answer", ""))
             key = (question, text)

@@ -18,6 +18,7 @@ from unteach.report.columns import (
     RETAIN,
     Column,
 )
+from unteach.report.fronts import TradePoint, find_front
 from unteach.report.judging import (
     find_gone,
     list_aims,
@@ -58,27 +59,6 @@ KINDS: dict[str, tuple[str, Marker]] = {
     "": ("other", "square"),
 }
 """By kind: the word in the legend, and the marker."""
-
-
-@dataclass(frozen=True)
-class TradePoint:
-    """One run where a view has it.
-
-    Attributes:
-        run_index: its place in the list of runs.
-        x: where it is drawn; true_x: its value.
-        remembered: how far it is from what is good along x, less is better.
-        lost: the same along y.
-    """
-
-    run_index: int
-    name: str
-    kind: str
-    x: float
-    y: float
-    true_x: float
-    remembered: float
-    lost: float
 
 
 @dataclass(frozen=True)
@@ -150,13 +130,7 @@ class View:
             is_reference = point.kind in REFERENCES
             if not is_reference and point.run_index not in self.gone:
                 judged.append(point)
-        # From what is forgotten best: each must keep more than all that forget as well or better.
-        judged.sort(key=lambda point: (point.remembered, point.lost))
-        front: list[TradePoint] = []
-        for point in judged:
-            if not front or not _beats(front[-1], point):
-                front.append(point)
-        return sorted(front, key=lambda point: (point.x, point.y))
+        return find_front(judged)
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -271,13 +245,6 @@ def _build_point(
         remembered=remembered,
         lost=lost,
     )
-
-
-def _beats(other: TradePoint, point: TradePoint) -> bool:
-    """Tell whether another point is as good on both sides, and better on one."""
-    is_as_good = other.remembered <= point.remembered and other.lost <= point.lost
-    is_better = other.remembered < point.remembered or other.lost < point.lost
-    return is_as_good and is_better
 
 
 def _find_range(values: list[float]) -> tuple[float, float]:
