@@ -19,9 +19,18 @@ class Used:
     said: str
 
 
-def run_unteach(words: list[str], folder: Path, src: Path, **variables: str) -> Used:
+def run_unteach(
+    words: list[str],
+    folder: Path,
+    src: Path,
+    program: tuple[str, ...] = ("-m", "unteach"),
+    **variables: str,
+) -> Used:
     """Run a command in a folder, by the code under `src`, with one thread and these variables of
     the environment.
+
+    Args:
+        program: what Python runs, where that is not unteach itself.
 
     Raises:
         SystemExit: it fails, but for rows that have no answer.
@@ -32,7 +41,7 @@ def run_unteach(words: list[str], folder: Path, src: Path, **variables: str) -> 
     began = time.monotonic()
     with log.open("w") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "unteach", *words],
+            [sys.executable, *program, *words],
             cwd=folder,
             env=environment,
             stdout=out,

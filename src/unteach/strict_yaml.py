@@ -1,5 +1,6 @@
 """Read YAML, the one way for all files: plain values only, each key once, nothing endless."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,10 @@ FLOAT = re.compile(
 """Numbers as on the command line: 1e-4 is one. 1:30:00, a time, and 010, which YAML 1.1 takes for
 5400 and 8, stay text."""
 PLAIN = (str, int, float, bool, type(None))
+PART = re.compile(r"^[A-Za-z_][\w.]*:(?: .*)?\n(?:(?:[ -].*)?\n)*", re.MULTILINE)
+"""A key at the start of a line, its value, and all lines under it."""
+ANCHORS = ("&", "*")
+"""Signs of what may tie one part of a file to another."""
 
 
 OTHERWISE = {TIMESTAMP_TAG, INT_TAG, FLOAT_TAG}
@@ -57,7 +62,7 @@ class _Loader(yaml.SafeLoader):
                     f"{key!s} is said twice (lines {line_by_key[key]} and {line}); leave one out"
                 )
             line_by_key[key] = line
-        return super().construct_mapping(node, deep=deep)
+        return yaml.SafeLoader.construct_mapping(self, node, deep=deep)
 
 
 def _list_resolvers() -> dict[str, list[tuple[str, Any]]]:
@@ -73,6 +78,20 @@ def _list_resolvers() -> dict[str, list[tuple[str, Any]]]:
 _Loader.yaml_implicit_resolvers = _list_resolvers()
 _Loader.add_implicit_resolver(INT_TAG, INT, list("-+0123456789"))
 _Loader.add_implicit_resolver(FLOAT_TAG, FLOAT, list("-+.0123456789"))
+
+
+@functools.cache
+def _build_fast_loader() -> Any:
+    """Build the same loader upon PyYAML's parser in C, where that is installed: five times as fast,
+    with other words for what is broken."""
+    if not yaml.__with_libyaml__:
+        return _Loader
+
+    class FastLoader(yaml.CSafeLoader):
+        yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+        construct_mapping = _Loader.construct_mapping
+
+    return FastLoader
 
 
 def read_yaml(file: Path) -> Any:
@@ -155,3 +174,41 @@ class _ValueCounter:
                     f"stands"
                 )
         return self.counts[value_id]
+
+
+def read_kept_yaml(file: Path) -> Any:
+    """Read a mapping that unteach wrote, part by part: the runs of a study share most parts of
+    their configurations, and each is parsed once.
+
+    What it gives is shared and not to be changed. Any other YAML is read as a whole.
+
+    Raises:
+        UserError: as read_yaml does.
+    """
+    try:
+        content = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return read_yaml(file)
+    parts = PART.findall(content)
+    # An anchor may be named in another part, and what stands before the first key is no part.
+    has_anchors = any(sign in content for sign in ANCHORS)
+    if has_anchors or not parts or "".join(parts) != content:
+        return parse_yaml(content, str(file))
+    whole: dict[Any, Any] = {}
+    for part in parts:
+        value = _parse_part(part)
+        if value is None or not whole.keys().isdisjoint(value):
+            return parse_yaml(content, str(file))
+        whole.update(value)
+    return whole
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_part(part: str) -> dict[Any, Any] | None:
+    """Parse a key at the start of a line and what is under it; None where that is no mapping."""
+    try:
+        value = yaml.load(part, Loader=_build_fast_loader())
+        refuse_odd_values(value)
+    except (UserError, yaml.YAMLError, ValueError, RecursionError, OverflowError):
+        return None
+    return value if isinstance(value, dict) else None

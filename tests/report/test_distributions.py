@@ -155,7 +155,7 @@ def test_the_answers_of_two_logs_stand_beside_each_other() -> None:
         [row("Question: A?\nAnswer:\n", "x", math.log(0.5), math.log(0.125)), row("B?", "y", None)]
     )
     other.tokens.append(row("A?", "x", 0.0))
-    first, second = token_heat.collect_token_answers([one, other])
+    (first, second), _ = token_heat.collect_token_answers([one, other])
     assert (first.question, first.text) == ("A?", "x")
     left, right = first.by_run
     assert left is not None and right is not None
@@ -184,14 +184,14 @@ def test_a_suite_writes_the_tokens_that_a_metric_measured(tiny: Any, tmp_path: P
     evaluate("forget_Q_A_Prob")
     (read,) = collect([("one", "", tmp_path)])
     probs = read.results["forget_Q_A_Prob"]["value_by_index"]
-    assert len(read.tokens) == len(probs)
+    assert len(list(read.tokens)) == len(probs)
     for row in read.tokens:
         assert -np.mean(row["logprob"]) == pytest.approx(
             probs[str(row["index"])]["avg_loss"], abs=1e-3
         )
     (tmp_path / "TOFU_TOKENS.json").write_text('{"rows": [{"tokens": ["a"]}]}')
     with pytest.raises(UserError, match=r"TOFU_TOKENS\.json does not list answers token by token"):
-        collect([("one", "", tmp_path)])
+        list(collect([("one", "", tmp_path)])[0].tokens)
     evaluate("ra_Q_A_Prob", tmp_path / "other")  # no forget answers
     assert not (tmp_path / "other" / "TOFU_TOKENS.json").exists()
 

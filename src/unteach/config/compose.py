@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from unteach import plugins, registry
 from unteach.config import (
+    composed_files,
     groups,
     hydra_groups,
     inference,
@@ -186,30 +187,13 @@ class _Composition:
             self.homes,
         )
         self.problems += problems
-        composed, choices = hydra_groups.compose_hydra(
-            self.config_name,
-            overrides.groups,
-            self.homes,
+        composed = composed_files.compose_files(
+            composed_files.choose_files(self.config_name, overrides, self.homes, bare_method)
         )
-        if bare_method:
-            composed.trainer = {"handler": bare_method}
-            choices["trainer"] = bare_method
-        self.notes += layers.layer_trainer(composed, choices.get("trainer"))
-        self.notes += overrides.notes
-        if overrides.eval_off:
-            composed.eval = {}
-        else:
-            chosen = [word.partition("=")[0].lstrip("+") for word in overrides.groups]
-            self.measures_by_default = layers.add_own_rows_suite(
-                composed,
-                choices.get("data"),
-                [*chosen, *overrides.keys()],
-                overrides.chooses("experiment"),
-            )
-        with collect_problems(self.problems):
-            layers.choose_checkpoint(composed, choices.get("model"), overrides.keys())
-        composed.pop("layers", None)
-        return composed, choices
+        self.notes += [*composed.notes, *overrides.notes]
+        self.problems += composed.problems
+        self.measures_by_default = composed.measures_by_default
+        return composed.tree, composed.choices
 
     def _take_whole(self) -> tuple[Any, dict[str, str]]:
         """Take the configuration that a run kept, as it stands."""
@@ -266,12 +250,14 @@ class _Composition:
         if isinstance(self.tree.get("layers"), dict):
             del self.tree["layers"]
         is_named = self._name_run()
-        self._note_missing()
-        for mend in (variables.mend_split, variables.mend_compat):
-            with collect_problems(self.problems):
-                mend(self.tree)
+        unresolved = tree.to_unresolved(self.tree)
+        self._note_missing(unresolved)
+        with collect_problems(self.problems):
+            variables.mend_split(self.tree, unresolved)
+        with collect_problems(self.problems):
+            variables.mend_compat(self.tree)
         if not self.is_whole:  # in which nothing refers to anything any more
-            variables.drop_unused(self.tree, given)
+            variables.drop_unused(self.tree, unresolved, given)
         plain = tree.resolve(self.tree)
         # which may have been removed; that is said below
         if is_named and isinstance(plain.get("paths"), dict):
@@ -327,7 +313,7 @@ class _Composition:
             with collect_problems(self.problems):
                 tree.remove_key(self.tree, name)
 
-    def _note_missing(self) -> None:
+    def _note_missing(self, unresolved: dict[str, Any]) -> None:
         """Note each key that must be given and is not, unless another problem says so already.
 
         A placeholder takes its place, so that the rest can be parsed.
@@ -338,7 +324,7 @@ class _Composition:
             "task_name": "data" in refused,  # a name is made of the rows
             "input_file": bool({"data", "input_file"} & refused),
         }
-        for key, problem in tree.find_missing(self.tree).items():
+        for key, problem in tree.find_missing(unresolved).items():
             if not is_refused.get(key) and "experiment" not in self.left_out:
                 self.problems.append(problem)
             OmegaConf.update(self.tree, key, "?")

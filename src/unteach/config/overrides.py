@@ -19,7 +19,6 @@ from unteach.lazy import hydra_errors, hydra_parser
 from unteach.strict_yaml import refuse_odd_values
 
 if TYPE_CHECKING:
-    from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
 
 RENAMED = {
@@ -65,17 +64,16 @@ class Overrides:
 def sort_overrides(overrides: Iterable[str]) -> Overrides:
     """Split overrides into group choices (Hydra's work) and values (ours), and mend the short
     forms."""
-    parser = hydra_parser.OverridesParser.create()
     words = Overrides()
     for word in overrides:
         with collect_problems(words.problems):
-            _sort_word(words, word, parser)
+            _sort_word(words, word)
     return words
 
 
-def _sort_word(words: Overrides, word: str, parser: "OverridesParser") -> None:
+def _sort_word(words: Overrides, word: str) -> None:
     """Put one word where it belongs. Raises UserError where it cannot stand."""
-    override = _parse_word(word, parser)
+    override = _parse_word(word)
     key = override.key_or_group
     is_removal = override.is_delete()
     value = None if is_removal else override.value()
@@ -98,11 +96,17 @@ def _sort_word(words: Overrides, word: str, parser: "OverridesParser") -> None:
         _add_value(words, key, value)
 
 
-def _parse_word(word: str, parser: "OverridesParser") -> "Override":
+@functools.lru_cache(maxsize=4096)
+def _read_by_grammar(word: str) -> "Override":
+    """Read a word by Hydra's grammar, once a process: the runs of a study share most of theirs."""
+    return hydra_parser.OverridesParser.create().parse_override(word)
+
+
+def _parse_word(word: str) -> "Override":
     """Parse a word by Hydra's grammar. Raises UserError where it is none, or asks for a sweep."""
     with refuse_unreadable(shorten_name(word), "cannot be read"):
         try:
-            override = parser.parse_override(word)
+            override = _read_by_grammar(word)
         except hydra_errors.HydraException:
             raise UserError(_unreadable(word)) from None
     if override.is_sweep_override():
@@ -119,7 +123,7 @@ def parse_value(word: str) -> Any:
     Raises:
         UserError: where it is not written as the values of a configuration are.
     """
-    value = _parse_word(word, hydra_parser.OverridesParser.create()).value()
+    value = _parse_word(word).value()
     _refuse_odd_value(word, value)
     return value
 

@@ -6,6 +6,7 @@ Why this is no library: docs/decisions/config-reader.md.
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import math
 import types
@@ -26,6 +27,12 @@ TYPE_NAMES: dict[Any, str] = {
     list: "a list",
     dict: "a mapping",
 }
+
+
+@functools.cache
+def _get_hints(cls: type) -> dict[str, Any]:
+    """Get the types of a class's fields, which Python works out anew each time."""
+    return typing.get_type_hints(cls)
 
 
 class Reader:
@@ -57,7 +64,7 @@ class Reader:
             self.wrong(path, f"must be a mapping, got {quote_value(value)}")
             return None
         num_before = len(self.problems)
-        hints = typing.get_type_hints(cls)
+        hints = _get_hints(cls)
         declared = {field.name: field for field in dataclasses.fields(cls) if field.init}
         for name in drop:
             del declared[name]
@@ -209,7 +216,7 @@ class Reader:
                 allowed[name] = parameter
         hints = {}
         if dataclasses.is_dataclass(cls):
-            hints = typing.get_type_hints(cls)
+            hints = _get_hints(cls)
         known = self.known(allowed, value, path)
         for name, item in known.items():
             hint = hints.get(name, Any)

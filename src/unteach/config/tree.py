@@ -52,11 +52,16 @@ def remove_key(tree: DictConfig, key: str) -> None:
     del node[leaf]
 
 
-def find_missing(tree: DictConfig) -> dict[str, str]:
+def to_unresolved(tree: DictConfig) -> dict[str, Any]:
+    """Give the tree as plain values whose interpolations stand as they are written."""
+    plain: Any = OmegaConf.to_container(tree, resolve=False)
+    return dict(plain)
+
+
+def find_missing(unresolved: dict[str, Any]) -> dict[str, str]:
     """Find each required value that nobody gave: its key, and what is said of it."""
     problems = {}
-    plain = OmegaConf.to_container(tree, resolve=False)
-    for key in _list_missing(plain, ""):
+    for key in _list_missing(unresolved, ""):
         problem = f"{key}: is required"
         if key in MISSING_HINTS:
             problem += f": {MISSING_HINTS[key]}"

@@ -2,9 +2,10 @@
 goes together."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from unteach.errors import UserError
 from unteach.run_dir import UNUSED_VARIABLES
@@ -13,34 +14,45 @@ from unteach.wording import quote_value
 TOFU_SPLITS = ("forget01", "forget05", "forget10")
 
 
-def drop_unused(tree: dict[str, Any], given: set[str]) -> None:
+def drop_unused(tree: DictConfig, unresolved: dict[str, Any], given: set[str]) -> None:
     """Take the variables of benchmarks out of a composed tree in which nothing refers to them and
-    nobody set them."""
-    plain: Any = OmegaConf.to_container(tree, resolve=False)
+    nobody set them.
+
+    Args:
+        unresolved: the tree's plain values, with their interpolations.
+        given: the keys that the user sets.
+    """
     set_by_user = {key.partition(".")[0] for key in given}
-    waiting = set(UNUSED_VARIABLES) & plain.keys()
+    waiting = set(UNUSED_VARIABLES) & unresolved.keys()
     waiting -= set_by_user
-    kept = dict(plain)
-    for name in waiting:
-        del kept[name]
+    referring = {key: list(_list_referring(value)) for key, value in unresolved.items()}
+    kept_texts: list[str] = []
+    for key, texts in referring.items():
+        if key not in waiting:
+            kept_texts += texts
     # A variable may refer to others, which are used then too.
-    while used := {name for name in waiting if _refers(kept, name)}:
+    while used := {name for name in waiting if _is_named(name, kept_texts)}:
         waiting -= used
         for name in used:
-            kept[name] = plain[name]
+            kept_texts += referring[name]
     for name in waiting:
         del tree[name]
 
 
-def _refers(node: object, name: str) -> bool:
-    """Whether a text within `node` holds an interpolation that names the variable."""
+def _list_referring(node: object) -> Iterator[str]:
+    """List the texts within `node` that hold an interpolation."""
     if isinstance(node, dict):
-        return any(_refers(value, name) for value in node.values())
-    if isinstance(node, list):
-        return any(_refers(value, name) for value in node)
-    if not isinstance(node, str) or "${" not in node:
-        return False
-    return re.search(rf"\b{name}\b", node) is not None
+        for value in node.values():
+            yield from _list_referring(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _list_referring(value)
+    elif isinstance(node, str) and "${" in node:
+        yield node
+
+
+def _is_named(name: str, texts: list[str]) -> bool:
+    return any(re.search(rf"\b{name}\b", text) for text in texts)
 
 
 def mend_compat(tree: DictConfig) -> None:
@@ -55,14 +67,18 @@ def mend_compat(tree: DictConfig) -> None:
     )
 
 
-def mend_split(tree: DictConfig) -> None:
+def mend_split(tree: DictConfig, unresolved: dict[str, Any]) -> None:
     """Refuse a forget split whose partners are asked for and not known; what comes after it sees
-    the nearest one."""
-    plain: Any = OmegaConf.to_container(tree, resolve=False)
-    split = plain.get("forget_split")
+    the nearest one.
+
+    Args:
+        tree: a composed tree.
+        unresolved: its plain values, with their interpolations.
+    """
+    split = unresolved.get("forget_split")
     partners = []
     for name in ("retain_split", "holdout_split"):
-        if "${partner:" in str(plain.get(name)):
+        if "${partner:" in str(unresolved.get(name)):
             partners.append(name)
     is_known = re.fullmatch(r"forget\d\d", str(split)) is not None
     if not partners or is_known or "${" in str(split):

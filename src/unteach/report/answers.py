@@ -1,7 +1,9 @@
 """What every model answered, put beside the truth: question by question, for each set of
 questions."""
 
+import itertools
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +12,16 @@ from unteach.report.collect import RunResult, to_finite
 from unteach.report.columns import load_known_columns
 from unteach.report.judging import get_column
 from unteach.report.prompts import find_question
+from unteach.report.result_file import TEXT, has_texts, iterate_examples
 
-MOST_QUESTIONS = 500
+MOST_QUESTIONS, FEWEST_QUESTIONS = 500, 10
 """Questions of a set that a page shows: a browser opens no page with hundreds of thousands."""
+MOST_ANSWERS = 10_000
+"""Answers of all models to a set that a page shows: of many models, fewer each."""
+MOST_READ = 50_000
+"""Answers of all models to a set among which those are chosen: the first of each."""
+MOST_LETTERS, FEWEST_LETTERS, ALL_LETTERS = 4000, 200, 8_000_000
+"""Of one text, and about of all texts of a set."""
 SCORE_NAMES = {
     "rougeL_recall": "ROUGE-L recall",
     "rougeL_f1": "ROUGE-L F1",
@@ -47,12 +56,14 @@ class QuestionSet:
 
     Attributes:
         score: the name of the ROUGE that is shown.
+        num_unread: how many more there are than `questions`, which are those that were read.
     """
 
     metric: str
     title: str
     score: str
     questions: list[Question]
+    num_unread: int = 0
 
 
 def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
@@ -62,7 +73,7 @@ def collect_question_sets(runs: list[RunResult]) -> list[QuestionSet]:
     described: dict[str, None] = {}
     for run in runs:
         for metric in run.results:
-            if _list_rows(run, metric):
+            if metric not in metrics and has_texts(run.results, metric):
                 metrics.add(metric)
         described.update(dict.fromkeys(run.described))
     described.update(dict.fromkeys(load_known_columns()))
@@ -76,9 +87,12 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
     column = get_column(runs, metric)
     examples = column.examples or ExamplesDescription("answers")
     questions: dict[tuple[str, int], Question] = {}
+    most_read = max(count_shown(len(runs)), MOST_READ // len(runs))
+    count = 0
     for run_index, run in enumerate(runs):
         num_seen = Counter[str]()
-        for row in _list_rows(run, metric):
+        rows = _iterate_rows(run, metric)
+        for row in itertools.islice(rows, most_read):
             truth = _join_texts(row.get("ground_truth"))
             # Not by index or prompt: other splits number the same questions otherwise, other
             # templates word them so.
@@ -88,14 +102,17 @@ def _collect_question_set(runs: list[RunResult], metric: str) -> QuestionSet:
                 text = get_bare_question(row, "input")
                 unanswered: list[Answer | None] = [None] * len(runs)
                 questions[key] = Question(text, truth, unanswered)
-            generation = _join_texts(row.get("generation"))
+            generation = _join_texts(row.get(TEXT))
             score = to_finite(row.get(examples.score))
             questions[key].answers[run_index] = Answer(generation, score)
+        if next(rows, None) is not None:
+            count = max(count, run.size(metric) or 0)
     return QuestionSet(
         metric=metric,
         title=examples.title or column.label,
         score=SCORE_NAMES[examples.score],
         questions=list(questions.values()),
+        num_unread=max(0, count - len(questions)),
     )
 
 
@@ -116,18 +133,22 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
     """Give the sets as the page's script reads them; lists, as names repeated for every answer
     would double the file.
 
-    Of a large set only MOST_QUESTIONS stand in the page, each with its number among all, which
-    `count` says.
+    Of a large set only some stand in the page, each with its number among all, which `count` says;
+    a long text is cut, and says so.
     """
     data = []
     for question_set in sets:
         questions = []
-        for number in choose_shown(question_set.questions):
+        shown = choose_shown(question_set.questions)
+        num_runs = len(question_set.questions[0].answers) if shown else 1
+        num_letters = ALL_LETTERS // (num_runs * max(1, len(shown)))
+        num_letters = min(MOST_LETTERS, max(FEWEST_LETTERS, num_letters))
+        for number in shown:
             question = question_set.questions[number]
-            answers = [_to_data(answer) for answer in question.answers]
+            answers = [_to_data(answer, num_letters) for answer in question.answers]
             row = [
-                question.text,
-                question.truth,
+                cut(question.text, num_letters),
+                cut(question.truth, num_letters),
                 answers,
                 number,
             ]
@@ -135,11 +156,23 @@ def to_data(sets: list[QuestionSet]) -> list[dict[str, Any]]:
         set_data = {
             "title": question_set.title,
             "score": question_set.score,
-            "count": len(question_set.questions),
+            "count": len(question_set.questions) + question_set.num_unread,
             "questions": questions,
         }
         data.append(set_data)
     return data
+
+
+def count_shown(num_runs: int) -> int:
+    """Count the questions of a set that a page of so many models shows at most."""
+    return min(MOST_QUESTIONS, max(FEWEST_QUESTIONS, MOST_ANSWERS // num_runs))
+
+
+def cut(text: str, num_letters: int) -> str:
+    """Cut a text that a page does not show whole, and say how long it is."""
+    if len(text) <= num_letters:
+        return text
+    return f"{text[:num_letters]}… (the first {num_letters:,} of {len(text):,} characters)"
 
 
 def choose_shown(questions: list[Question]) -> list[int]:
@@ -148,14 +181,17 @@ def choose_shown(questions: list[Question]) -> list[int]:
     All; or half of them those on which the models differ most, and the others spread evenly.
     """
     numbers = range(len(questions))
-    if len(questions) <= MOST_QUESTIONS:
+    if not questions:
+        return []
+    most = count_shown(len(questions[0].answers))
+    if len(questions) <= most:
         return list(numbers)
     differences = [_measure_difference(question) for question in questions]
     by_difference = sorted(numbers, key=lambda number: -differences[number])
-    chosen = set(by_difference[: MOST_QUESTIONS // 2])
+    chosen = set(by_difference[: most // 2])
 
     others = [number for number in numbers if number not in chosen]
-    num_others = MOST_QUESTIONS - len(chosen)
+    num_others = most - len(chosen)
     for step in range(num_others):
         chosen.add(others[step * len(others) // num_others])
     return sorted(chosen)
@@ -172,24 +208,18 @@ def _measure_difference(question: Question) -> float:
     return max(scores) - min(scores)
 
 
-def _to_data(answer: Answer | None) -> list[str | float | None] | None:
+def _to_data(answer: Answer | None, num_letters: int) -> list[str | float | None] | None:
     if answer is None:
         return None
     score = None if answer.score is None else round(answer.score, 4)
-    return [answer.text, score]
+    return [cut(answer.text, num_letters), score]
 
 
-def _list_rows(run: RunResult, metric: str) -> list[dict[str, Any]]:
-    """List a metric's examples that hold generated text."""
-    entry = run.results.get(metric)
-    rows = entry.get("value_by_index") if isinstance(entry, dict) else None
-    if not isinstance(rows, dict):
-        return []
-    generated = []
-    for row in rows.values():
-        if isinstance(row, dict) and "generation" in row:
-            generated.append(row)
-    return generated
+def _iterate_rows(run: RunResult, metric: str) -> Iterator[dict[str, Any]]:
+    """Read a metric's examples that hold generated text, one after the other."""
+    for row in iterate_examples(run.results, metric):
+        if TEXT in row:
+            yield row
 
 
 def _join_texts(value: object) -> str:

@@ -1,18 +1,26 @@
 """Reads what evaluation wrote about several runs, so that they can be shown beside each other."""
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from unteach.errors import UserError
-from unteach.evals.merge_results import ABSENT, METRICS, NOTES, SUMMARY
+from unteach.evals.merge_results import ABSENT, BASIS, METRICS, NOTES, SUMMARY
 from unteach.evals.retain_logs import EVAL, ROWS
-from unteach.json_files import read_json
 from unteach.report import audits, landings, origin
 from unteach.report.columns import Column, find_column, read_descriptions
+from unteach.report.result_file import (
+    ResultFile,
+    TokenFile,
+    explain_closed_file,
+    read_results,
+    strip_examples,
+)
 from unteach.run_dir import EVALS, EVALS_BEFORE
 
 KINDS = ("base", "start", "full", "retain", "forget", "eval", "")
@@ -34,9 +42,10 @@ class RunResult:
     Attributes:
         kind: its part in a study, "" where it has none.
         summary: the finite aggregates.
-        results: the whole `<SUITE>_EVAL.json` with its per-example values.
+        results: `<SUITE>_EVAL.json` with its per-example values, which are read when they are
+            asked for.
         absent: of each metric that is not there, why it is not.
-        tokens: the rows of `<SUITE>_TOKENS.json`.
+        tokens: the rows of `<SUITE>_TOKENS.json`, read when they are asked for.
         rows: what each column that was measured is made of.
         forgets: which rows the run is to forget or is judged by, "" where its configuration does
             not say.
@@ -49,9 +58,9 @@ class RunResult:
     kind: str
     folder: Path
     summary: dict[str, float]
-    results: Log
+    results: Mapping[str, Any]
     absent: dict[str, str] = field(default_factory=dict)
-    tokens: list[dict[str, Any]] = field(default_factory=list)
+    tokens: Iterable[dict[str, Any]] = field(default_factory=list)
     rows: Log = field(default_factory=dict)
     forgets: str = ""
     described: dict[str, Column] = field(default_factory=dict)
@@ -60,15 +69,20 @@ class RunResult:
 
     def metrics(self) -> list[str]:
         """List every metric that has a value, by name."""
+        return sorted(self.measured)
+
+    @functools.cached_property
+    def measured(self) -> frozenset[str]:
+        """Every metric that has a value."""
         names = {*self.summary, *self.results}
-        return sorted(metric for metric in names if self.value(metric) is not None)
+        return frozenset(metric for metric in names if self.value(metric) is not None)
 
     def value(self, metric: str) -> float | None:
         """Get a metric's aggregate, or None: never a number that was not measured."""
         value = self.summary.get(metric)
         if value is not None:
             return value
-        entry = _get_entry(self.results, metric)
+        entry = self.get_head(metric)
         return to_finite(entry.get("agg_value"))
 
     def interval(self, metric: str) -> tuple[float, float] | None:
@@ -77,7 +91,7 @@ class RunResult:
         Older logs have some that do not hold the value: those say nothing.
         """
         value = self.value(metric)
-        bounds = _get_entry(self.results, metric).get("ci")
+        bounds = self.get_head(metric).get("ci")
         if value is None:
             return None
         if not isinstance(bounds, list | tuple) or len(bounds) != 2:
@@ -90,12 +104,27 @@ class RunResult:
 
     def size(self, metric: str) -> int | None:
         """Count the examples that an aggregate stands on, where the log says so or holds them."""
-        entry = _get_entry(self.results, metric)
-        count = entry.get("n")
-        if isinstance(count, int):
-            return count
-        rows = entry.get("value_by_index")
-        return len(rows) if isinstance(rows, dict) else None
+        count = self.get_head(metric).get("n")
+        return count if isinstance(count, int) else None
+
+    def get_head(self, metric: str) -> Mapping[str, Any]:
+        """Get what is small of a metric's entry: its aggregate, its interval, its count."""
+        if isinstance(self.results, ResultFile):
+            return self.results.heads.get(metric, {})
+        return strip_examples(self.results.get(metric))
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What runs share, read once.
+
+    Attributes:
+        starts: what runs started from, by what their small files say of it.
+        described: the columns that results describe, by the content of the file.
+    """
+
+    starts: dict[tuple[bytes, ...], RunResult] = field(default_factory=dict)
+    described: dict[bytes, dict[str, Column]] = field(default_factory=dict)
 
 
 def collect(
@@ -116,8 +145,9 @@ def collect(
         UserError: a run has no results, or a file cannot be read.
     """
     runs = []
+    shared = _Shared()
     for name, kind, folder in folders:
-        runs.append(_read_run(name, kind, Path(folder), suite))
+        runs.append(_read_run(name, kind, Path(folder), suite, shared))
     return runs
 
 
@@ -135,22 +165,28 @@ def insert_starts(runs: list[RunResult]) -> list[RunResult]:
 
     All that started from the same share one row.
     """
+    starts = [run.before for run in runs if run.before is not None]
+    num_sharing = Counter(_identify_results(start) for start in starts)
     rows: list[RunResult] = []
-    seen: list[Log] = []
+    seen: set[str] = set()
     for run in runs:
         start = run.before
-        if start is not None and start.results not in seen:
-            seen.append(start.results)
-            num_sharing = sum(_started_from(other, start) for other in runs)
-            if num_sharing > 1:
-                start = replace(start, name="before")
-            rows.append(start)
+        if start is not None:
+            identity = _identify_results(start)
+            if identity not in seen:
+                seen.add(identity)
+                if num_sharing[identity] > 1:
+                    start = replace(start, name="before")
+                rows.append(start)
         rows.append(run)
     return rows
 
 
-def _started_from(run: RunResult, start: RunResult) -> bool:
-    return run.before is not None and run.before.results == start.results
+def _identify_results(run: RunResult) -> str:
+    """Give what tells results from all others: the digest of their file, or themselves."""
+    if isinstance(run.results, ResultFile):
+        return run.results.digest
+    return repr(run.results)
 
 
 def _read_run(
@@ -158,11 +194,12 @@ def _read_run(
     kind: str,
     folder: Path,
     suite: str,
+    shared: _Shared,
 ) -> RunResult:
     assert kind in KINDS, f"a run's kind is one of {KINDS}, not {kind!r}"
     forgets = origin.describe_forget_set(origin.read_config(folder))
     home = _find_results_folder(name, folder, suite)
-    run = _read_results(name, folder, home, suite)
+    run = _read_results(name, folder, home, suite, shared)
     landing, audit = landings.read_landing(folder), audits.read_audit(folder)
     run = replace(
         run,
@@ -179,7 +216,7 @@ def _read_run(
     start_dir = folder / EVALS_BEFORE
     if not (start_dir / f"{suite}{EVAL}").exists():
         return run
-    start = _read_results(f"{name}, before", start_dir, start_dir, suite)
+    start = _read_start(name, start_dir, suite, shared)
     start = replace(
         start,
         kind="start",
@@ -188,22 +225,43 @@ def _read_run(
     return replace(run, before=start)
 
 
+def _read_start(name: str, folder: Path, suite: str, shared: _Shared) -> RunResult:
+    """Read what a run started from; where another run started from the same weights and was
+    measured alike, that one's results stand for it."""
+    label = f"{name}, before"
+    if not (folder / f"{suite}{BASIS}").exists():
+        return _read_results(label, folder, folder, suite, shared)
+    measured = []
+    for ending in (BASIS, SUMMARY, ROWS, METRICS, ABSENT, NOTES):
+        file = folder / f"{suite}{ending}"
+        measured.append(file.read_bytes() if file.exists() else b"")
+    key = tuple(measured)
+    if key not in shared.starts:
+        shared.starts[key] = _read_results(label, folder, folder, suite, shared)
+    return replace(shared.starts[key], name=label, folder=folder)
+
+
 def _read_results(
     name: str,
     folder: Path,
     home: Path,
     suite: str,
+    shared: _Shared,
 ) -> RunResult:
     """Read the files that one evaluation wrote into `home`."""
-    results = _read_mapping(name, home / f"{suite}{EVAL}")
+    results = _read_result_file(name, home / f"{suite}{EVAL}")
     metrics_file = home / f"{suite}{METRICS}"
-    descriptions = _read_optional_mapping(name, metrics_file)
-    described = read_descriptions(descriptions, f"run {name!r}", metrics_file)
-    for metric in results:
+    content = metrics_file.read_bytes() if metrics_file.exists() else b""
+    if content not in shared.described:
+        descriptions = _read_optional_mapping(name, metrics_file)
+        columns = read_descriptions(descriptions, f"run {name!r}", metrics_file)
+        shared.described[content] = columns
+    described = shared.described[content]
+
+    for metric, head in results.heads.items():
         # Older results have intervals of p-values: they lie below the value, whatever the rows.
-        entry = _get_entry(results, metric)
-        if entry and not find_column(metric, described).has_interval:
-            results[metric] = {**entry, "ci": None}
+        if not find_column(metric, described).has_interval:
+            head["ci"] = None
 
     # Older results hold counts of rows among the reasons; newer ones have a file of notes.
     absent = {}
@@ -226,41 +284,20 @@ def _read_results(
         summary=_read_summary(name, home / f"{suite}{SUMMARY}", results),
         results=results,
         absent=absent,
-        tokens=_read_tokens(name, home / f"{suite}{TOKENS}"),
+        tokens=TokenFile(name, home / f"{suite}{TOKENS}"),
         rows=_read_optional_mapping(name, home / f"{suite}{ROWS}"),
         described=described,
         notes=notes,
     )
 
 
-def _read_summary(name: str, file: Path, results: Log) -> dict[str, float]:
+def _read_summary(name: str, file: Path, results: ResultFile) -> dict[str, float]:
     """Read the finite aggregates; where there is no summary, from the results."""
     if file.exists():
         summary = _read_mapping(name, file)
     else:
-        summary = {metric: _get_entry(results, metric).get("agg_value") for metric in results}
+        summary = {metric: head.get("agg_value") for metric, head in results.heads.items()}
     return _keep_finite(summary)
-
-
-def _read_tokens(name: str, file: Path) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    rows = _read_mapping(name, file).get("rows")
-    if not isinstance(rows, list) or not all(map(_is_token_row, rows)):
-        raise UserError(
-            f"run {name!r}: {file} does not list answers token by token; evaluate the run again"
-        )
-    return rows
-
-
-def _is_token_row(row: object) -> bool:
-    """Whether a row of a token file has what is read of it."""
-    if not isinstance(row, dict):
-        return False
-    for key in ("tokens", "logprob"):
-        if not isinstance(row.get(key), list):
-            return False
-    return isinstance(row.get("length"), int)
 
 
 def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
@@ -299,24 +336,19 @@ def _read_mapping(name: str, file: Path) -> Log:
         UserError: it cannot be read, or holds something else.
     """
     what = f"run {name!r}"
-    try:
-        content = read_json(file, what)
-    except OSError as error:
-        raise UserError(
-            f"{what}: {file} cannot be read ({error.strerror}); check its permissions or evaluate "
-            f"the run again"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{what}: {file} holds {type(content).__name__} where a mapping of metrics is needed; "
-            "it is not a results file: evaluate the run again or name another folder"
-        )
-    return content
+    with explain_closed_file(what, file):
+        return read_results(file, what)
 
 
-def _get_entry(results: Mapping[str, Any], metric: str) -> Mapping[str, Any]:
-    entry = results.get(metric)
-    return entry if isinstance(entry, dict) else {}
+def _read_result_file(name: str, file: Path) -> ResultFile:
+    """Read a file of values and examples of the run of this name, but the examples.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    what = f"run {name!r}"
+    with explain_closed_file(what, file):
+        return ResultFile(file, what)
 
 
 def read_scores(entry: object, key: str = "score") -> dict[str, float]:

@@ -8,7 +8,7 @@ from unteach.report.colours import TINTS
 from unteach.report.columns import Column
 from unteach.report.families import Family, group_families
 from unteach.report.judging import list_headline_columns
-from unteach.report.pictures import Axis, Picture, Point, Series
+from unteach.report.pictures import MOST_LINES, Axis, Picture, Point, Series
 from unteach.report.sets import are_comparable, list_forget_sets
 from unteach.report.table import MISSING, escape_markdown
 from unteach.report.tradeoff import KINDS
@@ -110,7 +110,7 @@ def build_picture(table: CrossTable) -> Picture:
     """Describe the picture of a table: a line a method, over the forget sets."""
     series = []
     num_coloured = 0
-    for row in table.rows:
+    for row in table.rows[:MOST_LINES]:
         is_reference = row.kind in REFERENCES
         if is_reference:
             colour = row.kind
@@ -127,6 +127,11 @@ def build_picture(table: CrossTable) -> Picture:
             hover=row.method,
         )
         series.append(line)
+    note = NOTE
+    if len(table.rows) > MOST_LINES:
+        note += (
+            f" The first {MOST_LINES} of {len(table.rows)} methods are drawn; report.md has all."
+        )
     label = table.column.label
     if table.column.better:
         label += f" (good: {table.column.better})"
@@ -135,7 +140,7 @@ def build_picture(table: CrossTable) -> Picture:
         x=Axis("what is forgotten", categories=tuple(table.forget_sets)),
         y=Axis(label),
         series=series,
-        note=NOTE,
+        note=note,
     )
 
 

@@ -13,6 +13,7 @@ from unteach.report.collect import REFERENCES, RunResult, read_scores
 from unteach.report.colours import Tints, get_colour, get_dash
 from unteach.report.columns import Column, load_known_columns
 from unteach.report.pictures import Axis, Guide, Picture, Point, Series
+from unteach.report.sets import choose_drawn, note_drawn
 from unteach.wording import format_value
 
 RATIO_RANGE = 1e-4, 1e4
@@ -60,20 +61,20 @@ def collect_truth_ratios(runs: list[RunResult]) -> Curves | None:
     They are those of the first metric that is described so and that some run has examples of.
     """
     for column in _list_columns(runs, "truth_ratios"):
-        scores = []
-        for run in runs:
-            entry = run.results.get(column.metric)
-            scores.append(_read_array(entry))
-        if any(map(len, scores)):
+        scores = {}
+        for run_index in choose_drawn(runs):
+            entry = runs[run_index].results.get(column.metric)
+            scores[run_index] = _read_array(entry)
+        if any(map(len, scores.values())):
             return _build_truth_ratios(runs, scores)
     return None
 
 
-def _build_truth_ratios(runs: list[RunResult], scores: list[np.ndarray]) -> Curves:
+def _build_truth_ratios(runs: list[RunResult], scores: dict[int, np.ndarray]) -> Curves:
     """Build the curves of runs from their examples' truth ratios, none of a run without."""
     gold = None  # of the first retain model that has any
-    for run, values in zip(runs, scores, strict=True):
-        if gold is None and run.kind == "retain" and len(values):
+    for run_index, values in scores.items():
+        if gold is None and runs[run_index].kind == "retain" and len(values):
             gold = values
     curves = Curves(
         title="truth ratio",
@@ -81,10 +82,9 @@ def _build_truth_ratios(runs: list[RunResult], scores: list[np.ndarray]) -> Curv
         curves=[],
         left_out=[],
     )
-    for run_index, run in enumerate(runs):
-        values = scores[run_index]
+    for run_index, values in scores.items():
         if not len(values):
-            curves.left_out.append(run.name)
+            curves.left_out.append(runs[run_index].name)
             continue
         x, y = build_cdf(values)
         curve = Curve(
@@ -160,7 +160,8 @@ def _build_attack(runs: list[RunResult], column: Column) -> Curves:
         curves=[],
         left_out=[],
     )
-    for run_index, run in enumerate(runs):
+    for run_index in choose_drawn(runs):
+        run = runs[run_index]
         entry = run.results.get(column.metric)
         forget, holdout = read_halves(entry)
         if not len(forget) or not len(holdout):
@@ -240,7 +241,7 @@ def build_ratio_picture(ratios: Curves, runs: list[RunResult], tints: Tints) -> 
         y=Axis("share of forget rows below", limits=SHARES),
         series=_build_series(ratios, runs, tints, is_stepped=True),
         guides=(Guide("x", 1.0, "soft", "dotted"),),
-        note=note + _name_left_out(ratios),
+        note=note + _name_left_out(ratios) + note_drawn(runs, choose_drawn(runs)),
     )
 
 
@@ -268,7 +269,7 @@ def build_attack_picture(
         x=Axis("held-out rows taken for members", limits=SHARES),
         y=Axis("forget rows recognised", limits=SHARES),
         series=[guess, *_build_series(attack, runs, tints)],
-        note=note + _name_left_out(attack),
+        note=note + _name_left_out(attack) + note_drawn(runs, choose_drawn(runs)),
     )
 
 

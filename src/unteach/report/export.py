@@ -2,7 +2,7 @@
 
 import csv
 import io
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from unteach.report import cross_tables, table
@@ -70,7 +70,7 @@ def format_csv(suites: Suites) -> str:
     writer = csv.DictWriter(out, names, lineterminator="\n")
     writer.writeheader()
     for row in list_value_rows(suites):
-        writer.writerow({name: neutralize_cell(value) for name, value in asdict(row).items()})
+        writer.writerow({name: neutralize_cell(value) for name, value in vars(row).items()})
     return out.getvalue()
 
 
@@ -117,7 +117,7 @@ def to_json(suites: Suites) -> dict[str, Any]:
                         "runs": names,
                     }
                 )
-    values = [asdict(row) for row in list_value_rows(suites)]
+    values = [dict(vars(row)) for row in list_value_rows(suites)]
     return {
         "values": values,
         "absent": absent,

@@ -24,6 +24,9 @@ NUMBERED = re.compile(r"^(full_eval)_\d+$")
 """An evaluation of a full model in one of ARC's studies, whose number says neither seed nor
 hyperparameters."""
 
+MOST_LETTERS = 120
+"""Of the names of a family's runs."""
+
 Member = tuple[RunResult, ConfigTree]
 """A run and its configuration."""
 FamilyKey = tuple[str, str, str]
@@ -85,6 +88,9 @@ class Family:
                 summary[metric] = centre
 
         names = ", ".join(run.name for run in self.runs)
+        # It is no folder, and is looked for as one: a name has 255 bytes at most.
+        if len(names) > MOST_LETTERS:
+            names = f"{self.runs[0].name[:MOST_LETTERS]} and others"
         return RunResult(
             name=self.name,
             kind=self.kind,
@@ -248,17 +254,21 @@ def _build_family(kind: str, data: str, members: list[Member]) -> Family:
 def _tell_apart(families: list[tuple[Family, ConfigTree]]) -> list[Family]:
     """Name families, each given with its configuration; where several have one name, it says how
     each was trained."""
+    trainers: dict[str, list[ConfigTree]] = {}
+    for family, config in families:
+        trainers.setdefault(family.name, []).append(config.get("trainer") or {})
+    odd_keys: dict[str, dict[str, None]] = {}
+    for name, namesakes in trainers.items():
+        # Whatever differs between any two differs between the first and one of them.
+        first, *others = namesakes
+        odd_keys[name] = {}
+        for other in others:
+            odd_keys[name].update(dict.fromkeys(run_dir.list_differences(first, other)))
     renamed = []
     for family, config in families:
         trainer = config.get("trainer") or {}
-        odd_keys: dict[str, None] = {}
-        for other_family, other_config in families:
-            if other_family.name == family.name:
-                other = other_config.get("trainer") or {}
-                differences = run_dir.list_differences(trainer, other)
-                odd_keys.update(dict.fromkeys(differences))
         settings = []
-        for key in odd_keys:
+        for key in odd_keys[family.name]:
             parts = key.split(".")
             value = get_nested(trainer, *parts)
             settings.append(f"{parts[-1]}={value}")

@@ -32,19 +32,21 @@ def list_headline_columns(runs: list[RunResult]) -> list[Column]:
     its name stands before. Where no metric is described, every one of the summaries is a column.
     """
     described: dict[str, Column] = {}
-    for run in runs:
-        for metric, column in run.described.items():
+    # Of many runs most share what describes them.
+    for shared in {id(run.described): run.described for run in runs}.values():
+        for metric, column in shared.items():
             described.setdefault(metric, column)
+    measured = frozenset[str]().union(*(run.measured for run in runs))
     known = {}
     for metric, column in load_known_columns().items():
-        if column.in_headline and _is_measured(metric, runs):
+        if column.in_headline and metric in measured:
             known[metric] = column
     if known.keys() <= described.keys():
         known = {}
 
     columns = []
     for metric, column in {**known, **described}.items():
-        if column.in_headline and _is_measured(metric, runs):
+        if column.in_headline and metric in measured:
             columns.append(column)
     if columns:
         return columns
@@ -68,10 +70,6 @@ def list_metrics(runs: list[RunResult]) -> list[str]:
     return sorted(names)
 
 
-def _is_measured(metric: str, runs: list[RunResult]) -> bool:
-    return any(run.value(metric) is not None for run in runs)
-
-
 def list_values(runs: list[RunResult], metric: str, kind: str) -> list[float]:
     """List the values that runs of one kind have of a metric."""
     values = []
@@ -82,15 +80,23 @@ def list_values(runs: list[RunResult], metric: str, kind: str) -> list[float]:
     return values
 
 
+def list_aims(runs: list[RunResult], column: Column) -> list[float]:
+    """List the retain models' values of a column that are to be come near to; none of another."""
+    return list_values(runs, column.metric, "retain") if column.better == NEAR_RETAIN else []
+
+
 def measure_shortfall(
     run: RunResult,
     column: Column,
-    runs: list[RunResult],
+    aims: list[float],
 ) -> float | None:
     """Measure how far a run is from what is good in a column, in the metric's own units.
 
     Less is better. None where it has no value, where nobody has said which way is good, or where
     what it is to be near is missing.
+
+    Args:
+        aims: what it is to be near, of `list_aims`.
     """
     value = run.value(column.metric)
     if value is None:
@@ -102,7 +108,6 @@ def measure_shortfall(
     if column.better == NEAR_ZERO:
         return abs(value)
     if column.better == NEAR_RETAIN:
-        aims = list_values(runs, column.metric, "retain")
         return min((abs(value - aim) for aim in aims), default=None)
     if column.better == NEAR_BEFORE and run.before is not None:
         before = run.before.value(column.metric)
@@ -120,8 +125,9 @@ def find_best(runs: list[RunResult], column: Column, gone: set[int]) -> set[int]
         return set()
     num_judged = 0
     shortfalls = {}
+    aims = list_aims(runs, column)
     for run_index, run in enumerate(runs):
-        shortfall = measure_shortfall(run, column, runs)
+        shortfall = measure_shortfall(run, column, aims)
         if run.kind in REFERENCES or shortfall is None:
             continue
         num_judged += 1
@@ -145,27 +151,24 @@ def find_gone(runs: list[RunResult]) -> set[int]:
             kept.append(column.metric)
 
     gone = set()
+    had: dict[str, float | None] = {}
     for run_index, run in enumerate(runs):
         utilities = [metric for metric in kept if run.value(metric) is not None]
         if run.kind in REFERENCES or not utilities:
             continue
         value = run.value(utilities[0])
-        before = _find_value_before(run, utilities[0], runs)
+        before = run.before.value(utilities[0]) if run.before is not None else None
+        if before is None:
+            if utilities[0] not in had:
+                had[utilities[0]] = _find_value_had(utilities[0], runs)
+            before = had[utilities[0]]
         if value is not None and before is not None and value < KEPT_SHARE * before:
             gone.add(run_index)
     return gone
 
 
-def _find_value_before(
-    run: RunResult,
-    metric: str,
-    runs: list[RunResult],
-) -> float | None:
+def _find_value_had(metric: str, runs: list[RunResult]) -> float | None:
     """Find what there was to keep of a metric, as far as these runs can tell."""
-    if run.before is not None:
-        own = run.before.value(metric)
-        if own is not None:
-            return own
     for kind in ("full", "retain"):
         values = list_values(runs, metric, kind)
         if values:

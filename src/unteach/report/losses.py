@@ -10,6 +10,7 @@ from unteach.report.colours import Tints
 from unteach.report.origin import read_config
 from unteach.report.pictures import Axis, Picture
 from unteach.report.recipes import find_training_folder
+from unteach.report.sets import choose_drawn, note_drawn
 from unteach.report.trajectories import STEPS, Line, build_line
 
 MOST_POINTS = 200
@@ -22,10 +23,11 @@ LinesByLoss = dict[str, list[Line]]
 
 
 def collect_losses(runs: list[RunResult]) -> LinesByLoss:
-    """Collect every loss that the runs logged, by its name: the whole loss first, then its
+    """Collect every loss that the drawn runs logged, by its name: the whole loss first, then its
     terms."""
     losses: LinesByLoss = {}
-    for run_index, run in enumerate(runs):
+    for run_index in choose_drawn(runs):
+        run = runs[run_index]
         if run.kind == "start":  # its folder is another run's
             continue
         config = read_config(run.folder)
@@ -84,7 +86,7 @@ def build_pictures(runs: list[RunResult], tints: Tints) -> list[Picture]:
             x=Axis(STEPS),
             y=Axis(label),
             series=[],
-            note=NOTE,
+            note=NOTE + note_drawn(runs, choose_drawn(runs)),
         )
         for line in lines:
             series = build_line(line, runs, tints, has_markers=False)

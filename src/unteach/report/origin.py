@@ -1,5 +1,6 @@
 """What a run was, by its configuration: its part in a comparison, and what it was to forget."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from unteach import run_dir
 from unteach.config.schema import PATH
-from unteach.strict_yaml import read_yaml
+from unteach.strict_yaml import read_kept_yaml
 
 CONFIGS = (run_dir.CONFIG, ".hydra/config.yaml")
 KIND_NAMES = {
@@ -72,7 +73,7 @@ def _infer_kind_by_data(config: ConfigTree) -> str:
 def read_config(folder: Path) -> ConfigTree:
     """Read the configuration of a run, ours or OpenUnlearning's; of a checkpoint, its run's.
 
-    Empty where there is none.
+    Empty where there is none. It is shared with whoever reads it, and not to be changed.
     """
     homes = [folder]
     if folder.name.startswith("checkpoint-"):
@@ -81,9 +82,16 @@ def read_config(folder: Path) -> ConfigTree:
         for name in CONFIGS:
             file = home / name
             if file.is_file():
-                config = read_yaml(file)
-                return config if isinstance(config, dict) else {}
+                written = file.stat()
+                return _read_config_file(file, written.st_mtime_ns, written.st_size)
     return {}
+
+
+@functools.lru_cache(maxsize=8192)
+def _read_config_file(file: Path, mtime_ns: int, size: int) -> ConfigTree:
+    """Read a configuration once for all parts of a report, as long as nobody writes it anew."""
+    config = read_kept_yaml(file)
+    return config if isinstance(config, dict) else {}
 
 
 def _infer_kind_by_name(name: str) -> str:

@@ -251,11 +251,12 @@ def _build_data(tab: str, runs: list[RunResult], tints: Tints) -> dict[str, Any]
         shown_runs.append(shown_run)
     # Rows of different forget sets do not stand beside each other.
     alike = runs if are_comparable(runs) else []
-    token_answers = token_heat.collect_token_answers(alike)
+    token_answers, num_token_answers = token_heat.collect_token_answers(alike)
     question_sets = answers.collect_question_sets(alike)
     return {
         "name": tab,
         "runs": shown_runs,
         "heat": token_heat.to_data(token_answers),
+        "heat_count": num_token_answers,
         "sets": answers.to_data(question_sets),
     }

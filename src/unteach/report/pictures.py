@@ -7,6 +7,8 @@ the page and for a file alike.
 from dataclasses import dataclass
 from typing import Literal
 
+MOST_LINES = 60
+"""Lines of one picture: more cannot be told apart."""
 LineStyle = Literal["solid", "dashed", "dotted", "dashdot"]
 Marker = Literal["circle", "ring", "diamond", "square"]
 

@@ -1,7 +1,8 @@
 """What can be compared: runs that forget the same set, whose gold standard is the same retain
 model."""
 
-from unteach.report.collect import RunResult
+from unteach.report.collect import REFERENCES, RunResult
+from unteach.report.pictures import MOST_LINES
 
 SEPARATOR = ": "
 """Between a suite's name and the forget set whose runs alone are shown."""
@@ -42,3 +43,33 @@ def split_by_forget_set(suites: RunsByTab) -> RunsByTab:
 def get_suite_name(tab: str) -> str:
     """Get the suite that wrote what is shown under a name of `split_by_forget_set`."""
     return tab.partition(SEPARATOR)[0]
+
+
+def choose_drawn(runs: list[RunResult]) -> list[int]:
+    """Choose the runs, by their places in the list, that have a line in a picture of lines: all or,
+    of more than a picture can show, references first, and what is left evenly."""
+    indices = range(len(runs))
+    if len(runs) <= MOST_LINES:
+        return list(indices)
+    references = [index for index in indices if runs[index].kind in REFERENCES]
+    others = [index for index in indices if runs[index].kind not in REFERENCES]
+    chosen = _spread(references, MOST_LINES // 2)
+    chosen += _spread(others, MOST_LINES - len(chosen))
+    return sorted(chosen)
+
+
+def _spread(indices: list[int], most: int) -> list[int]:
+    """Choose so many of a list, evenly; all where it has no more."""
+    if len(indices) <= most:
+        return indices
+    return [indices[step * len(indices) // most] for step in range(most)]
+
+
+def note_drawn(runs: list[RunResult], drawn: list[int]) -> str:
+    """Say, in a sentence of a picture's note, that not every run has a line in it."""
+    if len(drawn) == len(runs):
+        return ""
+    return (
+        f" Lines of {len(drawn)} of {len(runs):,} models are drawn: references, and others evenly; "
+        "the table has all."
+    )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 NARROWEST_NAME = 10
+MOST_PRINTED = 200
+"""Rows of a table on a terminal."""
 MARKDOWN_SIGN = re.compile(r"[\\`*\[\]<>|]")
 
 
@@ -111,7 +113,7 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
     lines run over the terminal's edge.
     """
     console = console or RichConsole()
-    table = make_table(runs)
+    table, num_left_out = choose_printed(make_table(runs))
     widths = _find_widths(table)
     longest = max((len(row.run.name) for row in table.rows), default=0)
     if table.has_gone:
@@ -152,8 +154,24 @@ def print_table(runs: list[RunResult], console: Console | None = None) -> None:
         style = "yellow" if row.run.kind == "retain" else None
         printed.add_row(name, *cells, style=style)
     console.print(printed, crop=False, no_wrap=True, overflow="ignore")
+    if num_left_out:
+        left_out = f"{num_left_out:,} more rows are not printed; report.md, .csv and .html have all"
+        console.print(Text(left_out, "dim"))
     if table.has_gone:
         console.print(Text(UTILITY_GONE_MEANS, "dim"))
+
+
+def choose_printed(table: Table) -> tuple[Table, int]:
+    """Choose the rows that a terminal shows: all or, of more than can be read there, what is best
+    in a column and the first others; tell how many are left out."""
+    num_rows = len(table.rows)
+    if num_rows <= MOST_PRINTED:
+        return table, 0
+    is_best = [any(cell.best for cell in row.cells) for row in table.rows]
+    by_rank = sorted(range(num_rows), key=lambda index: not is_best[index])
+    printed = sorted(by_rank[:MOST_PRINTED])
+    rows = [table.rows[index] for index in printed]
+    return Table(table.columns, rows), num_rows - len(rows)
 
 
 def _build_head(column: Column) -> Text:

@@ -7,7 +7,9 @@ from typing import Any
 from unteach.report.answers import get_bare_question
 from unteach.report.collect import RunResult, to_finite
 
-MOST_ANSWERS = 200
+MOST_ANSWERS, FEWEST_ANSWERS = 200, 5
+MOST_OF_ALL = 4000
+"""Answers of all models that a page shows: of many models, fewer each."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +49,28 @@ class TokenAnswer:
     by_run: list[Tokens | None]
 
 
-def collect_token_answers(runs: list[RunResult]) -> list[TokenAnswer]:
-    """Collect the answers of every run's token file, put together by question and answer, as
-    tokenizers and splits differ."""
+def collect_token_answers(runs: list[RunResult]) -> tuple[list[TokenAnswer], int]:
+    """Collect answers of every run's token file, put together by question and answer, as tokenizers
+    and splits differ; tell how many there are."""
     answers: dict[tuple[str, str], TokenAnswer] = {}
+    most = max(FEWEST_ANSWERS, min(MOST_ANSWERS, MOST_OF_ALL // max(1, len(runs))))
+    count = 0
+    is_cut = False
     for run_index, run in enumerate(runs):
+        num_rows = 0
         for row in run.tokens:
+            num_rows += 1
             question = get_bare_question(row, "prompt")
             text = str(row.get("answer", ""))
             key = (question, text)
-            if key not in answers and len(answers) < MOST_ANSWERS:
+            is_cut = is_cut or (key not in answers and len(answers) >= most)
+            if key not in answers and len(answers) < most:
                 unknown: list[Tokens | None] = [None] * len(runs)
                 answers[key] = TokenAnswer(question, text, unknown)
             if key in answers:
                 answers[key].by_run[run_index] = _read_tokens(row)
-    return list(answers.values())
+        count = max(count, num_rows)
+    return list(answers.values()), max(count, len(answers)) if is_cut else len(answers)
 
 
 def _read_tokens(row: dict[str, Any]) -> Tokens:
@@ -80,10 +89,19 @@ def _read_tokens(row: dict[str, Any]) -> Tokens:
 
 
 def to_data(answers: list[TokenAnswer]) -> list[list[Any]]:
-    """Give the answers as the page's script reads them."""
+    """Give the answers as the page's script reads them: tokens that are those of the first run that
+    has the answer are said once."""
     data: list[list[Any]] = []
     for answer in answers:
-        by_run = [_to_data(tokens) for tokens in answer.by_run]
+        by_run = []
+        first: list[str] | None = None
+        for tokens in answer.by_run:
+            shown = _to_data(tokens)
+            if shown is not None and first is None:
+                first = shown[0]
+            elif shown is not None and shown[0] == first:
+                shown[0] = None
+            by_run.append(shown)
         data.append([answer.question, answer.text, by_run])
     return data
 

@@ -19,9 +19,9 @@ at("heat-cards").addEventListener("click", (event) => {
   if (chosen && !again) chosen.classList.add("tapped");
 });
 
-function heatRow(run, seen) {
+function heatRow(run, seen, shared) {
   if (!seen) return make("div", "row", who(run), make("div", "rouge"), make("div", "said none", "(not measured)"));
-  const [texts, probabilities, cut, mean] = seen;
+  const [own, probabilities, cut, mean] = seen, texts = own || shared;
   const body = make("div", "said tokens", ...texts.map((text, place) => token(text, probabilities[place])));
   if (cut) body.append(make("span", "cut", ` … ${cut} more tokens`));
   const figure = make("div", "rouge", mean === null ? "–" : number(mean));
@@ -31,12 +31,16 @@ function heatRow(run, seen) {
 
 function heatCard([question, answer, seen], position, runs) {
   const head = make("h3", "", make("span", "", String(position + 1)), question || short(answer));
-  return make("article", "card", ...clamp(head, question.length), ...runs.map((run) => heatRow(run, seen[run])));
+  // Tokens that another run has alike are said once.
+  const shared = (seen.find((one) => one && one[0]) || [[]])[0];
+  return make("article", "card", ...clamp(head, question.length), ...runs.map((run) => heatRow(run, seen[run], shared)));
 }
 
 function drawTokens() {
   const measured = here.runs.map((_, run) => run).filter((run) => here.heat.some(([, , seen]) => seen[run]));
   chips(at("heat-chips"), measured, beginBeside);
+  at("heat-shown").hidden = here.heat.length === here.heat_count;
+  at("heat-shown").textContent = `${here.heat.length} of ${here.heat_count.toLocaleString("en")} answers. All are in each run's evaluation files.`;
   const shown = here.heat.slice(heatPage * ANSWERS, (heatPage + 1) * ANSWERS);
   const runs = beside(measured);
   at("heat-cards").replaceChildren(...shown.map((one, place) => heatCard(one, heatPage * ANSWERS + place, runs)));

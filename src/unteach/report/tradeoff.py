@@ -1,6 +1,7 @@
 """What was forgotten against what was kept: the views of it that some runs give, and their
 pictures."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,12 +18,15 @@ from unteach.report.columns import (
     RETAIN,
     Column,
 )
+from unteach.report.fronts import TradePoint, find_front
 from unteach.report.judging import (
     find_gone,
+    list_aims,
     list_headline_columns,
     list_values,
     measure_shortfall,
 )
+from unteach.report.labels import CROWD
 from unteach.report.pictures import Axis, Guide, Marker, Picture, Point, Series
 from unteach.report.sets import are_comparable
 from unteach.wording import format_value
@@ -31,6 +35,8 @@ P_FLOOR = 1e-20
 """Where a p-value is drawn that is lower. They run down to 1e-300; below this all say the same, and
 a longer axis would hide every other point."""
 P_LINE = 0.05
+MOST_NAMED = 60
+"""Points of a picture that may all have their names beside them; of more, some of the front."""
 P_RANGE = (P_FLOOR / 3, 5.0)
 ARROWS = {
     (-1, 1): "↖",
@@ -56,27 +62,6 @@ KINDS: dict[str, tuple[str, Marker]] = {
 
 
 @dataclass(frozen=True)
-class TradePoint:
-    """One run where a view has it.
-
-    Attributes:
-        run_index: its place in the list of runs.
-        x: where it is drawn; true_x: its value.
-        remembered: how far it is from what is good along x, less is better.
-        lost: the same along y.
-    """
-
-    run_index: int
-    name: str
-    kind: str
-    x: float
-    y: float
-    true_x: float
-    remembered: float
-    lost: float
-
-
-@dataclass(frozen=True)
 class View:
     """One forget metric against one retain metric.
 
@@ -96,6 +81,11 @@ class View:
     left_out: list[str]
     comparable: bool
     gone: set[int] = field(default_factory=set)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are too many points for a name beside each."""
+        return len(self.points) > MOST_NAMED
 
     @property
     def better(self) -> str:
@@ -140,12 +130,7 @@ class View:
             is_reference = point.kind in REFERENCES
             if not is_reference and point.run_index not in self.gone:
                 judged.append(point)
-        front = []
-        for point in judged:
-            is_beaten = any(_beats(other, point) for other in judged)
-            if not is_beaten:
-                front.append(point)
-        return sorted(front, key=lambda point: (point.x, point.y))
+        return find_front(judged)
 
     @property
     def x_range(self) -> tuple[float, float]:
@@ -208,8 +193,9 @@ def _build_view(
     """Build the view of x against y, with a point for each run that has both."""
     points = []
     left_out = []
+    aims_x, aims_y = list_aims(runs, x), list_aims(runs, y)
     for run_index, run in enumerate(runs):
-        point = _build_point(runs, run_index, x, y)
+        point = _build_point(run, run_index, x, y, aims_x, aims_y)
         if point is None:
             left_out.append(run.name)
         else:
@@ -230,22 +216,23 @@ def _build_view(
 
 
 def _build_point(
-    runs: list[RunResult],
+    run: RunResult,
     run_index: int,
     x: Column,
     y: Column,
+    aims_x: list[float],
+    aims_y: list[float],
 ) -> TradePoint | None:
     """Place one run in a view; None where it lacks one of the values."""
-    run = runs[run_index]
     x_value = run.value(x.metric)
     y_value = run.value(y.metric)
     if x_value is None or y_value is None:
         return None
     # With nothing to be near to, less is more forgotten, and more is more kept.
-    remembered = measure_shortfall(run, x, runs)
+    remembered = measure_shortfall(run, x, aims_x)
     if remembered is None:
         remembered = x_value
-    lost = measure_shortfall(run, y, runs)
+    lost = measure_shortfall(run, y, aims_y)
     if lost is None:
         lost = -y_value
     return TradePoint(
@@ -258,13 +245,6 @@ def _build_point(
         remembered=remembered,
         lost=lost,
     )
-
-
-def _beats(other: TradePoint, point: TradePoint) -> bool:
-    """Tell whether another point is as good on both sides, and better on one."""
-    is_as_good = other.remembered <= point.remembered and other.lost <= point.lost
-    is_better = other.remembered < point.remembered or other.lost < point.lost
-    return is_as_good and is_better
 
 
 def _find_range(values: list[float]) -> tuple[float, float]:
@@ -307,22 +287,43 @@ def _build_front(view: View) -> list[Series]:
 
 
 def _build_points(view: View, runs: list[RunResult], tints: Tints) -> Iterator[Series]:
-    """Describe each run's point, with its name beside it."""
+    """Describe each run's point, with its name beside it; of many, those without a name are drawn
+    together, one series a colour and marker."""
     num_by_kind = Counter(point.kind for point in view.points)
+    named = _choose_named(view) if view.is_crowded else set()
+    together: dict[tuple[str, Marker], list[Point]] = {}
     for point in view.points:
         x = f"{get_short_name(view.x)} {format_value(point.true_x)}"
         y = f"{get_short_name(view.y)} {format_value(point.y)}"
         hover = f"{point.name}\n{x}\n{y}"
         _, marker = KINDS[point.kind]
+        colour = get_colour(runs[point.run_index], tints)
+        drawn = Point(point.x, point.y, hover=hover)
+        must_label = point.kind in REFERENCES and num_by_kind[point.kind] == 1
+        if view.is_crowded and not must_label and point.run_index not in named:
+            together.setdefault((colour, marker), []).append(drawn)
+            continue
         yield Series(
             name=point.name,
-            colour=get_colour(runs[point.run_index], tints),
-            points=[Point(point.x, point.y, hover=hover)],
+            colour=colour,
+            points=[drawn],
             marker=marker,
             label=point.name,
-            must_label=point.kind in REFERENCES and num_by_kind[point.kind] == 1,
+            must_label=must_label,
             in_legend=False,
         )
+    for (colour, marker), points in together.items():
+        yield Series("", colour, points, marker=marker, in_legend=False)
+
+
+def _choose_named(view: View) -> set[int]:
+    """Choose the runs of a crowded view that have their names beside them: of the front, one at
+    each place and no more than there is room for."""
+    by_place: dict[tuple[float, float], int] = {}
+    for point in view.front:
+        by_place.setdefault((point.x, point.y), point.run_index)
+    stride = math.ceil(len(by_place) / CROWD) or 1
+    return set(list(by_place.values())[::stride])
 
 
 def _build_legend(view: View) -> Iterator[Series]:
@@ -361,6 +362,11 @@ def _write_note(view: View) -> str:
         sentences.append(
             "On the dashed line are the models that no other beats on both sides, apart from "
             "references and those whose utility is gone."
+        )
+    if view.is_crowded:
+        sentences.append(
+            f"Of {len(view.points):,} models, some of the front have their names beside them; each "
+            "other says its name where the pointer is."
         )
     if view.left_out:
         names = ", ".join(view.left_out)

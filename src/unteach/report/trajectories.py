@@ -11,6 +11,7 @@ from unteach.report.colours import Tints, get_colour, get_dash
 from unteach.report.columns import Column
 from unteach.report.judging import list_headline_columns
 from unteach.report.pictures import Axis, Picture, Point, Series
+from unteach.report.sets import choose_drawn, note_drawn
 from unteach.report.tradeoff import P_FLOOR
 from unteach.run_dir import EVALS, read_last_metrics
 from unteach.wording import format_value
@@ -46,11 +47,11 @@ class Trajectory:
 
 def collect_trajectories(runs: list[RunResult], suite: str) -> list[Trajectory]:
     """Collect how each column of the table moved that some run has at two steps or more."""
-    evaluations = [_read_evaluations(run, suite) for run in runs]
+    evaluations = {index: _read_evaluations(runs[index], suite) for index in choose_drawn(runs)}
     trajectories = []
     for column in list_headline_columns(runs):
         lines = []
-        for run_index, by_step in enumerate(evaluations):
+        for run_index, by_step in evaluations.items():
             line = _collect_line(run_index, by_step, column.metric)
             if len(line.steps) > 1:
                 lines.append(line)
@@ -105,7 +106,7 @@ def build_picture(
         x=Axis(STEPS),
         y=Axis(column.label, is_log=column.has_p_value_scale),
         series=[build_line(line, runs, tints, floor) for line in trajectory.lines],
-        note=NOTE,
+        note=NOTE + note_drawn(runs, choose_drawn(runs)),
     )
 
 

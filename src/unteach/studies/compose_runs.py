@@ -9,7 +9,7 @@ import logging
 import os
 
 from unteach import fingerprints, logs
-from unteach.config import compose, schema
+from unteach.config import compose, composed_files, schema
 from unteach.config.files import name_and_split
 from unteach.config.reader import collect_problems
 from unteach.config.schema import MODEL_KEY, TOKENIZER_KEY
@@ -53,6 +53,21 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
             f"{len(plan)} runs are composed before the first starts ({num_shapes} different ones)",
             flush=True,
         )
+    with composed_files.share_files():
+        runs_by_problem, notes = _compose_shapes(plan, shapes, config_dirs, folders)
+    for note in notes:
+        logger.info(note)
+    if runs_by_problem:
+        _refuse(runs_by_problem, len(plan))
+
+
+def _compose_shapes(
+    plan: list[PlannedRun],
+    shapes: dict[str, Shape],
+    config_dirs: tuple[str, ...],
+    folders: frozenset[str],
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Compose the first run of each shape; give the runs that each problem is of, and the notes."""
     runs_by_problem: dict[str, list[str]] = {}
     notes: dict[str, None] = {}
     problems_by_shape: dict[Shape, list[str]] = {}
@@ -74,10 +89,7 @@ def check(plan: list[PlannedRun], config_dirs: tuple[str, ...] = ()) -> None:
             notes.update(dict.fromkeys(logged))
         for problem in problems_by_shape[shape]:
             runs_by_problem.setdefault(problem, []).append(run.name)
-    for note in notes:
-        logger.info(note)
-    if runs_by_problem:
-        _refuse(runs_by_problem, len(plan))
+    return runs_by_problem, list(notes)
 
 
 def _refuse(runs_by_problem: dict[str, list[str]], num_runs: int) -> None:
