@@ -94,7 +94,7 @@ class Engine(Protocol):
         max_new_tokens: int,
         seed: int,
         on_progress: ProgressCallback = None,
-        **sampling: Any,
+        **sampling: object,
     ) -> list[list[list[int]]]: ...
 
     def grad_norms(

@@ -108,7 +108,7 @@ class TextEngine(BatchRunner):
         max_new_tokens: int,
         seed: int,
         on_progress: ProgressCallback = None,
-        **sampling: Any,
+        **sampling: object,
     ) -> list[list[list[int]]]:
         """Sample several continuations of each prompt, which is read once for all of them.
 
@@ -167,12 +167,12 @@ class TextEngine(BatchRunner):
         max_new_tokens: int,
         until: Sequence[str],
         seeds: Sequence[Sequence[int]] | None,
-        sampling: Mapping[str, Any],
+        sampling: Mapping[str, object],
     ) -> list[list[list[int]]]:
         """Continue the prompts of a batch, each as often as it has seeds; without any, once, by the
         likeliest tokens."""
         indices = [i for [i] in batch]
-        library_args = dict(sampling)
+        library_args: dict[str, Any] = dict(sampling)
         sampler = None
         num_texts = 1
         if seeds is not None:
