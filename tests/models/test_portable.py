@@ -259,3 +259,13 @@ def test_the_sentencepiece_file_stays_with_the_tokenizer_that_it_says(
         read = transformers.AutoTokenizer.from_pretrained(folder)
         assert read.get_vocab() == tokenizer.get_vocab()
         tokenizer = read
+
+
+@pytest.mark.parametrize("origin", ["", "a/folder/that/is gone"])
+def test_a_tokenizer_from_nowhere_is_saved_without_such_a_file(origin: str, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of("plain")
+    transformers.AutoConfig.for_model("llama").save_pretrained(tmp_path)
+    tokenizer.name_or_path = origin
+    portable.save_tokenizer(tokenizer, tmp_path)
+    assert (tmp_path / "tokenizer.json").exists()
+    assert not (tmp_path / "tokenizer.model").exists()

@@ -208,15 +208,21 @@ def _copy_sentencepiece(tokenizer: "PreTrainedTokenizerBase", folder: Path) -> N
 
 
 def _find_file(tokenizer: "PreTrainedTokenizerBase", name: str) -> Path | None:
-    """Find a file of the folder or the cached repository that a tokenizer came from."""
-    found = transformers.utils.cached_file(
-        str(tokenizer.name_or_path),
-        name,
-        local_files_only=True,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-    )
+    """Find a file of the folder or the cached repository that a tokenizer came from; None where
+    that has none, or is gone, or the tokenizer was learned here."""
+    if not tokenizer.name_or_path:
+        return None
+    try:
+        found = transformers.utils.cached_file(
+            str(tokenizer.name_or_path),
+            name,
+            local_files_only=True,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        return None
     return Path(found) if found else None
 
 
