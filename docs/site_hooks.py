@@ -21,7 +21,14 @@ BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"} 
     for file in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 }
 """File beside docs/ -> its page in the site."""
-LISTS = ("reference.md", "api.md", "architectures.md", "changelog.md", "measurements/", "decisions/")
+LISTS = (
+    "reference.md",
+    "api.md",
+    "architectures.md",
+    "changelog.md",
+    "measurements/",
+    "decisions/",
+)
 """Pages, and folders of pages, to look something up in; `coming-from-…` are such pages too."""
 FENCE_TITLE = re.compile(r"^(```\w+ title=)([^\s\"]+)$", re.MULTILINE)
 API = re.compile(r"^<!-- api: ([\w.]+) -->$", re.MULTILINE)
@@ -43,7 +50,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     sources = {target: source for source, target in BESIDE.items()}
     uri = page.file.src_uri
     if uri.startswith((*LISTS, "coming-from-")):
-        page.meta["search"] = {"boost": 0.1}
+        page.meta["search"] = {"boost": 0.01}
     place = posixpath.dirname(sources.get(uri, f"docs/{uri}"))
     return LINK.sub(lambda link: _write_link(link, place, uri), markdown)
 
