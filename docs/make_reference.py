@@ -33,24 +33,27 @@ PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
 # Reference
 
-Every key that a command or a file can have: its name, what it takes, its default. To look things up;
-[experiments.md](experiments.md) says how keys are used, [methods.md](methods.md) explains the methods,
-[glossary.md](glossary.md) the words. `unteach check … --print` shows the values of one
-command and where each came from. This page is written by `docs/make_reference.py` from the code itself.
+Every key that a command or a file can have: its name, what it takes, its default. A page to look
+things up in: [experiments.md](experiments.md) says how keys are used, [methods.md](methods.md)
+explains the methods, [glossary.md](glossary.md) the words. `unteach check … --print` shows the
+values of one command and where each came from. `docs/make_reference.py` writes this page from the
+code itself.
 """
 DATA = """\
 `data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a
-[stream](glossary.md#stream) (`train`, `forget`, `retain`, `alternate`). `data.anchor` names the stream
-whose length is an epoch. Each dataset has `handler` and `args`; `template`, or `tokenizer` and
-`template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that is a folder holds `<name>` or
-`<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people` are built-in worlds.
+[stream](glossary.md#stream) (`train`, `forget`, `retain`, `alternate`). `data.anchor` names the
+stream whose length is an epoch. Each dataset has `handler` and `args`; `template`, or `tokenizer`
+and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that is a
+folder holds `<name>` or `<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people`
+are built-in worlds.
 """
 STUDY = {
     "name": "the study's folder, `saves/<name>`",
     "base": "overrides of a first run that `full` and `retain` start from; may be left out",
     "full": "keys of the run that is taught everything; its experiment, "
     "`finetune/<benchmark>/…`, names the rest",
-    "retain": "keys of the run without what is to be forgotten; every forget run is compared with it",
+    "retain": "keys of the run without what is to be forgotten; every forget run is compared with "
+    "it",
     "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the "
     "forget run that `from` "
     "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",

@@ -21,15 +21,8 @@ BESIDE = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"} 
     for file in sorted((ROOT / "benchmarks" / "results").glob("*.md"))
 }
 """File beside docs/ -> its page in the site."""
-LISTS = (
-    "reference.md",
-    "api.md",
-    "architectures.md",
-    "changelog.md",
-    "measurements/",
-    "decisions/",
-)
-"""Pages, and folders of pages, to look something up in; `coming-from-…` are such pages too."""
+LISTS = ("reference", "api", "architectures", "changelog", "measurements/", "decisions/", "coming-")
+"""How the names of pages begin that are there to look something up in."""
 FENCE_TITLE = re.compile(r"^(```\w+ title=)([^\s\"]+)$", re.MULTILINE)
 API = re.compile(r"^<!-- api: ([\w.]+) -->$", re.MULTILINE)
 LINK = re.compile(r"\[([^\]]*)\]\(([^)\s:#]+)(#[^)\s]*)?\)")
@@ -49,7 +42,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = API.sub(r"\n::: \1\n", markdown)
     sources = {target: source for source, target in BESIDE.items()}
     uri = page.file.src_uri
-    if uri.startswith((*LISTS, "coming-from-")):
+    if uri.startswith(LISTS):
         page.meta["search"] = {"boost": 0.01}
     place = posixpath.dirname(sources.get(uri, f"docs/{uri}"))
     return LINK.sub(lambda link: _write_link(link, place, uri), markdown)

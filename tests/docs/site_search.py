@@ -5,6 +5,7 @@ titles counting a thousand times as much. Its own index is read where `make docs
 without it the sections are cut out of the Markdown in the same way.
 """
 
+import itertools
 import json
 import math
 import re
@@ -17,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 INDEX = ROOT / "site" / "search" / "search_index.json"
 FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+LISTS = ("reference", "api", "architectures", "changelog", "measurements/", "decisions/", "coming-")
 TITLE_BOOST, LIST_BOOST = 1000.0, 0.01
 STOP_WORDS = {
     "the",
@@ -71,8 +73,9 @@ def cut_pages() -> Iterator[Section]:
         for heading, text in zip(parts[1::2], parts[2::2], strict=True):
             level, _, title = heading.partition(" ")
             location = page if level == "#" else f"{page}#{slugify(title)}"
-            whole = re.sub("\0", lambda _: next(code), text)
-            yield Section(location, split_words(title), split_words(whole), find_boost(page))
+            blocks = " ".join(itertools.islice(code, text.count("\0")))
+            words = split_words(f"{text} {blocks}")
+            yield Section(location, split_words(title), words, find_boost(page))
 
 
 def read_index() -> Iterator[Section]:
@@ -87,8 +90,7 @@ def read_index() -> Iterator[Section]:
 
 def find_boost(page: str) -> float:
     """Give pages that list less weight, as docs/site_hooks.py does."""
-    lists = ("reference", "api", "architectures", "changelog", "measurements/", "decisions/")
-    return LIST_BOOST if page.startswith((*lists, "coming-from-")) else 1.0
+    return LIST_BOOST if page.startswith(LISTS) else 1.0
 
 
 class Index:
