@@ -161,7 +161,7 @@ release:
 	grep -E "^## $$($(RELEASED)/unteach --version) \([0-9-]{10}\)$$" CHANGELOG.md
 	@echo "Nothing was uploaded: twine upload dist/* does that."
 
-# The documentation as a site, in site/. What builds it has an environment of its own (100 MB, half a minute, once), so that
+# The documentation as a site, in site/. What builds it has an environment of its own (200 MB, half a minute, once), so that
 # neither a user's nor the tests' has its packages. Every warning is an error: a broken link, a page that no menu has.
 DOCS = .venv-docs/bin
 
