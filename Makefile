@@ -5,7 +5,7 @@ SMOLLM2 = saves/models/SmolLM2-135M-Instruct
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: venv lock lock-lowest demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers test-lowest release check
+.PHONY: venv lock lock-lowest demo smollm2 demo-smollm2 test test-long test-architectures test-slurm test-vllm test-old-transformers test-lowest release docs lock-docs check
 
 PIP = $(PY) -m pip install --disable-pip-version-check
 
@@ -161,7 +161,28 @@ release:
 	grep -E "^## $$($(RELEASED)/unteach --version) \([0-9-]{10}\)$$" CHANGELOG.md
 	@echo "Nothing was uploaded: twine upload dist/* does that."
 
-check: .venv/ready-test
+# The documentation as a site, in site/. What builds it has an environment of its own (200 MB, half a minute, once), so that
+# neither a user's nor the tests' has its packages. Every warning is an error: a broken link, a page that no menu has.
+DOCS = .venv-docs/bin
+
+.venv-docs/ready: requirements-docs.lock
+	test -x $(DOCS)/python || python3 -m venv .venv-docs
+	$(DOCS)/python -m pip install --disable-pip-version-check --no-deps -r requirements-docs.lock
+	touch $@
+
+# The variable silences an advertisement of the theme for another tool (docs/decisions/site.md).
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --strict $(ARGS)
+
+lock-docs:
+	rm -rf .venv-lock && python3 -m venv .venv-lock
+	$(LOCK) install "pip>=25.1"
+	$(LOCK) install --group docs
+	$(PINS) > .venv-lock/docs
+	mv .venv-lock/docs requirements-docs.lock
+	rm -rf .venv-lock
+
+check: .venv/ready-test docs
 	.venv/bin/ruff check src tests benchmarks docs examples
 	.venv/bin/ruff format --check src tests benchmarks docs examples
 	.venv/bin/mypy

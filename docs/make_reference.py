@@ -33,30 +33,32 @@ PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
 # Reference
 
-Every key of a configuration: what it is called, what it takes, its default. This page is written by
-`docs/make_reference.py` from the code itself; [experiments.md](experiments.md) says how to use it,
-[methods.md](methods.md) explains the methods. `unteach check … --print` shows the values of one
-command and where each came from.
+Every key that a command or a file can have: its name, what it takes, its default. A page to look
+things up in: [experiments.md](experiments.md) says how keys are used, [methods.md](methods.md)
+explains the methods, [glossary.md](glossary.md) the words. `unteach check … --print` shows the
+values of one command and where each came from. `docs/make_reference.py` writes this page from the
+code itself.
 """
 DATA = """\
-`data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a stream
-(`train`, `forget`, `retain`, `alternate`). `data.anchor` names the stream that sets the epoch. Each
-dataset has `handler` and `args`; `template`, or `tokenizer` and `template_args`, are handed over.
-`hf_args` are `datasets.load_dataset`'s; a `path` that is a folder holds `<name>` or
-`<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people` are built-in worlds.
+`data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a
+[stream](glossary.md#stream) (`train`, `forget`, `retain`, `alternate`). `data.anchor` names the
+stream whose length is an epoch. Each dataset has `handler` and `args`; `template`, or `tokenizer`
+and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a `path` that is a
+folder holds `<name>` or `<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people`
+are built-in worlds.
 """
 STUDY = {
     "name": "the study's folder, `saves/<name>`",
     "base": "overrides of a first run that `full` and `retain` start from; may be left out",
-    "full": "overrides of the run that is taught everything; its experiment, "
+    "full": "keys of the run that is taught everything; its experiment, "
     "`finetune/<benchmark>/…`, names the rest",
-    "retain": "overrides of the run without what is to be forgotten; its log is every forget run's "
-    "retain log",
+    "retain": "keys of the run without what is to be forgotten; every forget run is compared with "
+    "it",
     "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the "
     "forget run that `from` "
     "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",
     "vary": "key -> list of values; the study has the runs of every combination",
-    "eval": "the suites that every run is judged by",
+    "eval": "the suites that are measured of every run",
     "evaluate": "`[base]`: the base model is evaluated too, once for all that share it; `[audit]` "
     "is `audit: quick`",
     "audit": "a level: every forget run is audited after it ended, beside `full` and `retain`, "

@@ -169,7 +169,9 @@ def evaluate(
         model: see `train`.
         suites: a suite's name, or several; rows of your own have the suite `rows` by themselves.
         data: rows of your own that are measured, as a file or in memory; see `train`.
-        forget, retain, holdout: the same, by what the rows are to an unlearning run.
+        forget: the same, of rows that an unlearning run was to take out.
+        retain: the same, of rows that it was to keep.
+        holdout: the same, of rows that no model was taught.
         task_name: names the folder, saves/eval/<task_name>.
         seed: of everything that is drawn.
         settings: any other keys: {"eval.tofu.batch_size": 8}.

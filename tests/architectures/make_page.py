@@ -27,19 +27,19 @@ SECONDS = 240
 HEAD = f"""\
 # Architectures
 
-What each decoder family does, tried on a tiny random model of it against the library's own forward, one row at a time,
-on a CPU in fp32 with the library's own attention. `make test-architectures` writes this page (transformers
+Which families of language models work here, and how. Each line was tried on a tiny random model of the family, whose numbers were compared with those of
+the library's own code, one row at a time, on a CPU in fp32 with the library's own attention. `make test-architectures` writes this page (transformers
 {transformers.__version__}); `make test-architectures ARGS="llama gpt_oss"` tries some rows again.
 
-A model that is loaded is probed the same way, whatever its family: its logits against its own forward, padded rows, rows
-laid end to end, and a continuation after rows have left the batch, in three passes of 28 tokens and one of a single
-token. The answer is remembered for its configuration, the versions of transformers and torch, its attention and its
-dtype, in `~/.cache/unteach/capabilities/` where all holds. It says right within 1e-4 in fp32, and 2e-2 in half precision.
+Every model that you load is tried in the same way, whatever its family: its logits, padded rows, rows
+laid end to end, and text that goes on after other rows have ended, in three passes of 28 tokens and one of a single
+token. If all of it holds, that is remembered in `~/.cache/unteach/capabilities/` for its configuration, the versions of transformers and torch, its attention and its
+dtype. *Right* means within 1e-4 in fp32, and 2e-2 in half precision.
 
 | | |
 |---|---|
-| right | as the library's own forward has it, in the usual way |
-| slower | the same, another way: padded rows or the documents of a packed row go through the layers one by one, answers to one prompt have a row each, continuations are made one at a time |
+| right | as the library's own code has it, in the usual way |
+| slower | the same result in a slower way: padded rows or the documents of a packed row go through the layers one by one, answers to one prompt have a row each, continuations are made one at a time |
 | refused | a message by name before any work, in the words below the table |
 | wrong, crash | neither; there should be none |
 

@@ -49,7 +49,8 @@ def check_method(
         name: of the method.
         method_args: its fields.
         processes: two processes too.
-        surgery, perturb: what stands round it: a name, or {"name": …} with fields.
+        surgery: a rule that stands round it: a name, or {"name": …} with fields.
+        perturb: a perturbation that stands round it, named in the same way.
     """
     prepare_environment()
 

@@ -102,7 +102,8 @@ def method_loss(
     Args:
         name: of the method.
         method_args: its fields.
-        policy, reference: model folders.
+        policy: the folder of the model that would train.
+        reference: the folder of the model that it is compared with.
         forget: rows with question and answer. A method that teaches takes them as its stream
             `train`, with `chosen` and `rejected` in place of `answer` where it learns preferences.
         retain: rows with question and answer.

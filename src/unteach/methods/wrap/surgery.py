@@ -63,8 +63,9 @@ class Surgery:
         third copy is held: what spans several tensors is computed before the first is yielded.
 
         Args:
-            forget, retain: the gradient of either side. Under FSDP2 they are this process's shards:
-                what is elementwise may be done with them, and the rest with `dots`.
+            forget: the gradient of the forget side. Under FSDP2 it is this process's shards: what
+                is elementwise may be done with them, and the rest with `dots`.
+            retain: the gradient of the retain side, in the same form.
             dots: inner products of whole tensors, whatever the sharding.
         """
         raise NotImplementedError
