@@ -28,9 +28,7 @@ def list_classes(kind: registry.Registry) -> dict[str, type]:
     return {entry.name: entry.target for entry in kind.entries()}
 
 
-def define_classes(
-    definitions: Definitions, kind: registry.Registry
-) -> dict[str, Schema]:
+def define_classes(definitions: Definitions, kind: registry.Registry) -> dict[str, Schema]:
     """Define the fields of every class of a kind; give the references by name.
 
     A class that takes any argument, or a trainer of a plugin, is left out.
@@ -60,9 +58,7 @@ def list_field_names(definitions: Definitions, reference: Schema) -> list[str]:
     return list(definitions.schemas[reference["$ref"].rpartition("/")[2]]["properties"])
 
 
-def join_fields(
-    definitions: Definitions, references: dict[str, Schema]
-) -> dict[str, Schema]:
+def join_fields(definitions: Definitions, references: dict[str, Schema]) -> dict[str, Schema]:
     """Join the fields of several classes: where classes differ in one, it takes what any takes."""
     variants: dict[str, list[Schema]] = {}
     owners: dict[str, list[str]] = {}
@@ -82,9 +78,7 @@ def join_fields(
     return joined
 
 
-def describe_named(
-    definitions: Definitions, kind: registry.Registry, key: str
-) -> Schema:
+def describe_named(definitions: Definitions, kind: registry.Registry, key: str) -> Schema:
     """Describe a mapping in which one key names a class of a kind and the others are its fields."""
     references = define_classes(definitions, kind)
     conditions = []
@@ -121,7 +115,7 @@ def describe_component(definitions: Definitions, kind: registry.Registry) -> Sch
         conditions.append(when("handler", [name], {"properties": {"args": reference}}))
         definition = definitions.schemas[reference["$ref"].rpartition("/")[2]]
         for given in sorted(PROVIDED - {"self"}):
-            definition["properties"].setdefault(given, {})
+            definition["properties"][given] = {}
     handler = choice(references, is_open=True)
     handler["description"] = f"The class of a {kind.kind}.{OPEN}"
     args = mapping({}, rest={}, description="The arguments of the class.")

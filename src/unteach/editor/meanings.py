@@ -55,7 +55,9 @@ def read_field_meanings(cls: type) -> dict[str, str]:
 def _split_docstring(cls: type) -> dict[str, str]:
     """Split the docstring of a dataclass into what it says of single fields: `jobs: runs at a time;
     null: one. gpus: …`; several names before one colon share a sentence."""
-    names = [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    names = (
+        [field.name for field in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else []
+    )
     text = " ".join(inspect.cleandoc(cls.__doc__ or "").split())
     if not names:
         return {}

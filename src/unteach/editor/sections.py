@@ -2,7 +2,7 @@
 beside them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from unteach import registry
@@ -57,9 +57,7 @@ class Sections:
         args = defs.refer("trainer.args", describe_training_args())
         fields = components.join_fields(defs, self.method_fields)
         text = f"The method's own fields.{OPEN}"
-        method_args = defs.refer(
-            "trainer.method_args", mapping(fields, rest={}, description=text)
-        )
+        method_args = defs.refer("trainer.method_args", mapping(fields, rest={}, description=text))
         properties = {
             "handler": choice(self.method_fields, is_open=True),
             "args": nullable(args),
@@ -132,9 +130,7 @@ class Sections:
     def describe_data(self) -> Schema:
         """Describe the mapping `data`: streams of datasets, or rows of one's own."""
         defs = self.definitions
-        dataset = defs.refer(
-            "dataset", components.describe_component(defs, registry.dataset)
-        )
+        dataset = defs.refer("dataset", components.describe_component(defs, registry.dataset))
         names = choice(self.list_names("data/datasets"), is_open=True)
         text = f"The datasets of a stream: a name, several, or datasets by name.{OPEN}"
         stream = any_of(
@@ -148,7 +144,8 @@ class Sections:
             **choice((*STREAMS, None), is_open=True),
             "description": "The stream whose length is an epoch.",
         }
-        return defs.refer("data", mapping(properties, rest={"type": "object"}))
+        other = {"type": ["object", "string", "array", "null"]}
+        return defs.refer("data", mapping(properties, rest=other))
 
     def describe_suite(self) -> Schema:
         """Describe a suite: what metrics it has, and which are asked for."""
@@ -182,6 +179,17 @@ class Sections:
                 fields["metrics"] = {**any_of([asked, listed]), "description": "What is measured."}
             properties[name] = defs.refer(f"suite.{name}", mapping(fields))
         return defs.refer("eval", mapping(properties, rest=suite))
+
+    def list_other_names(self, known: Iterable[str]) -> list[str]:
+        """List the names at the top of experiments, shipped and the user's, that are not known:
+        they refer to them, and a run's kept configuration has them."""
+        names: dict[str, None] = {}
+        for home in (groups.CONFIGS, *map(Path, self.homes)):
+            for file in sorted((home / "experiment").rglob("*.yaml")):
+                content = read_yaml(file)
+                names.update(dict.fromkeys(map(str, content or {})))
+        skipped = {*known, "defaults", "layers", "hydra"}
+        return [name for name in names if name not in skipped]
 
     def _list_metrics(self, suite: str) -> list[str]:
         """List the metrics that a shipped suite defines."""
@@ -239,5 +247,3 @@ def suggest_values(comment: str) -> list[str]:
     if len(parts) < 2:
         return []
     return [part for part in parts if WORD.fullmatch(part)]
-
-

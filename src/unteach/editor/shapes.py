@@ -9,7 +9,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from unteach.config.reader import PROVIDED
 from unteach.editor.meanings import read_field_meanings, read_first_paragraph
 
 Schema = dict[str, Any]
@@ -57,7 +56,7 @@ class Definitions:
         meanings = read_field_meanings(cls)
         properties = {}
         for field in dataclasses.fields(cls):
-            if not field.init or field.name in PROVIDED:
+            if not field.init:
                 continue
             schema = dict(self.describe_type(hints[field.name]))
             if field.name in meanings:

@@ -119,5 +119,3 @@ def describe_peft_args() -> Schema:
     text = "peft.LoraConfig's own names: only an adapter trains."
     schema = mapping(properties, rest={}, description=text)
     return any_of([schema, {"type": "null"}])
-
-

@@ -8,11 +8,11 @@ import textwrap
 from pathlib import Path
 
 from unteach import plugins, registry
+from unteach.config.component_fields import FieldInfo, list_fields
 from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.config.component_fields import FieldInfo, list_fields
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
