@@ -2,14 +2,14 @@
 the JSON schemas and `unteach help KEY` read it here."""
 
 MEANINGS = {
-    "model": "the model: a name, a folder, a run, or a hub id; below it how it is loaded and adapted",
+    "model": "the model: a name, a folder, a run, or a hub id; below it how it is loaded",
     "trainer": "the method that is run; below it its fields, and how it is trained",
     "data": "the rows: a file or folder of your own, a hub set, or datasets by stream",
     "eval": "the suites that are measured: a name, several, or null",
     "audit": "the level of an audit; below it which attacks are made, and on what",
     "collator": "what makes a batch of examples",
-    "experiment": "settings that ship, data included: a model is taught, made to forget, or measured "
-    "on a benchmark",
+    "experiment": "settings that ship, data included: a model is taught, made to forget, or "
+    "measured on a benchmark",
     "paths": "the folders that a run writes to",
     "task_name": "names the run's folder; where a file of rows is named it may be left out: model, "
     "rows and method name it",

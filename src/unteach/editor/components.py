@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterable
 
 from unteach import registry
+from unteach.config.component_fields import as_yaml
 from unteach.config.component_fields import list_fields as list_arguments
 from unteach.config.groups import CONFIGS, list_options
 from unteach.config.reader import PROVIDED
@@ -66,9 +67,11 @@ def join_fields(definitions: Definitions, references: dict[str, Schema]) -> dict
         pointer = reference["$ref"]
         for field in list_field_names(definitions, reference):
             schema = definitions.schemas[pointer.rpartition("/")[2]]["properties"][field]
+            default = schema.get("default")
             bare = {word: schema[word] for word in schema if word not in ("description", "default")}
             variants.setdefault(field, []).append(bare)
-            owners.setdefault(field, []).append(name)
+            said = name if default is None else f"{name} [{as_yaml(default)}]"
+            owners.setdefault(field, []).append(said)
     joined = {}
     for field, schemas in variants.items():
         schema = any_of(schemas)

@@ -28,6 +28,15 @@ from unteach.editor.shapes import (
 SPECIAL_KEY = r"^[+~]|[@/]"
 """Keys in Hydra's own grammar, which only composition understands."""
 PLUGIN_KEY = "plugins"
+_TRAINING = ("trainer", "collator", "wandb")
+_AUDITING = ("audit", "also", "original", *OF_AUDITS)
+UNUSED = {
+    "train": _AUDITING,
+    "unlearn": _AUDITING,
+    "eval": (*_TRAINING, *_AUDITING),
+    "audit": (*_TRAINING, "eval", "nproc", "launch"),
+}
+"""Beginnings of the keys that a verb has no use for."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +175,4 @@ def list_backend_conditions(sections: Sections) -> list[Schema]:
 
 def select_keys(keys: Iterable[str], verb: str) -> list[str]:
     """Select the keys of a run that a verb has: what only trains, or only audits, is left out."""
-    training = ("trainer", "collator", "wandb")
-    auditing = ("audit", "also", "original", *OF_AUDITS)
-    unused = {
-        "train": auditing,
-        "unlearn": auditing,
-        "eval": (*training, *auditing),
-        "audit": (*training, "eval", "nproc", "launch"),
-    }
-    return [key for key in keys if key.partition(".")[0] not in unused.get(verb, ())]
+    return [key for key in keys if key.partition(".")[0] not in UNUSED[verb]]

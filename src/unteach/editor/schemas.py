@@ -157,8 +157,8 @@ def _describe_study(sections: Sections) -> Schema:
     search = defs.describe_class(Search)
     search["properties"]["over"] = {
         **_describe_closed(
-            dict.fromkeys(varied, {"$ref": "#/$defs/drawn"}),
-            dict.fromkeys(patterns, {"$ref": "#/$defs/drawn"}),
+            {key: {"$ref": "#/$defs/drawn"} for key in varied},
+            {key: {"$ref": "#/$defs/drawn"} for key in patterns},
         ),
         "description": "key -> list of values, or a range",
     }

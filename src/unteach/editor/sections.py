@@ -98,7 +98,7 @@ class Sections:
         defs = self.definitions
         described = defs.describe_class(schema.ModelConfig)
         properties = described["properties"]
-        open_properties: dict[str, Schema] = dict.fromkeys(LOADING, {})
+        open_properties: dict[str, Schema] = {key: {} for key in LOADING}
         open_properties[schema.PATH] = {
             **scalar("string", "null"),
             "description": "A folder, a run, or a hub id; `model: PATH` says it too.",
@@ -191,10 +191,17 @@ class Sections:
         skipped = {*known, "defaults", "layers", "hydra"}
         return [name for name in names if name not in skipped]
 
+    def list_defined_metrics(self) -> list[str]:
+        """List the metrics of all suites, by their names there."""
+        names: dict[str, None] = {}
+        for suite in self.list_names("eval"):
+            names.update(dict.fromkeys(self._list_metrics(suite)))
+        return list(names)
+
     def _list_metrics(self, suite: str) -> list[str]:
         """List the metrics that a shipped suite defines."""
-        for home in (*self.homes, groups.CONFIGS):
-            file = Path(home) / "eval" / f"{suite}.yaml"
+        for home in (*map(Path, self.homes), groups.CONFIGS):
+            file = home / "eval" / f"{suite}.yaml"
             if file.is_file():
                 content = read_yaml(file)
                 tasks = [task for task in content.get("tasks") or [] if isinstance(task, str)]
@@ -220,10 +227,12 @@ class Sections:
 
     def describe_choice(self, group: str, section: Schema, is_list: bool = False) -> Schema:
         """Describe what chooses a group's file: a name, null, or the section itself."""
-        names = choice(self.list_names(group), is_open=True)
-        others = [sequence(choice(self.list_names(group), is_open=True))] if is_list else []
+        # data/datasets is a group of its own
+        own = [name for name in self.list_names(group) if group != "data" or "/" not in name]
+        names = choice(own, is_open=True)
+        others = [sequence(names)] if is_list else []
         described = any_of([names, {"type": "null"}, section, *others])
-        return {**described, "description": f"{MEANINGS[group]}{OPEN}"}
+        return {**described, "description": f"{MEANINGS[group]}.{OPEN}"}
 
     def list_variables(self, file: str = "variables.yaml") -> dict[str, Schema]:
         """Describe the keys of a flat YAML file by their values and comments."""

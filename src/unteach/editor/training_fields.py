@@ -1,4 +1,4 @@
-"""JSON schemas of `trainer.args` and of `model.peft_args`: fields of libraries, by their sources."""
+"""JSON schemas of `trainer.args` and `model.peft_args`: fields of libraries, by their sources."""
 
 import ast
 import inspect
@@ -45,7 +45,7 @@ def describe_training_args() -> Schema:
 
 
 def _read_own_meanings() -> dict[str, str]:
-    """Read what our own fields mean, from the docstring of all: a part each, the last one of two."""
+    """Read what our own fields mean, from the docstring of all: a part each, the last of two."""
     docstrings = docstrings_under(ast.parse(inspect.getsource(training_args)).body)
     parts = docstrings["OWN"].partition(": ")[2].split("; ")
     names = list(training_args.OWN)
@@ -67,7 +67,7 @@ def describe_field(name: str, annotation: str) -> Schema:
     if allowed:
         # `no` without quotes is false to YAML, and taken for what it says
         words = [*allowed, False] if name.endswith("_strategy") and "no" in allowed else allowed
-        rest = [kind for kind in types if kind not in ("string", "array")]
+        rest = [kind for kind in types if kind not in ("string", "array", "boolean")]
         lists = [sequence({"enum": allowed})] if "array" in types else []
         schema = any_of([{"enum": words}, *lists, scalar(*rest)])
     else:
@@ -112,7 +112,7 @@ def _list_types(kinds: set[str]) -> list[str]:
 def describe_peft_args() -> Schema:
     """Describe `model.peft_args`: the fields that peft.LoraConfig documents; its own check of the
     names comes when the model is loaded."""
-    properties = {}
+    properties: dict[str, Schema] = {}
     for name, argument in read_library_arguments("peft.tuners.lora.config", "LoraConfig").items():
         properties[name] = {"description": argument.meaning}
     properties["target_modules"]["examples"] = ["all-linear"]

@@ -32,6 +32,6 @@ def start(verb: str, overrides: Iterable[str], options: Options | None = None) -
 
         return start_composed(verb, words, options)
     config: object = compose_flat(verb_keys.CONFIGS[verb], words, verb)
-    if isinstance(config, ListConfig):
+    if isinstance(config, ListConfig):  # or help, or schema, which are told the same
         config = replace(config, config_dirs=options.config_dirs)
     return carry_out(verb, config)
