@@ -60,7 +60,7 @@ VERBS = {
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields"),
     "help": Verb("what a key, a method, a metric or a suite is: unteach help KEY"),
     "schema": Verb("the JSON schema of a kind of file, for an editor"),
-    "completion": Verb("completion of words and values in bash, zsh or fish", ()),
+    "completion": Verb("the script by which bash, zsh or fish complete on Tab", ()),
     "env": Verb("versions and machine, as a report of a bug needs them", ()),
 }
 OPTIONS = {

@@ -21,6 +21,14 @@ KINDS: dict[object, str] = {
     str: "string",
     types.NoneType: "null",
 }
+WORDS = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+    "object": "a mapping",
+    "array": "a list",
+}
 OPEN = " Plugins and files of yours may add names."
 
 
@@ -106,9 +114,16 @@ def is_plain(value: object) -> bool:
 
 def scalar(*kinds: str) -> Schema:
     """Describe a value of these kinds of JSON."""
+    # null first: yaml-language-server takes a default for text where text comes first
+    kinds = tuple(sorted(kinds, key=lambda kind: kind != "null"))
     if "string" in kinds:
         return {"type": kinds[0] if len(kinds) == 1 else list(kinds)}
-    return {"type": [*kinds, "string"], "pattern": REFERENCE}
+    said = " or ".join(WORDS[kind] for kind in kinds)
+    return {
+        "type": [*kinds, "string"],
+        "pattern": REFERENCE,
+        "patternErrorMessage": f"must be {said}, or ${{KEY}}",
+    }
 
 
 def choice(values: Iterable[object], is_open: bool = False) -> Schema:
@@ -119,7 +134,7 @@ def choice(values: Iterable[object], is_open: bool = False) -> Schema:
 
 def sequence(items: Schema) -> Schema:
     """Describe a list."""
-    schema: Schema = {"type": ["array", "string"], "pattern": REFERENCE}
+    schema = scalar("array")
     return {**schema, "items": items} if items else schema
 
 
@@ -136,7 +151,7 @@ def mapping(
             a key within a key, is always let pass.
         more: other words of the schema.
     """
-    schema: Schema = {"type": ["object", "string"], "pattern": REFERENCE}
+    schema = scalar("object")
     schema["properties"] = dict(properties)
     if rest is False:
         schema["patternProperties"] = {r"^[^.]+\.": {}}
