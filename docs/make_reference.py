@@ -36,7 +36,8 @@ HEAD = """\
 
 Every key of a configuration: what it is called, what it takes, its default. This page is written by
 `docs/make_reference.py` from the code itself; [experiments.md](experiments.md) says how to use it,
-[methods.md](methods.md) explains the methods. `unteach check … --print` shows the values of one
+[methods.md](methods.md) explains the methods, and with [editor.md](editor.md) an editor and a shell
+complete and explain the keys. `unteach check … --print` shows the values of one
 command and where each came from.
 """
 DATA = """\

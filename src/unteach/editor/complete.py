@@ -51,6 +51,8 @@ def complete(words: list[str], index: dict) -> Candidates:
     """
     *before, current = words
     verb, rest = find_verb(before, index)
+    if verb is None and before:
+        return []
     if verb is None:
         verbs = [(name, entry["about"]) for name, entry in index["verbs"].items()]
         single = [(name, about) for name, about in verbs if " " not in name]
@@ -112,7 +114,7 @@ def complete_bare(verb: str, rest: list[str], current: str, index: dict) -> Cand
 
 def complete_key(verb: str, current: str, before: list[str], index: dict) -> Candidates:
     """List the next parts of the keys that begin with a word."""
-    taken = {word.partition("=")[0] for word in before}
+    taken = {word.partition("=")[0] for word in before if "=" in word}
     keys = {key: value for key, value in collect_keys(verb, index).items() if key not in taken}
     return split_keys(keys, current, "=")
 

@@ -204,7 +204,7 @@ def _list_types(schema: Schema, definitions: Definitions) -> list[str]:
     for kind in [kinds] if isinstance(kinds, str) else kinds:
         if kind != "string" or schema.get("pattern") != REFERENCE:
             words.append(WORDS[kind])
-    return list(dict.fromkeys(words))
+    return sorted(dict.fromkeys(words), key=lambda word: word == WORDS["null"])
 
 
 def list_values(schema: Schema, definitions: Definitions) -> tuple[list[str], bool]:

@@ -70,7 +70,7 @@ def describe_run(sections: Sections) -> RunKeys:
         if name in MEANINGS:
             nested[name]["description"] = MEANINGS[name]
     nested["mode"] = {
-        **choice(("train", "unlearn", "eval", "audit")),
+        **choice(("train", "unlearn", "eval", "audit"), is_open=True),
         "description": MEANINGS["mode"],
     }
     for name, (described) in sections.list_variables("audit.yaml").items():
@@ -142,7 +142,7 @@ def describe_inference(sections: Sections) -> dict[str, Schema]:
         **choice(("raw", "chat", "qa", None)),
         "description": commented["template"]["description"],
     }
-    keys["mode"] = choice(("infer",))
+    keys["mode"] = choice(("infer",), is_open=True)
     keys["model"] = sections.describe_choice("model", sections.describe_model())
     data = any_of([scalar("string"), mapping({}, rest={})])
     keys["data"] = {**data, "description": "the table whose rows are asked: `input_file`"}

@@ -118,7 +118,7 @@ def scalar(*kinds: str) -> Schema:
     kinds = tuple(sorted(kinds, key=lambda kind: kind != "null"))
     if "string" in kinds:
         return {"type": kinds[0] if len(kinds) == 1 else list(kinds)}
-    said = " or ".join(WORDS[kind] for kind in kinds)
+    said = " or ".join(WORDS[kind] for kind in reversed(kinds))
     return {
         "type": [*kinds, "string"],
         "pattern": REFERENCE,

@@ -47,7 +47,7 @@ def run(config: HelpConfig) -> None:
     """Print all that one name means: as a key, and as the name of something."""
     if len(config.names) != 1:
         raise UserError("name one thing to explain: unteach help trainer.args.learning_rate")
-    name = config.names[0].partition("=")[0].lstrip("+~")
+    name = config.names[0].lstrip("+~")
     homes = listing.find_homes(config.config_dirs)
     with plugins.use_plugins(listing.parse_plugins(config.plugins)):
         tables = KeyTables(homes)
