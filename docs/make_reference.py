@@ -19,15 +19,16 @@ import yaml
 from unteach import errors, registry
 from unteach.cli import FLAGS, OPTIONS, VERBS
 from unteach.config import groups, overrides, schema, training_args, watching
+from unteach.config.component_fields import docstrings_under, read_meanings, spell_type
 from unteach.config.dual_optim import DualOptim
 from unteach.config.files import Files
 from unteach.config.parse_trainer import WRAPPERS
+from unteach.config.section_meanings import MEANINGS, STUDY
 from unteach.config.suites import GenerationArgs, RowsConfig, SuiteConfig
 from unteach.config.tokenize import TokenizeConfig
 from unteach.models.model_handlers import LOADING
 from unteach.studies import search_space, settings
 from unteach.studies.expansion import KEYS
-from unteach.verbs.component_fields import docstrings_under, read_meanings, spell_type
 
 PAGE = Path(__file__).with_name("reference.md")
 HEAD = """\
@@ -35,9 +36,9 @@ HEAD = """\
 
 Every key that a command or a file can have: its name, what it takes, its default. A page to look
 things up in: [experiments.md](experiments.md) says how keys are used, [methods.md](methods.md)
-explains the methods, [glossary.md](glossary.md) the words. `unteach check … --print` shows the
-values of one command and where each came from. `docs/make_reference.py` writes this page from the
-code itself.
+explains the methods, [glossary.md](glossary.md) the words; with [editor.md](editor.md) an editor
+and a shell complete and explain the keys. `unteach check … --print` shows the values of one command
+and where each came from. `docs/make_reference.py` writes this page from the code itself.
 """
 DATA = """\
 `data.<stream>=NAME` puts a file of `configs/data/datasets/`, or a list of them, into a
@@ -47,28 +48,6 @@ and `template_args`, are handed over. `hf_args` are `datasets.load_dataset`'s; a
 folder holds `<name>` or `<name>/<split>` as .jsonl, .csv, .parquet, .txt…; `authors` and `people`
 are built-in worlds.
 """
-STUDY = {
-    "name": "the study's folder, `saves/<name>`",
-    "base": "overrides of a first run that `full` and `retain` start from; may be left out",
-    "full": "keys of the run that is taught everything; its experiment, "
-    "`finetune/<benchmark>/…`, names the rest",
-    "retain": "keys of the run without what is to be forgotten; every forget run is compared with "
-    "it",
-    "forget": "a list of overrides, one an unlearning run; each starts from `full`, or from the "
-    "forget run that `from` "
-    "names; `name` gives it another name, `vary` a grid of its own, `search` random draws",
-    "vary": "key -> list of values; the study has the runs of every combination",
-    "eval": "the suites that are measured of every run",
-    "evaluate": "`[base]`: the base model is evaluated too, once for all that share it; `[audit]` "
-    "is `audit: quick`",
-    "audit": "a level: every forget run is audited after it ended, beside `full` and `retain`, "
-    "into its folder `audit`; or a mapping of overrides of the audits, `{audit: standard, "
-    "audit.max_facts: 40}`",
-    "wandb": "every trained run goes to Weights & Biases: the group is the study, the job type the "
-    "kind of run",
-    "local": "how it runs on this machine, below",
-    "slurm": "how it runs on a cluster, below",
-}
 CODES = {
     0: "done",
     errors.EXIT_BUG: "a bug of unteach",
@@ -126,11 +105,7 @@ def variables() -> Iterator[str]:
         "`configs/variables.yaml`; other files refer to these names, and a file of yours may "
         "declare more.\n"
     )
-    meaning = (
-        "names the run's folder; where a file of rows is named it may be left out: model, "
-        "rows and method name it"
-    )
-    rows = [("`task_name`", "required", meaning)]
+    rows = [("`task_name`", "required", MEANINGS["task_name"])]
     rows += [("`mode`", "by the verb", "`train`, `unlearn` or `eval`; part of the run's folder")]
     yield from table(("key", "default", ""), rows + commented(groups.CONFIGS / "variables.yaml"))
 
@@ -162,16 +137,8 @@ def model() -> Iterator[str]:
 
 def trainer() -> Iterator[str]:
     yield "## trainer\n"
-    rows = [
-        ("`handler`", "the method's name, or a class of yours (`trainer=NAME` sets it)"),
-        ("`args`", "`transformers.TrainingArguments`, and the fields below"),
-        ("`method_args`", "the method's own fields, below"),
-        ("`guard`", "null, or the collapse guard, below"),
-        ("`land`", "null, or the budget that the run lands on, below"),
-        ("`dual_optim`", "null, or how steps of the two sides take turns, below"),
-        ("`surgery`", "left out, a rule's name, or `{name: NAME, field: value}`, below"),
-        ("`perturb`", "left out, a perturbation's name, or `{name: NAME, field: value}`, below"),
-    ]
+    parts = ("handler", "args", "method_args", "guard", "land", "dual_optim", "surgery", "perturb")
+    rows = [(f"`{part}`", MEANINGS[f"trainer.{part}"]) for part in parts]
     yield from table(("key", ""), rows)
     yield "### trainer.args\n"
     yield "Defaults, under every experiment and method; all others are the library's:\n"

@@ -58,6 +58,9 @@ VERBS = {
     "fetch": Verb("published retain logs, or the WMDP corpora"),
     "world": Verb("a world of authors or people of your own, as a dataset folder", ()),
     "list": Verb("methods, metrics, datasets, models, experiments, and their fields"),
+    "help": Verb("what a key, a method, a metric or a suite is: unteach help KEY"),
+    "schema": Verb("the JSON schema of a kind of file, for an editor"),
+    "completion": Verb("the script by which bash, zsh or fish complete on Tab", ()),
     "env": Verb("versions and machine, as a report of a bug needs them", ()),
 }
 OPTIONS = {
@@ -77,7 +80,7 @@ HELP = f"""unteach: teach language models, make them forget, and prove what they
 usage: unteach VERB [key=value ...] [--config-dir FOLDER] [--config-name NAME]
        unteach VERB --help
 
-{chr(10).join(f"  {name:<9} {verb.what}" for name, verb in VERBS.items())}
+{chr(10).join(f"  {name:<10} {verb.what}" for name, verb in VERBS.items())}
 
 examples
   unteach demo
@@ -167,7 +170,7 @@ def _command(words: list[str]) -> None:
     logs.set_verbosity(
         "info" if verbose is None else verbose, is_main=not launch_environment.rank()
     )
-    if words and words[0] == "help":
+    if words[:1] == ["help"] and (len(words) == 1 or words[1] in VERBS):
         words = [*words[1:], "--help"]
     if not words or words[0] in ("-h", "--help"):
         print(HELP, end="")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from unteach import registry
-from unteach.config import groups
+from unteach.config import audits, groups
 from unteach.config.files import get_format, name_and_split
 from unteach.config.overrides import Overrides
 from unteach.config.references import is_local
@@ -147,7 +147,8 @@ def find_not_installed(plain: dict[str, Any]) -> Iterator[str]:
         flags = [quantization.get("load_in_4bit"), quantization.get("load_in_8bit")]
         if any(flags):
             key = "model.model_args.quantization_config"
-    if key is None or _asks_server(plain):
+    # Other backends quantise in ways of their own, or not at all, and say so.
+    if key is None or plain.get("backend") not in (None, audits.LOCAL):
         return
     if importlib.util.find_spec("bitsandbytes") is None:
         missing = describe_missing_extra("quant", "loading a model in 4 or 8 bits")

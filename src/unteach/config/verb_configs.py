@@ -141,6 +141,23 @@ class ListConfig:
 
 
 @dataclass(frozen=True)
+class HelpConfig(ListConfig):
+    """What `unteach help` is told. plugins: Python files whose classes are explained too."""
+
+
+@dataclass(frozen=True)
+class SchemaConfig(ListConfig):
+    """What `unteach schema` is told. plugins: Python files whose names are offered too."""
+
+
+@dataclass(frozen=True)
+class CompletionConfig:
+    """What `unteach completion` is told: a shell."""
+
+    names: list[str] = field(metadata={POSITIONAL: True})
+
+
+@dataclass(frozen=True)
 class EnvConfig:
     """What `unteach env` is told: nothing."""
 

@@ -8,11 +8,11 @@ import textwrap
 from pathlib import Path
 
 from unteach import plugins, registry
+from unteach.config.component_fields import FieldInfo, list_fields
 from unteach.config.groups import CONFIGS
 from unteach.config.reader import PROVIDED
 from unteach.config.verb_configs import ListConfig
 from unteach.errors import UserError, describe_unknown, find_nearest
-from unteach.verbs.component_fields import FieldInfo, list_fields
 
 logger = logging.getLogger(__name__)
 REGISTRIES = {
@@ -77,6 +77,7 @@ METHOD_KINDS = {
 OTHERS = "others"
 HANDLER = re.compile(r"^\s*handler:\s*(\w+)", re.MULTILINE)
 METHOD_MODULE = re.compile(r"unteach\.methods\.(\w+)\.")
+EDITOR_LINE = re.compile(r"^# yaml-language-server: .*\n", re.MULTILINE)
 SENTENCE_END = re.compile(r"(?<=\.) (?=[A-Z])")
 TELLING_KEYS = ("handler:", "name:", "pretrained_model_name_or_path:")
 """What is shown of a file that has no comment."""
@@ -90,10 +91,7 @@ def run(config: ListConfig) -> None:
     """Print what there is of a kind, or all that one name stands for."""
     names = config.names
     dirs = config.config_dirs
-    # plugins= is a list as YAML has it, or one path.
-    plugin_words = config.plugins.strip("[]").split(",")
-    paths = [path.strip() for path in plugin_words]
-    with plugins.use_plugins(filter(None, paths)):
+    with plugins.use_plugins(parse_plugins(config.plugins)):
         is_kind = bool(names) and names[0] in KINDS
         if is_kind and len(names) == 1:
             show_kind(names[0], dirs)
@@ -106,6 +104,17 @@ def run(config: ListConfig) -> None:
             raise UserError(
                 f"unteach list takes one of {', '.join(KINDS)}, or a name of one of these"
             )
+
+
+def parse_plugins(value: str) -> list[str]:
+    """Parse the value of `plugins`: a list as YAML has it, or one path."""
+    paths = [path.strip() for path in value.strip("[]").split(",")]
+    return list(filter(None, paths))
+
+
+def find_homes(dirs: tuple[str, ...]) -> tuple[str, ...]:
+    """Find the folders of configuration files beside ours: the user's, and those of plugins."""
+    return (*dirs, *map(str, plugins.config_folders()))
 
 
 def show_kind(kind: str, dirs: tuple[str, ...]) -> None:
@@ -169,7 +178,7 @@ def _group_by_heading(
         return [("", lines)]
     by_heading: dict[str, list[Line]] = {}
     for line in lines:
-        heading = _find_method_kind(line[0], dirs)
+        heading = find_method_kind(line[0], dirs)
         by_heading.setdefault(heading, []).append(line)
     groups = []
     for heading in (*METHOD_KINDS.values(), OTHERS):
@@ -178,13 +187,13 @@ def _group_by_heading(
     return groups
 
 
-def _find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
+def find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
     """Find what a method, or a file of one, is for.
 
     Ours are told by where they live, a plugin's by what it derives from.
     """
     if name not in registry.method:
-        _, _, file = _list_files("trainer", dirs, name)[0]
+        _, _, file = list_files("trainer", dirs, name)[0]
         name = _read_handler(file)
     if name not in registry.method:
         return OTHERS
@@ -201,7 +210,7 @@ def _find_method_kind(name: str, dirs: tuple[str, ...]) -> str:
 
 def _read_handler(file: Path) -> str:
     """Read which class a file configures, "" where it does not say."""
-    match = HANDLER.search(file.read_text(encoding="utf-8"))
+    match = HANDLER.search(read_content(file))
     return match[1] if match else ""
 
 
@@ -223,13 +232,13 @@ def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
             show_class(kind, REGISTRIES[kind].find_entry(name))
         if kind not in GROUPS:
             continue
-        for _, origin, file in _list_files(GROUPS[kind], dirs, name):
+        for _, origin, file in list_files(GROUPS[kind], dirs, name):
             if is_known and _says_no_more(file, name):
                 continue
             is_known = True
             use = USES[kind].replace("NAME", name)
             print(f"{name}: {use}; {origin}\n")
-            content = file.read_text(encoding="utf-8").strip()
+            content = read_content(file).strip()
             print(textwrap.indent(content, "  ") + "\n")
     if not is_known:
         raise UserError(_refuse_name(name, kinds, dirs))
@@ -237,7 +246,12 @@ def show_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> None:
 
 def _says_no_more(file: Path, name: str) -> bool:
     """Whether a file only names the class that it is called by."""
-    return file.read_text(encoding="utf-8").strip() == f"handler: {name}"
+    return read_content(file).strip() == f"handler: {name}"
+
+
+def read_content(file: Path) -> str:
+    """Read a file of YAML without the line that tells an editor its schema."""
+    return EDITOR_LINE.sub("", file.read_text(encoding="utf-8"))
 
 
 def _refuse_name(name: str, kinds: tuple[str, ...], dirs: tuple[str, ...]) -> str:
@@ -294,13 +308,13 @@ def list_entries(kind: str, config_dirs: tuple[str, ...] = ()) -> list[Line]:
             lines.append((entry.name, entry.line, entry.origin))
             class_names.add(entry.name)
     if kind in GROUPS:
-        for name, origin, file in _list_files(GROUPS[kind], config_dirs):
+        for name, origin, file in list_files(GROUPS[kind], config_dirs):
             if name not in class_names:
-                lines.append((name, _summarize_file(file), origin))
+                lines.append((name, summarize_file(file), origin))
     return lines
 
 
-def _list_files(
+def list_files(
     group: str,
     config_dirs: tuple[str, ...],
     only: str | None = None,
@@ -329,10 +343,15 @@ def _list_files(
     return files
 
 
-def _summarize_file(file: Path) -> str:
+def has_file(group: str, name: str, dirs: tuple[str, ...]) -> bool:
+    """Whether a group has a file of a name that says more than it."""
+    return any(not _says_no_more(file, name) for _, _, file in list_files(group, dirs, name))
+
+
+def summarize_file(file: Path) -> str:
     """Give the first sentence that a YAML file says of itself in its first comment, or the handler
     and place it names."""
-    content = file.read_text(encoding="utf-8")
+    content = read_content(file)
     lines = re.sub(r"\A# @package .*\n", "", content).splitlines()
     comment = []
     for line in lines:

@@ -27,6 +27,9 @@ MODULES = {
     "fetch": "fetch",
     "world": "world",
     "list": "listing",
+    "help": "explain",
+    "schema": "schema",
+    "completion": "completion",
     "env": "env",
 }
 """The module of `unteach.verbs` whose `run(config)` carries a verb out."""

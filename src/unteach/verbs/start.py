@@ -36,7 +36,7 @@ def start(verb: str, overrides: Iterable[str], options: Options | None = None) -
     config: object = compose_flat(
         verb_keys.CONFIGS[verb], words, verb.removeprefix(verb_keys.CHECK)
     )
-    if isinstance(config, ListConfig):
+    if isinstance(config, ListConfig):  # or help, or schema, which are told the same
         config = replace(config, config_dirs=options.config_dirs)
     return carry_out(verb, config)
 

@@ -5,6 +5,7 @@
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import textwrap
@@ -107,14 +108,21 @@ def read_meanings(cls: type) -> dict[str, str]:
             text = field.metadata.get("help")
             if text:
                 meanings[name] = text
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-            statement = ast.parse(source).body[0]
-        except (OSError, SyntaxError):  # a class without a file
-            continue
-        if isinstance(statement, ast.ClassDef):
-            meanings.update(docstrings_under(statement.body))
+        meanings.update(_read_docstrings(base))
     return meanings
+
+
+@functools.cache
+def _read_docstrings(cls: type) -> dict[str, str]:
+    """Read the docstrings under the fields of a class, without those that it derives from."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+        statement = ast.parse(source).body[0]
+    except (OSError, SyntaxError):  # a class without a file
+        return {}
+    if not isinstance(statement, ast.ClassDef):
+        return {}
+    return docstrings_under(statement.body)
 
 
 def docstrings_under(body: list[ast.stmt]) -> dict[str, str]:
