@@ -192,10 +192,10 @@ def test_a_wrong_key_is_said_before_anything_is_sent(
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["backend=vllm"], "a model that vLLM serves is an endpoint"),
+        (["backend=sglang"], "a model that a server has is an endpoint"),
         (["backend_args.base_url=nowhere"], "base_url must be where the server is"),
         (["backend_args.bas_url=x"], "bas_url.*base_url"),
-        (["backend=hf"], "backend_args: are of an endpoint"),
+        (["backend=hf"], "backend_args: are of another backend"),
         (["audit.price_per_million_tokens=[1]"], "must be two prices"),
     ],
 )

@@ -2,6 +2,7 @@
 real one."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +14,7 @@ from unteach.audits import files, session
 from unteach.config.inference import Sampling
 from unteach.config.reader import ConfigErrors
 from unteach.engines.hf import HFEngine
-from unteach.errors import UserError
+from unteach.errors import Preempted, UserError
 from unteach.inference.backends.base import AnswerScore, Completion, Failure, Job, Request
 from unteach.inference.backends.vllm import VLLM
 from unteach.models import loading
@@ -31,6 +32,7 @@ class StandIn:
         self.engine = HFEngine(loaded.model, loaded.tokenizer, stops=loaded.template.stops)
         self.longest = job.longest
         self.num_asked = 0
+        self.penalties: set[float | None] = set()
         self.is_closed = False
         self.opened.append(self)
 
@@ -39,6 +41,7 @@ class StandIn:
     ) -> Iterator[tuple[int, list[Completion] | Failure]]:
         for request in requests:
             self.note(request, sampling.max_new_tokens)
+            self.penalties.add(sampling.repetition_penalty)
             if sampling.drawn:
                 [found] = self.engine.sample(
                     [request.prompt],
@@ -151,6 +154,37 @@ def test_a_processor_that_vllm_leaves_out_is_refused(
     given = [*words(kit, tmp_path, "reference"), "audit.only=[clean]", "backend=vllm"]
     with pytest.raises(UserError, match=r"suppress_tokens.*vllm does not apply"):
         audit.run(compose_audit(*given))
+
+
+def test_settings_of_generation_hold_or_are_refused(kit: Path, tmp_path: Path) -> None:
+    """The original's too."""
+    original = tmp_path / "original"
+    shutil.copytree(kit / "policy", original)
+    file = original / "generation_config.json"
+    settings = json.loads(file.read_text())
+    given = [*words(kit, tmp_path, "reference"), "audit.only=[clean]", "backend=vllm"]
+    given.append(f"original={original}")
+    file.write_text(json.dumps({**settings, "no_repeat_ngram_size": 3}))
+    with pytest.raises(UserError, match=r"original has no_repeat_ngram_size of generation_config"):
+        audit.run(compose_audit(*given))
+
+    file.write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
+    audit.run(compose_audit(*given))
+    assert [one.penalties for one in StandIn.opened] == [{1.3}, {None}]
+
+
+def test_a_stop_is_heard_between_two_answers(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(self: object) -> None:
+        raise Preempted("stopped")
+
+    monkeypatch.setattr("unteach.distributed.process_context.DistContext.check_preemption", stop)
+    given = [*words(kit, tmp_path, "reference"), "audit.only=[clean]", "backend=vllm"]
+    with pytest.raises(Preempted):
+        audit.run(compose_audit(*given))
+    [opened] = StandIn.opened
+    assert opened.num_asked == 1 and opened.is_closed
 
 
 def test_another_backend_is_refused_by_name(kit: Path, tmp_path: Path) -> None:

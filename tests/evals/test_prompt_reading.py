@@ -92,3 +92,41 @@ def test_rows_that_are_taken_in_later_are_read_apart_too(tiny: Any) -> None:
         found = batching.generate([*PROMPTS, *PROMPTS[::-1]], max_rows=3)
     alone = [generate_alone(tiny, prompt) for prompt in PROMPTS]
     assert found == [*alone, *alone[::-1]]
+
+
+def test_samples_of_one_prompt_are_as_many_at_once_as_the_budget_has_room_for(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = ContinuousBatching.generate
+
+    def note(self: ContinuousBatching, prompts: Any, *rest: Any) -> Any:
+        sizes.append(len(prompts))
+        if len(prompts) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, prompts, *rest)
+
+    monkeypatch.setattr(ContinuousBatching, "generate", note)
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    engine.budgets["sample"] = 10 * (len(LONG) + 12)
+    found = engine.sample([LONG], 20, 12, seed=3, **WHOLE)
+    assert max(sizes) == 10 and sizes[-1] <= 4
+    monkeypatch.setattr(ContinuousBatching, "generate", real)
+    assert found == HFEngine(tiny.model, tiny.tokenizer).sample([LONG], 20, 12, seed=3, **WHOLE)
+
+
+def test_a_model_of_another_cache_reads_its_prompts_once(
+    tiny: Any, count_read: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unteach.engines.kv_cache.is_plain_cache", lambda _: False)
+    engine = HFEngine(tiny.model, tiny.tokenizer)
+    engine.generate(PROMPTS, 2)
+    num_first = count_read()
+    engine.generate(PROMPTS, 2)
+    assert count_read() - num_first == len(PROMPTS) * len(LONG)
+
+
+def test_samples_of_a_model_that_says_at_least_so_much(tiny: Any) -> None:
+    engine = HFEngine(tiny.model, tiny.tokenizer, batch_size=2)
+    found = engine.sample([LONG, SHORT[0]], 3, 12, seed=3, min_new_tokens=12, **WHOLE)
+    assert all(len(ids) == 12 for samples in found for ids in samples)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -34,7 +34,7 @@ from unteach.audits.probes import (
     Texts,
 )
 from unteach.audits.taught_copy import Course, TaughtCopy
-from unteach.engines.base import Engine, Ids, Score
+from unteach.engines.base import WHOLE_DISTRIBUTION, Engine, Ids, Score
 from unteach.engines.hf import HFEngine
 from unteach.errors import UserError
 from unteach.evals.base import Progress
@@ -48,8 +48,6 @@ Measuring = WeightAttack | TrainingAttack
 POLITE = "clean"
 """The attack that asks politely."""
 
-WHOLE_DISTRIBUTION: dict[str, Any] = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
-"""Samples that no setting of the model's cuts or bends."""
 ASK_NOTHING = (WeightAttack, TrainingAttack, InsideAttack, ScoreAttack)
 """Attacks that have no probes of their own."""
 LESSON = " at "

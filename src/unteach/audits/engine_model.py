@@ -36,6 +36,20 @@ NEEDS_WEIGHTS = {
 """Attacks that ask for more than what a model says."""
 
 
+SETTINGS_FILE = "generation_config.json"
+SERVED = {
+    "repetition_penalty",
+    # What tokens mean, and how long a text is: said by us.
+    *("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"),
+    *("max_length", "max_new_tokens"),
+    # How tokens are drawn: an audit takes the likeliest, or draws from the whole distribution.
+    *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
+    # What changes no text.
+    *("use_cache", "cache_implementation", "transformers_version", "_from_model_config"),
+}
+"""Settings of a model's generation that hold under any engine, or say nothing there."""
+
+
 class ClosableEngine(Engine, Protocol):
     """An engine that holds a model until it is closed."""
 
@@ -97,14 +111,19 @@ def drop_weight_attacks(plan: BatteryPlan, attacks: Mapping[str, Attack], name: 
     return replace(plan, attacks=kept, probes=probes, absent=absent)
 
 
-def refuse_processors(empty: "LoadedModel", name: str) -> None:
-    """Raise UserError for a model of which something stands between its logits and what it says,
-    which an engine leaves out: what it would say is not what was asked for."""
-    processors = list_processors(empty)
-    if processors:
+def refuse_unserved(path: str, empty: "LoadedModel", name: str) -> None:
+    """Raise UserError for a model that says other things than its logits alone make it say, by what
+    an engine leaves out: a decoding of its own, and settings of generation_config.json."""
+    unserved = list_processors(empty)
+    settings = empty.model.generation_config.to_diff_dict()
+    for key, value in settings.items():
+        named = f"{key} of {SETTINGS_FILE}"
+        if key not in SERVED and value is not None and named not in unserved:
+            unserved.append(named)
+    if unserved:
         raise UserError(
-            f"backend={name}: the model has {', '.join(processors)}, which {name} does not apply; "
-            "leave backend out"
+            f"backend={name}: {path} has {', '.join(unserved)}, which {name} does not apply; leave "
+            "backend out"
         )
 
 

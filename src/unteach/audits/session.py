@@ -27,7 +27,7 @@ from unteach.audits.engine_model import (
     describe_settings,
     drop_weight_attacks,
     find_longest,
-    refuse_processors,
+    refuse_unserved,
 )
 from unteach.audits.fact_rows import read_rows
 from unteach.audits.facts import Fact, read_facts
@@ -141,7 +141,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         can_continue = config.backend.continue_final_message
         battery = drop_unservable(battery, settings.attacks, can_continue)
     if config.engine is not None:
-        refuse_processors(empty, ENGINE)
+        for model in models.values():
+            refuse_unserved(str(model.model_args[PATH]), load_empty(model), ENGINE)
         battery = drop_weight_attacks(battery, settings.attacks, ENGINE)
     notes = [*notes, *notes_of_retain, *notes_of_holdout]
     return AuditPlan(context, battery, models, notes, list_processors(empty))

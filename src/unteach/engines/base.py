@@ -23,7 +23,10 @@ Plan = list[list[list[int]]]
 ProgressCallback = Callable[[int], None] | None
 """Called with how many more items are done."""
 GENERATE, SAMPLE = "generate", "sample"
-"""The names of the passes that continue prompts: each once, or several times."""
+"""The names of the passes that continue prompts: each once, or several times. The store tells by
+the second that a result is a list of texts."""
+WHOLE_DISTRIBUTION: dict[str, Any] = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
+"""Samples that no setting of the model's cuts or bends."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class GenerationEngine(Protocol):
     tokenizer: "PreTrainedTokenizerBase"
     stops: list[int]
     dist: "DistContext"
+    reads_ahead: bool
+    """Whether prompts may be read before a batch is continued; not where a cache is of another kind
+    than a plain one."""
 
     @property
     def device(self) -> "torch.device": ...

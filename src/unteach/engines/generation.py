@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from unteach.engines import kv_cache
 from unteach.engines.base import GenerationEngine, Ids
 from unteach.engines.finiteness import NEVER, NOT_FINITE, FiniteCheck
-from unteach.engines.prompt_reading import read_prompts
+from unteach.engines.prompt_reading import plan_reading, read_prompts
 from unteach.engines.sampling import (
     LogitsProcessor,
     SeededSampler,
@@ -109,7 +109,8 @@ class ContinuousBatching:
         looks_never = self.in_one_go or (self.rows_leave_early and not stop_strings)
         self.piece = max_new_tokens if looks_never else PIECE
         self.can_continue = get_capabilities(engine.model).continuing
-        self.reads_ahead = self.can_continue and not self.in_one_go and not self.is_synced
+        is_uncut = self.in_one_go or self.is_synced
+        self.reads_ahead = engine.reads_ahead and self.can_continue and not is_uncut
 
     def generate(
         self,
@@ -201,8 +202,10 @@ class ContinuousBatching:
         rows = [list(prompts[i]) for i in prompt_indices]
         tensors = self.engine.pad_rows(rows, left=True)
         batch = ActiveBatch(prompt_indices, tensors["input_ids"], tensors["attention_mask"])
-        if self.reads_ahead:
-            batch.cache = read_prompts(self.engine, [prompts[i] for i in prompt_indices])
+        calls = plan_reading([prompts[i] for i in prompt_indices]) if self.reads_ahead else []
+        if calls:
+            batch.cache = read_prompts(self.engine, calls, [prompts[i] for i in prompt_indices])
+            self.reads_ahead = self.engine.reads_ahead = batch.cache is not None
         return batch
 
     def _step(self, batch: ActiveBatch, piece: int) -> ActiveBatch | None:

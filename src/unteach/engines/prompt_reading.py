@@ -35,25 +35,26 @@ def plan_reading(prompts: Sequence[Ids]) -> list[list[Ids]]:
     return calls if num_apart <= WORTH_SHARE * num_together else []
 
 
-def read_prompts(engine: GenerationEngine, prompts: Sequence[Ids]) -> kv_cache.PlainCache | None:
+def read_prompts(
+    engine: GenerationEngine, calls: Sequence[Sequence[Ids]], prompts: Sequence[Ids]
+) -> kv_cache.PlainCache | None:
     """Read all but the last token of prompts.
 
+    Args:
+        calls: as they are planned.
+
     Returns:
-        The cache of a row for each prompt, padded on the left; None where one call for the whole
-        batch does as well, or the model's cache is of another kind.
+        The cache of a row for each prompt, padded on the left; None where the model's cache is of
+        another kind.
     """
-    calls = plan_reading(prompts)
-    cache: kv_cache.PlainCache | None = None
-    for call in calls:
-        of_call = _read(engine, call)
-        if not kv_cache.is_plain_cache(of_call):
-            return None
-        if cache is None:
-            cache = of_call
-        else:
-            kv_cache.join(cache, of_call)
-    if cache is None:
+    first_call, *other_calls = calls
+    cache = _read(engine, first_call)
+    if not kv_cache.is_plain_cache(cache):
         return None
+    for call in other_calls:
+        further = _read(engine, call)
+        assert kv_cache.is_plain_cache(further), "one model has caches of one kind"
+        kv_cache.join(cache, further)
     beginnings = [beginning for call in calls for beginning in call]
     places = {beginning: place for place, beginning in enumerate(beginnings)}
     rows = [places[tuple(prompt[:-1])] for prompt in prompts]

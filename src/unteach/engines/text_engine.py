@@ -2,14 +2,14 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from unteach.config.inference import DRAWN
 from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.engines import padding, token_budget
 from unteach.engines.base import GENERATE, SAMPLE, Ids, ProgressCallback, Store
-from unteach.engines.batching import Batch, BatchRunner, Work, get_device_type
+from unteach.engines.batching import Batch, BatchPlanner, BatchRunner, Work, get_device_type
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.sampling import SeededSampler, build_warpers
 from unteach.models.decoding import list_models
@@ -28,6 +28,20 @@ def get_context_length(model: "PreTrainedModel") -> int | None:
         if isinstance(length, int):
             lengths.append(length)
     return min(lengths, default=None)
+
+
+class TextPlanner(BatchPlanner):
+    """Plans prompts, of which each may be continued several times: then also a single one can be
+    done by a smaller budget, some of its texts after the others."""
+
+    num_texts = 1
+
+    def lower_budget(self, failed: list[Batch]) -> bool:
+        if self.num_texts == 1:
+            return super().lower_budget(failed)
+        self.budget = min(self.budget, *map(self.count_tokens, failed)) // 2
+        widest = max(self.get_width(batch[0]) for batch in failed)
+        return self.budget >= widest // self.num_texts
 
 
 class TextEngine(BatchRunner):
@@ -52,6 +66,7 @@ class TextEngine(BatchRunner):
         super().__init__(model, batch_size, dist, store)
         self.tokenizer = tokenizer
         self.stops = list(stops) or [tokenizer.eos_token_id]
+        self.reads_ahead = True
 
     @property
     def context(self) -> int | None:
@@ -95,11 +110,8 @@ class TextEngine(BatchRunner):
             texts = self._continue(prompts, batch, max_new_tokens, until, seeds, sampling)
             return [ids for [ids] in texts]
 
-        def count_tokens(prompt: Ids) -> int:
-            return len(prompt) + max_new_tokens
-
         kind = _name_pass(GENERATE, arguments)
-        return self._run_pass(kind, prompts, count_tokens, continue_batch, on_progress)
+        return self._run_pass(kind, prompts, 1, max_new_tokens, continue_batch, on_progress)
 
     def sample(
         self,
@@ -129,17 +141,17 @@ class TextEngine(BatchRunner):
         def continue_batch(batch: Batch) -> list[list[list[int]]]:
             return self._continue(prompts, batch, max_new_tokens, (), seeds, sampling)
 
-        def count_tokens(prompt: Ids) -> int:
-            return num_samples * (len(prompt) + max_new_tokens)
-
         kind = _name_pass(SAMPLE, arguments)
-        return self._run_pass(kind, prompts, count_tokens, continue_batch, on_progress)
+        return self._run_pass(
+            kind, prompts, num_samples, max_new_tokens, continue_batch, on_progress
+        )
 
     def _run_pass(
         self,
         kind: str,
         prompts: Sequence[Ids],
-        count_tokens: Callable[[Ids], int],
+        num_texts: int,
+        max_new_tokens: int,
         work: Work,
         on_progress: ProgressCallback,
     ) -> list[Any]:
@@ -147,14 +159,21 @@ class TextEngine(BatchRunner):
         could be planned.
 
         Args:
-            count_tokens: of what a prompt comes to at most.
+            num_texts: of each prompt.
         """
         if not self.list_unmeasured(kind, prompts):
             if on_progress:
                 on_progress(len(prompts))
             assert self.store is not None or not prompts, "without a store nothing is known"
             return [self.store.get(kind, prompt) for prompt in prompts] if self.store else []
-        planner = self.build_planner(kind.partition(" ")[0], prompts, count_tokens)
+
+        def count_tokens(prompt: Ids) -> int:
+            return num_texts * (len(prompt) + max_new_tokens)
+
+        pass_name = kind.partition(" ")[0]
+        budget = self.get_budget(pass_name)
+        planner = TextPlanner(prompts, count_tokens, self.batch_size, budget)
+        planner.num_texts = num_texts
         # A batch leaves something to do for every process.
         prompts_per_process = math.ceil(len(prompts) / self.dist.world_size)
         planner.max_items = min(planner.max_items, prompts_per_process)
@@ -172,16 +191,40 @@ class TextEngine(BatchRunner):
         """Continue the prompts of a batch, each as often as it has seeds; without any, once, by the
         likeliest tokens."""
         indices = [i for [i] in batch]
+        num_texts = 1 if seeds is None else len(seeds[indices[0]])
+        rows = [prompts[i] for i in indices for _ in range(num_texts)]
+        row_seeds = [] if seeds is None else [seed for i in indices for seed in seeds[i]]
+
+        # The samples of one prompt may be more rows than there is memory for.
+        num_at_once = len(rows)
+        if num_texts > 1:
+            row_tokens = max(map(len, rows)) + max_new_tokens
+            fitting = max(self.get_budget(SAMPLE) // row_tokens, 1)
+            num_at_once = min(self.batch_size or fitting, fitting)
+        texts: list[list[int]] = []
+        for start in range(0, len(rows), num_at_once):
+            part = slice(start, start + num_at_once)
+            texts += self._continue_rows(
+                rows[part], row_seeds[part], max_new_tokens, until, sampling
+            )
+        return [texts[start : start + num_texts] for start in range(0, len(texts), num_texts)]
+
+    def _continue_rows(
+        self,
+        rows: Sequence[Ids],
+        seeds: Sequence[int],
+        max_new_tokens: int,
+        until: Sequence[str],
+        sampling: Mapping[str, object],
+    ) -> list[list[int]]:
+        """Continue rows that go on together, each by a seed of its own where there are seeds."""
         library_args: dict[str, Any] = dict(sampling)
         sampler = None
-        num_texts = 1
-        if seeds is not None:
+        if seeds:
             # With a seed this sampler draws, and not the library.
             limits = {name: library_args.pop(name) for name in DRAWN if name in library_args}
             library_args["do_sample"] = False
-            num_texts = len(seeds[indices[0]])
-            row_seeds = [seed for i in indices for seed in seeds[i]]
-            sampler = SeededSampler(build_warpers(**limits), row_seeds)
+            sampler = SeededSampler(build_warpers(**limits), seeds)
         continuous = ContinuousBatching(
             self,
             max_new_tokens,
@@ -189,10 +232,7 @@ class TextEngine(BatchRunner):
             library_args,
             refuse_non_finite=True,
         )
-        rows = [prompts[i] for i in indices for _ in range(num_texts)]
-        max_rows = self.batch_size if num_texts > 1 else None
-        texts = continuous.generate(rows, sampler, max_rows)
-        return [texts[start : start + num_texts] for start in range(0, len(texts), num_texts)]
+        return continuous.generate(rows, sampler)
 
     def read_generation_settings(self) -> dict[str, Any]:
         """Read what the model's own file says of generation, and the library does not."""

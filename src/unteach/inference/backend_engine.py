@@ -11,7 +11,16 @@ import numpy as np
 from unteach.config.inference import Sampling
 from unteach.config.schema import ModelConfig
 from unteach.distributed.process_context import DistContext
-from unteach.engines.base import GENERATE, SAMPLE, Ids, Pair, ProgressCallback, Score, Store
+from unteach.engines.base import (
+    GENERATE,
+    SAMPLE,
+    WHOLE_DISTRIBUTION,
+    Ids,
+    Pair,
+    ProgressCallback,
+    Score,
+    Store,
+)
 from unteach.engines.text_engine import get_context_length
 from unteach.errors import UserError
 from unteach.inference.backends.base import Answer, AnswerScore, Failure, Job, Request, Session
@@ -25,8 +34,6 @@ SCORE = "score"
 WRITTEN_TOGETHER = 64
 """Measurements that are put on disk at once."""
 LARGEST_SEED = 1 << 31
-SAMPLED = {"do_sample": True, "top_k": 0, "repetition_penalty": 1.0}
-"""The one way in which samples are drawn: the whole distribution."""
 
 
 class BackendEngine:
@@ -60,6 +67,13 @@ class BackendEngine:
     @property
     def context(self) -> int | None:
         return get_context_length(loading.load_empty(self.model).model)
+
+    @functools.cached_property
+    def repetition_penalty(self) -> float | None:
+        """What the model's own file says; transformers applies it to the likeliest text."""
+        empty = loading.load_empty(self.model)
+        penalty: float | None = empty.model.generation_config.repetition_penalty
+        return penalty
 
     def close(self) -> None:
         """Stop the model, if it was started."""
@@ -98,7 +112,8 @@ class BackendEngine:
     ) -> list[list[int]]:
         """Continue prompts by their likeliest tokens; return the ids of each, without a stop."""
         assert not until and not sampling, "only the likeliest text is asked for"
-        texts = self._continue(GENERATE, prompts, Sampling(max_new_tokens), 0, on_progress)
+        greedy = Sampling(max_new_tokens, repetition_penalty=self.repetition_penalty)
+        texts = self._continue(GENERATE, prompts, greedy, 0, on_progress)
         return [ids for [ids] in texts]
 
     def sample(
@@ -111,7 +126,7 @@ class BackendEngine:
         **sampling: object,
     ) -> list[list[list[int]]]:
         """Sample several continuations of each prompt, by seeds of the prompt alone."""
-        assert sampling == SAMPLED, "the whole distribution is drawn from"
+        assert sampling == WHOLE_DISTRIBUTION, "the whole distribution is drawn from"
         drawn = Sampling(max_new_tokens, temperature=1.0, num_return_sequences=num_samples)
         return self._continue(SAMPLE, prompts, drawn, seed, on_progress)
 
@@ -139,7 +154,9 @@ class BackendEngine:
             assert isinstance(answer, list), "it was asked for texts"
             return [list(completion.ids) for completion in answer]
 
-        arguments = json.dumps([sampling.max_new_tokens, sampling.num_return_sequences, seed])
+        settings = [sampling.max_new_tokens, sampling.num_return_sequences, seed]
+        arguments = json.dumps([*settings, sampling.repetition_penalty])
+        # Its first word says how the store keeps the results: as a list of texts.
         kind = f"{SAMPLE} {name} {arguments}"
         texts: list[list[list[int]]] = self._measure(
             kind, prompts, build_request, ask, read, on_progress
@@ -173,6 +190,7 @@ class BackendEngine:
                     self._write(kind, items, results, unwritten)
                 if on_progress:
                     on_progress(1)
+                self.job.dist.check_preemption()
         finally:
             self._write(kind, items, results, unwritten)
         return results

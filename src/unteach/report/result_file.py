@@ -61,7 +61,7 @@ class ResultFile(Mapping[str, Any]):
         self._unit = find_indentation(data)
         try:
             is_laid_out = bool(self._unit) and self._read_heads(data)
-        except ValueError:  # which the other way of reading puts in a sentence
+        except (ValueError, RecursionError):  # which the other way of reading puts in a sentence
             is_laid_out = False
         if not is_laid_out:
             self._whole = read_results(path, label)
@@ -136,7 +136,7 @@ class ResultFile(Mapping[str, Any]):
     def _parse(self, text: bytes) -> dict[str, Any]:
         try:
             return parse_members(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{self.label}: {self.path} is not whole JSON ({error}); evaluate the run again"
             ) from None
