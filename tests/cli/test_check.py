@@ -251,6 +251,8 @@ def test_it_says_what_would_be_asked_tokenised_and_exported(
         assert "(finished)" in said or "(exported before)" in said
     with pytest.raises(UserError, match="holds answers to something else: other settings"):
         start("check", ["infer", *commands["infer"], "max_new_tokens=3"])
+    start("check", ["infer", *commands["infer"], "max_new_tokens=3", "changed=redo"])
+    assert "the old answers would be moved aside" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds tokens made otherwise"):
         start("check", ["tokenize", *commands["tokenize"], "max_length=9"])
     with pytest.raises(UserError, match="something else is there already"):

@@ -143,6 +143,8 @@ class ResultStore:
             return "new"
         if old != new:
             self._refuse_other(old, new, changed)
+            if run_dir.list_differences(old.settings, new.settings):
+                return "begun with other settings; the old answers would be moved aside"
             return "begun otherwise; the answers that hold would be kept, the others asked again"
         num_left = len(lines) - len(self.done(lines))
         if num_left or not self.output.exists():

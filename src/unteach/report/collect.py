@@ -201,16 +201,17 @@ def _read_run(
     home = _find_results_folder(name, folder, suite)
     run = _read_results(name, folder, home, suite, shared)
     landing, audit = landings.read_landing(folder), audits.read_audit(folder)
+    described = run.described  # runs of one file share it
+    if landing:
+        described = {**described, **landings.COLUMNS}
+    if audit:
+        described = {**described, **audits.COLUMNS}
     run = replace(
         run,
         kind=kind,
         forgets=forgets,
         summary={**run.summary, **landing, **audit},
-        described={
-            **run.described,
-            **(landings.COLUMNS if landing else {}),
-            **(audits.COLUMNS if audit else {}),
-        },
+        described=described,
     )
 
     start_dir = folder / EVALS_BEFORE
