@@ -72,6 +72,15 @@ def test_verbs() -> None:
         ("forget bud", ["budget="]),
         ("check forget exact=y", ["exact=yes"]),
         ("audit verify mod", ["model="]),
+        ("audit nproc", ["nproc="]),
+        ("audit launch", ["launch="]),
+        ("audit backend=", ["backend=hf", "backend=vllm", "backend=openai"]),
+        ("check ", ["train", "audit", "forget", "infer", "tokenize", "export"]),
+        ("check infer max_new", ["max_new_tokens="]),
+        ("check infer backend=op", ["backend=openai"]),
+        ("check tokenize inp", ["input_file="]),
+        ("check tokenize mod", ["model="]),
+        ("check export as=gg", ["as=gguf_adapter"]),
         ("export as=gg", ["as=gguf_adapter"]),
         ("fetch w", ["wmdp"]),
         ("list metr", ["metrics"]),
@@ -99,6 +108,9 @@ def test_a_verb_offers_its_own_keys_and_none_that_is_set() -> None:
 def test_files(folder: Path) -> None:
     assert offer("train data=ro") == ["data=rows/", "data=rows.csv"]
     assert offer("forget ro")[:2] == ["rows/", "rows.csv"]
+    assert offer("check forget ro")[:2] == ["rows/", "rows.csv"]
+    assert offer("check export ro") == offer("export ro") == ["rows/"]
+    assert offer("check infer ru")[0] == "run.yaml"
     assert offer("train model=ro") == ["model=rows/"]
     assert offer("train ru")[0] == "run.yaml"
     assert offer(f"train data={folder}/my")[0] == f"data={folder}/my rows.jsonl"
@@ -218,6 +230,41 @@ def test_bash(folder: Path) -> None:
     assert "trainer=SimNPO " in shown
     shown = press_tab(command, f"source {script}", "unteach train data=my", r"jsonl", folder)
     assert r"data=my\ rows.jsonl" in shown
+
+
+def run_bash(script: Path, typed: str, folder: Path) -> list[str]:
+    """What the script of bash offers, without a terminal."""
+    ask = f"source '{script}'; COMP_LINE=$1; COMP_POINT=${{#1}}; _unteach 2>/dev/null; "
+    done = subprocess.run(
+        [need("bash"), "--norc", "-c", ask + "printf '%s\\n' \"${COMPREPLY[@]}\"", "-", typed],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+def test_bash_takes_no_name_for_a_pattern(folder: Path) -> None:
+    script = write_script("bash", folder)
+    for name in ("x[1].csv", "x1.csv", "y*.csv"):
+        (folder / name).write_text("", encoding="utf-8")
+    assert run_bash(script, "unteach train data=x", folder) == [r"x1.csv", r"x\[1\].csv"]
+    assert run_bash(script, "unteach train data=y", folder) == [r"y\*.csv"]
+    assert run_bash(script, r"unteach train data=x\[", folder) == [r"x\[1\].csv"]
+    assert run_bash(script, "unteach eval eval=[tofu,mu", folder) == ["[tofu,muse"]
+
+
+def test_paths_with_spaces(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder / "my programs"
+    home.mkdir()
+    for name in ("complete.py", "index.json", "completion.bash"):
+        shutil.copy(shells.HERE / name, home)
+    (home / "my python").symlink_to(sys.executable)
+    monkeypatch.setattr(shells, "HERE", home)
+    monkeypatch.setattr(sys, "executable", str(home / "my python"))
+    script = write_script("bash", home)
+    assert run_bash(script, "unteach unl", folder) == ["unlearn"]
 
 
 def test_zsh(folder: Path) -> None:

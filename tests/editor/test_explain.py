@@ -94,3 +94,47 @@ def test_every_key_of_every_verb_can_be_told() -> None:
         for name in flat.properties:
             key = tables.find(verb, name)
             assert key is not None and key.takes
+
+
+def write_suite(home: Path, text: str) -> str:
+    """Write a suite of one's own, and give the word that names its folder."""
+    file = home / "eval" / "mine.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return f"--config-dir={home}"
+
+
+def test_a_metric_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = write_suite(tmp_path, "define: {foo: {handler: x}}\n")
+    text = explain(capsys, "foo", option)
+    assert "names no `metric`" in text and "handler=x" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "wrong"),
+    [
+        ("define: {foo: {metric: ks_test}}\ndescribe: {foo: {meening: x}}", "foo", "meening"),
+        ("define: {foo: {metric: ks_test}}\ndescribe: {foo: text}", "foo", "describe.foo"),
+        ("define: {foo: {metric: ks_test}}\ndescribe: {foo: text}", "mine", "describe.foo"),
+        ("- foo", "seed", "must be a mapping"),
+        ("- foo", "xyzzy_plugh", "must be a mapping"),
+        ("define: [foo]", "seed", "define: must be a mapping"),
+        ("define: {foo: {metric: ks_test}}\ntasks: 3", "foo", "tasks: must be a list"),
+    ],
+)
+def test_a_slip_in_a_suite_of_ones_own(content: str, name: str, wrong: str, tmp_path: Path) -> None:
+    option = write_suite(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        start("help", [name, option])
+    assert "mine.yaml" in str(caught.value) and wrong in str(caught.value)
+
+
+def test_a_suite_that_stands_on_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    option = write_suite(tmp_path, "defaults: [mine, tofu]\n")
+    assert "eval=mine" in explain(capsys, "mine", option)
+
+
+def test_a_schema_names_the_suite_that_is_no_mapping(tmp_path: Path) -> None:
+    option = write_suite(tmp_path, "- foo\n")
+    with pytest.raises(UserError, match="mine.yaml: must be a mapping"):
+        start("schema", ["run", option])

@@ -39,6 +39,7 @@ TAKE_FOLDERS = ("--config-dir", "-cd", "--write")
 REGISTERED = re.compile(
     r"""@(?:\w+\.)?method\(\s*["']([\w.-]+)["']|^class (\w+)\(.*Trainer""", re.MULTILINE
 )
+SPECIAL = re.compile(r"[ '\"()&;<>|$`\\*?\]]|(?<!^)\[")
 Candidates = list[tuple[str, str]]
 
 
@@ -304,10 +305,11 @@ def split_line(line: str) -> list[str]:
 
 def print_for_bash(candidates: Candidates, current: str, breaks: str) -> None:
     """Print the candidates as bash takes them: without what stands before the last letter at which
-    it breaks words, and with spaces escaped."""
+    it breaks words, and with spaces, quotes and the signs of patterns escaped. The `[` that begins
+    a list stays as it is typed: with no bare `]` behind it, it is no pattern."""
     cut = 1 + max((current.rfind(letter) for letter in breaks if letter in "=:"), default=-1)
     for text, _ in candidates:
-        print(re.sub(r"([ '\"()&;<>|$`\\])", r"\\\1", text[cut:]))
+        print(SPECIAL.sub(r"\\\g<0>", text[cut:]))
 
 
 def main(arguments: list[str]) -> None:

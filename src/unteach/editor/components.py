@@ -4,6 +4,7 @@ collators, attacks."""
 import dataclasses
 import inspect
 from collections.abc import Iterable
+from pathlib import Path
 
 from unteach import registry
 from unteach.config.component_fields import as_yaml
@@ -143,7 +144,7 @@ def list_handlers(homes: Iterable[str]) -> dict[str, list[str]]:
         for home in (*map(str, homes), str(CONFIGS)):
             file = f"{home}/trainer/{name}.yaml"
             try:
-                handler = read_yaml(type(CONFIGS)(file)).get("handler")
+                handler = read_yaml(Path(file)).get("handler")
             except (ValueError, AttributeError):
                 continue
             others = [known for known, members in names.items() if name in members]

@@ -11,6 +11,7 @@ from unteach.config.command import VERBS as RUN_VERBS
 from unteach.config.forget import ALL_WORDS
 from unteach.config.schema import PATH
 from unteach.config.verb_configs import FETCHED, STUDY_ACTIONS
+from unteach.config.verb_keys import CHECK, OF_TWO_WORDS
 from unteach.editor import run_keys, schemas, shells
 from unteach.editor.flatten import FlatKeys
 from unteach.editor.keys import CHECKED, KeyTables
@@ -19,15 +20,16 @@ ROWS = re.compile(r"data|input_file|forget|retain|holdout|refusal|data\.\w+_file
 MODELS = re.compile(rf".*{PATH}|model|tokenizer_path|retain_model|original|also|(.*\.)?base_path")
 MODELS_TOO = re.compile(r".*\.(reference_model_path|classifier_path|retain_model|original|also)")
 FILES = re.compile(r"to|out|.*_path|.*_dir|output_file|resume|launch|plugins|.*sign_key|key|config")
+CHECKS = [verb for verb in OF_TWO_WORDS if verb.startswith(CHECK)]
 LONGEST = 70
 """Letters of a meaning that a shell shows beside a word."""
 POSITIONAL = {
     **dict.fromkeys((*RUN_VERBS, "infer", "check", "tokenize"), "yaml"),
     **dict.fromkeys(("report", "compare", "history", "export"), "model"),
-    **dict.fromkeys(("forget", "check forget"), "rows"),
+    "forget": "rows",
     "audit verify": "json",
 }
-"""What files the words without a key name, by verb."""
+"""What files the words without a key name, by verb; of `check X`, those of X."""
 OTHER_TABLES = dict.fromkeys(("check", "study", "demo", "forget", "check forget"), "run")
 """Tables beside a verb's own."""
 Verbs = Mapping[str, tuple[str, tuple[str, ...]]]
@@ -57,7 +59,7 @@ def build_index(verbs: Verbs, names: dict[str, list[str]]) -> str:
     words = {
         "fetch": list(FETCHED),
         "study": list(STUDY_ACTIONS),
-        "check": [*CHECKED, "forget"],
+        "check": [*CHECKED, *(verb.removeprefix(CHECK) for verb in CHECKS)],
         "audit": ["verify"],
         "schema": list(schemas.BUILDERS),
         "completion": list(shells.SHELLS),
@@ -83,8 +85,9 @@ def _describe_verb(verb: str, verbs: Verbs) -> dict[str, object]:
         entry["tables"] = [verb, *([OTHER_TABLES[verb]] if verb in OTHER_TABLES else [])]
     if verb in ("forget", "check forget"):
         entry["only"] = list(ALL_WORDS)
-    if verb in POSITIONAL:
-        entry["files"] = POSITIONAL[verb]
+    own = verb.removeprefix(CHECK)
+    if own in POSITIONAL:
+        entry["files"] = POSITIONAL[own]
     return entry
 
 

@@ -10,7 +10,8 @@ from unteach.config import verb_keys
 from unteach.config.command import VERBS as RUN_VERBS
 from unteach.config.compose_verb import ASK_KEYS
 from unteach.config.forget import ALL_WORDS, ForgetConfig
-from unteach.config.verb_configs import FETCHED, STUDY_ACTIONS, ExportConfig, list_keys
+from unteach.config.tokenize import TokenizeConfig
+from unteach.config.verb_configs import ExportConfig, list_keys
 from unteach.data.synthetic.worlds import WORLDS
 from unteach.editor import run_keys
 from unteach.editor.flatten import FlatKeys, flatten, resolve
@@ -78,6 +79,7 @@ class KeyTables:
         for verb in RUN_VERBS:
             tables[verb] = self._select(self.run, run_keys.select_keys(self.run.properties, verb))
         tables["infer"] = self.inference
+        tables[verb_keys.CHECK_INFER] = self.inference
         asked = [key for key in self.inference.properties if key.split(".")[0] in ASK_KEYS]
         tables["ask"] = self._select(self.inference, asked)
         for verb, cls in verb_keys.CONFIGS.items():
@@ -130,7 +132,7 @@ class KeyTables:
             others = self._select(self.run, passed)
             flat.properties = {**others.properties, **flat.properties}
             flat.patterns = {**others.patterns, **flat.patterns}
-        if verb == "tokenize":
+        if cls is TokenizeConfig:
             for word, meant in (("model", "tokenizer_path"), ("data", "input_file")):
                 flat.properties[word] = {**properties[meant], "description": f"`{meant}`"}
         return flat
@@ -226,7 +228,3 @@ def list_values(schema: Schema, definitions: Definitions) -> tuple[list[str], bo
     if not schema.keys() & {"anyOf", "enum", "type"}:
         is_open = True
     return list(dict.fromkeys(values)), is_open
-
-
-NAMES_OF_VERBS = {"fetch": tuple(FETCHED), "study": STUDY_ACTIONS}
-"""Words without a key that a verb takes."""

@@ -34,7 +34,7 @@ UNUSED = {
     "train": _AUDITING,
     "unlearn": _AUDITING,
     "eval": (*_TRAINING, *_AUDITING),
-    "audit": (*_TRAINING, "eval", "nproc", "launch"),
+    "audit": (*_TRAINING, "eval"),
 }
 """Beginnings of the keys that a verb has no use for."""
 

@@ -249,11 +249,13 @@ def _let_runs_stand(node: object) -> None:
         }
 
 
-def _describe_group_file(name: str) -> Callable[[Sections], Schema]:
+def _describe_group_file(
+    describe_section: Callable[[Sections], Schema],
+) -> Callable[[Sections], Schema]:
     """Give what describes a file of a group that is one section of a run."""
 
     def describe(sections: Sections) -> Schema:
-        reference = getattr(sections, f"describe_{name}")()
+        reference = describe_section(sections)
         described: Schema = sections.definitions.schemas[reference["$ref"].rpartition("/")[2]]
         properties = {**described["properties"], "defaults": DEFAULTS}
         return {**described, "type": "object", "properties": properties}
@@ -283,13 +285,13 @@ BUILDERS: dict[str, tuple[str, Callable[[Sections], Schema]]] = {
     "experiment": ("an experiment, or a primary configuration", _describe_experiment),
     "infer": ("the file of an inference", _describe_infer_file),
     "tokenize": ("the file of unteach tokenize", _describe_tokenize_file),
-    "model": ("a file of configs/model", _describe_group_file("model")),
-    "trainer": ("a file of configs/trainer", _describe_group_file("trainer")),
-    "data": ("a file of configs/data", _describe_group_file("data")),
+    "model": ("a file of configs/model", _describe_group_file(Sections.describe_model)),
+    "trainer": ("a file of configs/trainer", _describe_group_file(Sections.describe_trainer)),
+    "data": ("a file of configs/data", _describe_group_file(Sections.describe_data)),
     "dataset": ("a file of configs/data/datasets", _describe_dataset_file),
-    "suite": ("a file of configs/eval", _describe_group_file("suite")),
-    "audit": ("a file of configs/audit", _describe_group_file("audit")),
-    "collator": ("a file of configs/collator", _describe_group_file("collator")),
+    "suite": ("a file of configs/eval", _describe_group_file(Sections.describe_suite)),
+    "audit": ("a file of configs/audit", _describe_group_file(Sections.describe_audit)),
+    "collator": ("a file of configs/collator", _describe_group_file(Sections.describe_collator)),
     "paths": ("a file of configs/paths", _describe_paths_file),
     "logs": ("a file of configs/logs", _describe_logs_file),
 }

@@ -24,9 +24,9 @@ from unteach.editor.shapes import (
     sequence,
     when,
 )
+from unteach.editor.suite_files import read_mapping, read_suite
 from unteach.editor.training_fields import describe_peft_args, describe_training_args
 from unteach.models.model_handlers import LOADING
-from unteach.strict_yaml import read_yaml
 
 STREAMS = (*schema.STREAMS, *schema.BESIDE)
 WORD = re.compile(r"[\w.-]+")
@@ -186,8 +186,7 @@ class Sections:
         names: dict[str, None] = {}
         for home in (groups.CONFIGS, *map(Path, self.homes)):
             for file in sorted((home / "experiment").rglob("*.yaml")):
-                content = read_yaml(file)
-                names.update(dict.fromkeys(map(str, content or {})))
+                names.update(dict.fromkeys(read_mapping(file)))
         skipped = {*known, "defaults", "layers", "hydra"}
         return [name for name in names if name not in skipped]
 
@@ -198,17 +197,24 @@ class Sections:
             names.update(dict.fromkeys(self._list_metrics(suite)))
         return list(names)
 
-    def _list_metrics(self, suite: str) -> list[str]:
-        """List the metrics that a shipped suite defines."""
+    def _list_metrics(self, suite: str, within: tuple[str, ...] = ()) -> list[str]:
+        """List the metrics that a suite's file and the files it stands on define.
+
+        Args:
+            within: the suites whose files are being read: one that stands on itself would never
+                end.
+        """
+        if suite in within:
+            return []
         for home in (*map(Path, self.homes), groups.CONFIGS):
             file = home / "eval" / f"{suite}.yaml"
             if file.is_file():
-                content = read_yaml(file)
-                tasks = [task for task in content.get("tasks") or [] if isinstance(task, str)]
-                for parent in content.get("defaults") or []:
+                content = read_suite(file)
+                tasks = [task for task in content["tasks"] if isinstance(task, str)]
+                for parent in content["defaults"]:
                     if isinstance(parent, str) and parent != "_self_":
-                        tasks += self._list_metrics(parent.partition("@")[0])
-                return list(dict.fromkeys([*(content.get("define") or {}), *tasks]))
+                        tasks += self._list_metrics(parent.partition("@")[0], (*within, suite))
+                return list(dict.fromkeys([*content["define"], *tasks]))
         return []
 
     def describe_audit(self) -> Schema:

@@ -12,4 +12,4 @@ def write_script(shell: str) -> str:
     """Write the script of a shell, with this Python and this installation in it."""
     text = (HERE / f"completion.{shell}").read_text(encoding="utf-8")
     command = shlex.join([sys.executable, "-I", str(HERE / "complete.py")])
-    return text.replace("@COMMAND@", command).replace("@FILE@", str(HERE / "complete.py"))
+    return text.replace("@COMMAND@", command)

@@ -2,21 +2,20 @@
 suite or any other name is."""
 
 import textwrap
+from pathlib import Path
 
 from unteach import plugins, registry
 from unteach.config.groups import CONFIGS, list_options
 from unteach.config.metric_descriptions import MetricDescription
 from unteach.config.verb_configs import HelpConfig
 from unteach.editor.keys import Key, KeyTables
+from unteach.editor.suite_files import read_description, read_suite
 from unteach.errors import UserError, find_nearest
-from unteach.strict_yaml import read_yaml
 from unteach.verbs import listing
 from unteach.verbs.listing import fill
 
 MOST_SHOWN = 60
 """Values of a key that are listed; of more, the first."""
-TABLES = {"check": "any run", "demo": "a study", "check forget": "forget"}
-"""Verbs whose keys are those of another one, and are not said again."""
 ROWS = "forget=forget.csv retain=retain.csv"
 STARTS = {
     "train": "unteach train model=MODEL data=my.csv",
@@ -154,16 +153,15 @@ def _fill_example(kind: str, name: str, dirs: tuple[str, ...]) -> str:
 def explain_suite(name: str, dirs: tuple[str, ...]) -> None:
     """Print what a suite measures: its metrics, those that are asked for by default with a star."""
     for _, origin, file in listing.list_files("eval", dirs, name):
-        suite = read_yaml(file)
+        suite = read_suite(file)
         print(f"{name}: eval={name}; {origin}\n")
         print(fill("  ", listing.summarize_file(file)) + "\n")
-        described = suite.get("describe") or {}
-        metrics = [*(suite.get("define") or {}), *map(str, suite.get("tasks") or [])]
+        metrics = [*suite["define"], *map(str, suite["tasks"])]
         if metrics:
             print(f"  metrics, asked for by eval.{name}.metrics=[NAME,…]; * by default")
         for metric in metrics:
-            star = "*" if metric in (suite.get("default") or ()) else " "
-            meaning = (described.get(metric) or {}).get("meaning") or ""
+            star = "*" if metric in suite["default"] else " "
+            meaning = read_description(suite, metric, file).meaning or ""
             print(fill(f"  {star} {metric}  ", meaning))
         print(f"\n  The whole file: unteach list suites {name}\n")
 
@@ -173,13 +171,15 @@ def explain_metric(name: str, homes: tuple[str, ...]) -> bool:
     is_known = False
     for suite in list_options("eval", homes):
         for home in (str(CONFIGS), *homes):
-            file = CONFIGS.__class__(home) / "eval" / f"{suite}.yaml"
-            content = read_yaml(file) if file.is_file() else {}
-            definition = (content.get("define") or {}).get(name)
+            file = Path(home) / "eval" / f"{suite}.yaml"
+            if not file.is_file():
+                continue
+            content = read_suite(file)
+            definition = content["define"].get(name)
             if isinstance(definition, dict):
                 is_known = True
-                description = (content.get("describe") or {}).get(name) or {}
-                _show_metric(name, suite, definition, MetricDescription(**description))
+                description = read_description(content, name, file)
+                _show_metric(name, suite, definition, description)
     return is_known
 
 
@@ -197,7 +197,7 @@ def _show_metric(
     for head, text in said.items():
         if text:
             print(fill(f"  {head}: " if head else "  ", text))
-    metric = str(definition["metric"])
+    metric = str(definition.get("metric") or "no class: its definition names no `metric`")
     others = [f"{key}={value}" for key, value in definition.items() if key != "metric"]
     print(fill("  made of: ", f"{metric} ({', '.join(others)})" if others else metric))
     if metric in registry.metric:
