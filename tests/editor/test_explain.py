@@ -136,5 +136,5 @@ def test_a_suite_that_stands_on_itself(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_a_schema_names_the_suite_that_is_no_mapping(tmp_path: Path) -> None:
     option = write_suite(tmp_path, "- foo\n")
-    with pytest.raises(UserError, match="mine.yaml: must be a mapping"):
+    with pytest.raises(UserError, match=r"mine.yaml: must be a mapping"):
         start("schema", ["run", option])
