@@ -105,6 +105,10 @@ def test_a_verb_offers_its_own_keys_and_none_that_is_set() -> None:
     assert not [word for word in offer("train trainer.args.") if "evaluation_strategy" in word]
 
 
+def test_a_verb_of_two_words_offers_no_option_that_it_refuses() -> None:
+    assert offer("check infer --") == offer("check export --") == ["--config-dir", "--help"]
+
+
 def test_files(folder: Path) -> None:
     assert offer("train data=ro") == ["data=rows/", "data=rows.csv"]
     assert offer("forget ro")[:2] == ["rows/", "rows.csv"]

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 
+from unteach.config.verb_options import Options
 from unteach.editor.keys import KeyTables
 from unteach.errors import UserError
 from unteach.verbs.start import start
 
 
-def explain(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    start("help", list(words))
+def explain(capsys: pytest.CaptureFixture[str], *words: str, options: Options | None = None) -> str:
+    start("help", list(words), options)
     return capsys.readouterr().out
 
 
@@ -96,17 +97,17 @@ def test_every_key_of_every_verb_can_be_told() -> None:
             assert key is not None and key.takes
 
 
-def write_suite(home: Path, text: str) -> str:
-    """Write a suite of one's own, and give the word that names its folder."""
+def write_suite(home: Path, text: str) -> Options:
+    """Write a suite of one's own, and give the option that names its folder."""
     file = home / "eval" / "mine.yaml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
-    return f"--config-dir={home}"
+    return Options(config_dirs=(str(home),))
 
 
 def test_a_metric_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    option = write_suite(tmp_path, "define: {foo: {handler: x}}\n")
-    text = explain(capsys, "foo", option)
+    options = write_suite(tmp_path, "define: {foo: {handler: x}}\n")
+    text = explain(capsys, "foo", options=options)
     assert "names no `metric`" in text and "handler=x" in text
 
 
@@ -123,18 +124,18 @@ def test_a_metric_without_a_class(tmp_path: Path, capsys: pytest.CaptureFixture[
     ],
 )
 def test_a_slip_in_a_suite_of_ones_own(content: str, name: str, wrong: str, tmp_path: Path) -> None:
-    option = write_suite(tmp_path, content)
+    options = write_suite(tmp_path, content)
     with pytest.raises(UserError) as caught:
-        start("help", [name, option])
+        start("help", [name], options)
     assert "mine.yaml" in str(caught.value) and wrong in str(caught.value)
 
 
 def test_a_suite_that_stands_on_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    option = write_suite(tmp_path, "defaults: [mine, tofu]\n")
-    assert "eval=mine" in explain(capsys, "mine", option)
+    options = write_suite(tmp_path, "defaults: [mine, tofu]\n")
+    assert "eval=mine" in explain(capsys, "mine", options=options)
 
 
 def test_a_schema_names_the_suite_that_is_no_mapping(tmp_path: Path) -> None:
-    option = write_suite(tmp_path, "- foo\n")
-    with pytest.raises(UserError, match=r"mine.yaml: must be a mapping"):
-        start("schema", ["run", option])
+    options = write_suite(tmp_path, "- foo\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: must be a mapping"):
+        start("schema", ["run"], options)

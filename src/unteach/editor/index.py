@@ -21,6 +21,8 @@ MODELS = re.compile(rf".*{PATH}|model|tokenizer_path|retain_model|original|also|
 MODELS_TOO = re.compile(r".*\.(reference_model_path|classifier_path|retain_model|original|also)")
 FILES = re.compile(r"to|out|.*_path|.*_dir|output_file|resume|launch|plugins|.*sign_key|key|config")
 CHECKS = [verb for verb in OF_TWO_WORDS if verb.startswith(CHECK)]
+OF_ONE_WORD = ("config_name", "prints_tree")
+"""Options that a verb of two words refuses."""
 LONGEST = 70
 """Letters of a meaning that a shell shows beside a word."""
 POSITIONAL = {
@@ -78,6 +80,8 @@ def build_index(verbs: Verbs, names: dict[str, list[str]]) -> str:
 def _describe_verb(verb: str, verbs: Verbs) -> dict[str, object]:
     """Describe a verb: what it does, its options, and which tables have its keys."""
     about, options = verbs[verb.partition(" ")[0]]
+    if " " in verb:
+        options = tuple(option for option in options if option not in OF_ONE_WORD)
     entry: dict[str, object] = {"about": about, "options": list(options)}
     if verb in RUN_VERBS:
         entry |= {"tables": ["run"], "without": list(run_keys.UNUSED[verb])}
