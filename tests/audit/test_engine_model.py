@@ -190,3 +190,9 @@ def test_a_stop_is_heard_between_two_answers(
 def test_another_backend_is_refused_by_name(kit: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors, match=r"backend=vllm.*backend=openai"):
         compose_audit(*words(kit, tmp_path, "reference"), "backend=sglang")
+
+
+def test_a_batch_size_that_vllm_does_not_heed_is_refused(kit: Path, tmp_path: Path) -> None:
+    given = [*words(kit, tmp_path, "reference"), "backend=vllm", "audit.batch_size=4"]
+    with pytest.raises(UserError, match=r"audit\.batch_size.*max_num_seqs"):
+        audit.run(compose_audit(*given))

@@ -141,6 +141,11 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         can_continue = config.backend.continue_final_message
         battery = drop_unservable(battery, settings.attacks, can_continue)
     if config.engine is not None:
+        if settings.batch_size is not None:
+            raise UserError(
+                f"audit.batch_size: backend={ENGINE} makes its batches itself; "
+                "backend_args.max_num_seqs bounds them"
+            )
         for model in models.values():
             refuse_unserved(str(model.model_args[PATH]), load_empty(model), ENGINE)
         battery = drop_weight_attacks(battery, settings.attacks, ENGINE)
