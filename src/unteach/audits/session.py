@@ -141,13 +141,7 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         can_continue = config.backend.continue_final_message
         battery = drop_unservable(battery, settings.attacks, can_continue)
     if config.engine is not None:
-        if settings.batch_size is not None:
-            raise UserError(
-                f"audit.batch_size: backend={ENGINE} makes its batches itself; "
-                "backend_args.max_num_seqs bounds them"
-            )
-        for model in models.values():
-            refuse_unserved(str(model.model_args[PATH]), load_empty(model), ENGINE)
+        _refuse_what_engine_leaves_out(settings, models)
         battery = drop_weight_attacks(battery, settings.attacks, ENGINE)
     notes = [*notes, *notes_of_retain, *notes_of_holdout]
     return AuditPlan(context, battery, models, notes, list_processors(empty))
@@ -247,6 +241,18 @@ def judge_known_facts(
             )
     verdict = judge_model(plan.battery.attacks, plan.context, findings, facts)
     return AuditResult(findings, verdict, unknown, scores)
+
+
+def _refuse_what_engine_leaves_out(
+    settings: AuditSettings, models: Mapping[str, ModelConfig]
+) -> None:
+    if settings.batch_size is not None:
+        raise UserError(
+            f"audit.batch_size: backend={ENGINE} makes its batches itself; "
+            "backend_args.max_num_seqs bounds them"
+        )
+    for model in models.values():
+        refuse_unserved(str(model.model_args[PATH]), load_empty(model), ENGINE)
 
 
 def _refuse_bounded_score(settings: AuditSettings) -> None:
