@@ -168,7 +168,10 @@ def test_settings_of_generation_hold_or_are_refused(kit: Path, tmp_path: Path) -
     with pytest.raises(UserError, match=r"original has no_repeat_ngram_size of generation_config"):
         audit.run(compose_audit(*given))
 
-    file.write_text(json.dumps({**settings, "repetition_penalty": 1.3}))
+    spelled_out = {"num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram_size": 0}
+    shown = {"output_scores": True, "output_attentions": False}
+    own = {**settings, **spelled_out, **shown, "repetition_penalty": 1.3}
+    file.write_text(json.dumps(own))
     audit.run(compose_audit(*given))
     assert [one.penalties for one in StandIn.opened] == [{1.3}, {None}]
 

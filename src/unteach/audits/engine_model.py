@@ -46,6 +46,8 @@ SERVED = {
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p"),
     # What changes no text.
     *("use_cache", "cache_implementation", "transformers_version", "_from_model_config"),
+    *("output_attentions", "output_hidden_states", "output_scores", "output_logits"),
+    "return_dict_in_generate",
 }
 """Settings of a model's generation that hold under any engine, or say nothing there."""
 
@@ -118,13 +120,20 @@ def refuse_unserved(path: str, empty: "LoadedModel", name: str) -> None:
     settings = empty.model.generation_config.to_diff_dict()
     for key, value in settings.items():
         named = f"{key} of {SETTINGS_FILE}"
-        if key not in SERVED and value is not None and named not in unserved:
+        if key not in SERVED and not _is_neutral(key, value) and named not in unserved:
             unserved.append(named)
     if unserved:
         raise UserError(
             f"backend={name}: {path} has {', '.join(unserved)}, which {name} does not apply; leave "
             "backend out"
         )
+
+
+def _is_neutral(key: str, value: object) -> bool:
+    """Say whether a setting changes no text: it is off, or the one beam and the factor of 1 that
+    files spell out."""
+    is_one = value == 1 and value is not True
+    return not value or (is_one and not key.startswith("min_"))
 
 
 def find_longest(plan: BatteryPlan, context: "AuditContext") -> int:
