@@ -83,12 +83,12 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def test_what_vllm_says_is_judged_as_what_transformers_says(kit: Path, tmp_path: Path) -> None:
     only = "audit.only=[rank,clean,prefill,leak_at_k,rtn4,relearn]"
-    level = "audit=standard"
+    level = ["audit=standard", "audit.max_facts=4"]
     plain = words(kit, tmp_path / "hf", "reference")
-    audit.run(compose_audit(*plain, level, "audit.only=[rank,clean,prefill,leak_at_k]"))
+    audit.run(compose_audit(*plain, *level, "audit.only=[rank,clean,prefill,leak_at_k]"))
     served = words(kit, tmp_path / "vllm", "reference")
     audit.run(
-        compose_audit(*served, level, only, "backend=vllm", "original=" + str(kit / "policy"))
+        compose_audit(*served, *level, only, "backend=vllm", "original=" + str(kit / "policy"))
     )
 
     found, expected = read_summary(tmp_path / "vllm"), read_summary(tmp_path / "hf")
@@ -101,7 +101,7 @@ def test_what_vllm_says_is_judged_as_what_transformers_says(kit: Path, tmp_path:
     # What is known is not asked again, and no model is started for it.
     audit.run(
         compose_audit(
-            *served, level, only, "backend=vllm", "original=" + str(kit / "policy"), "resume=never"
+            *served, *level, only, "backend=vllm", "original=" + str(kit / "policy"), "resume=never"
         )
     )
     assert len(StandIn.opened) == 2
