@@ -92,7 +92,7 @@ def test_what_the_kernel_of_a_cpu_cannot_take_is_not_packed(
     model = transformers.AutoModelForCausalLM.from_pretrained(
         folder, quantization_config=transformers.BitsAndBytesConfig(load_in_4bit=True)
     )
-    four_bits.compute_rightly(model)
+    four_bits.repair_cpu_layers(model)
     for layer in list_layers(model).values():
         num_rows, width = layer.weight.quant_state.shape
         assert layer.support_avx512bf16_for_cpu == (num_rows % 32 == 0 and width % 64 == 0)

@@ -183,7 +183,7 @@ class EndpointModel:
 
     def _name_pass(self, number: int | None, context: AuditContext) -> str:
         drawn = "likeliest" if number is None else f"sample {context.seed} {number}"
-        return f"served {limit_answers(context)} {drawn}"
+        return f"served, thought and all, {limit_answers(context)} {drawn}"
 
     def _spell(self, conversation: Conversation) -> list[dict[str, str]]:
         """Spell a conversation as the store finds it."""

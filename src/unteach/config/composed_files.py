@@ -109,11 +109,12 @@ def compose_files(choice: FileChoice) -> ComposedFiles:
     """Put the chosen files on one another, or give a copy of what that gave before."""
     if choice.homes and not _num_plans:  # whose files may change while this process lives
         return _compose(choice)
-    if choice not in _kept:
+    pickled = _kept.get(choice)
+    if pickled is None:
         if len(_kept) >= MOST_KEPT:
             _kept.clear()
-        _kept[choice] = pickle.dumps(_compose(choice))
-    composed: ComposedFiles = pickle.loads(_kept[choice])
+        pickled = _kept[choice] = pickle.dumps(_compose(choice))
+    composed: ComposedFiles = pickle.loads(pickled)
     return composed
 
 

@@ -103,11 +103,12 @@ class KeyTables:
     def _select(self, flat: FlatKeys, names: Sequence[str]) -> FlatKeys:
         """Select keys, with the patterns of the sections that they are of."""
         sections = {name.split(".")[0] for name in names}
-        patterns = {
-            pattern: schema
-            for pattern, schema in flat.patterns.items()
-            if re.split(r"\\", pattern[1:])[0] in sections
-        }
+        patterns = {}
+        for pattern, schema in flat.patterns.items():
+            # As "^data\.…": of keys of the section `data`.
+            section = pattern.removeprefix("^").partition("\\")[0]
+            if section in sections:
+                patterns[pattern] = schema
         return FlatKeys({name: flat.properties[name] for name in names}, patterns)
 
     def _describe_flat_verb(self, verb: str, cls: type) -> FlatKeys:

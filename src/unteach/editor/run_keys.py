@@ -56,24 +56,21 @@ def describe_run(sections: Sections) -> RunKeys:
     """Describe the keys of `unteach train`, `unlearn`, `eval` and `audit`."""
     defs = sections.definitions
     paths = defs.refer_class(schema.Paths, "paths")
-    for name, (described) in sections.list_variables("paths/default.yaml").items():
+    for name, described in sections.list_variables("paths/default.yaml").items():
         defs.schemas["paths"]["properties"][name].update(
             description=described["description"], default=described["default"]
         )
     nested = sections.list_variables()
     for name, hint in VALUES.items():
         known = nested.get(name, {})
-        typed = defs.describe_type(hint)
-        if "anyOf" in known and "null" not in str(typed):
-            typed = {}
-        nested[name] = {**known, **({} if "anyOf" in known else typed)}
+        nested[name] = known if "anyOf" in known else {**known, **defs.describe_type(hint)}
         if name in MEANINGS:
             nested[name]["description"] = MEANINGS[name]
     nested["mode"] = {
         **choice(("train", "unlearn", "eval", "audit"), is_open=True),
         "description": MEANINGS["mode"],
     }
-    for name, (described) in sections.list_variables("audit.yaml").items():
+    for name, described in sections.list_variables("audit.yaml").items():
         nested.setdefault(name, described)
     nested["also"] = {"type": ["array", "string"], "description": nested["also"]["description"]}
     nested["backend_args"] = nullable(mapping({}, rest={}))

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from unteach.distributed.process_context import SINGLE_PROCESS, DistContext
 from unteach.engines import finiteness, gradient_norms, prompt_sharing
-from unteach.engines.base import Ids, Pair, ProgressCallback, Score, Store
+from unteach.engines.base import Ids, Pair, ProgressCallback, Score
 from unteach.engines.batching import Batch
 from unteach.engines.prompt_sharing import AnswerTree, PromptPlanner
 from unteach.engines.text_engine import TextEngine
@@ -20,7 +19,6 @@ from unteach.models.forward import IGNORED, OutputSpec, TokenOutputs
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Parameter
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from unteach.models.hidden_states import SharedRows
 
@@ -34,25 +32,11 @@ class HFEngine(TextEngine):
     """A transformers model as an engine. Batch size and process count change no value beyond
     rounding.
 
-    Args:
-        batch_size: rows of a batch at most; None leaves it to the budget.
-        store: what was measured before.
-        stops: the ids at which a continuation is over; without them, the tokenizer's end of
-            sequence.
+    It takes the arguments of TextEngine.
     """
 
-    def __init__(
-        self,
-        model: "PreTrainedModel | None",
-        tokenizer: "PreTrainedTokenizerBase",
-        batch_size: int | None = None,
-        dist: DistContext = SINGLE_PROCESS,
-        store: Store | None = None,
-        stops: Sequence[int] = (),
-    ):
-        super().__init__(model, tokenizer, batch_size, dist, store, stops)
-        self._has_tried_sharing = False
-        self._max_shared_width: int | None = None
+    _has_tried_sharing = False
+    _max_shared_width: int | None = None
 
     def score(self, pairs: Sequence[Pair], on_progress: ProgressCallback = None) -> list[Score]:
         """Score (prompt, answer) pairs of token ids.

@@ -20,7 +20,7 @@ PACKED_ROWS = 32
 """The inference kernel takes output channels by so many."""
 
 
-def compute_rightly(model: "PreTrainedModel") -> None:
+def repair_cpu_layers(model: "PreTrainedModel") -> None:
     """Have every four-bit layer on the CPU computed with its own scales.
 
     Raises:

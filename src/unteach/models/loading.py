@@ -175,7 +175,7 @@ def _load_one(
     has_masters = training and not config.pure_bf16 and weights.adapter is None
     args["dtype"] = getattr(torch, "float32" if has_masters else compute)
     model, tokenizer = _load_base(config, args, weights.tokenizer_args, texts, head)
-    four_bits.compute_rightly(model)
+    four_bits.repair_cpu_layers(model)
     if num_layers is not None:
         keep_first_layers(model, num_layers)
     start = None

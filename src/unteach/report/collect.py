@@ -235,7 +235,7 @@ def _read_start(name: str, folder: Path, suite: str, shared: _Shared) -> RunResu
     measured = []
     for ending in (BASIS, SUMMARY, ROWS, METRICS, ABSENT, NOTES):
         file = folder / f"{suite}{ending}"
-        measured.append(file.read_bytes() if file.exists() else b"")
+        measured.append(_read_optional_bytes(label, file))
     key = tuple(measured)
     if key not in shared.starts:
         shared.starts[key] = _read_results(label, folder, folder, suite, shared)
@@ -252,7 +252,7 @@ def _read_results(
     """Read the files that one evaluation wrote into `home`."""
     results = _read_result_file(name, home / f"{suite}{EVAL}")
     metrics_file = home / f"{suite}{METRICS}"
-    content = metrics_file.read_bytes() if metrics_file.exists() else b""
+    content = _read_optional_bytes(name, metrics_file)
     if content not in shared.described:
         descriptions = _read_optional_mapping(name, metrics_file)
         columns = read_descriptions(descriptions, f"run {name!r}", metrics_file)
@@ -321,6 +321,14 @@ def _find_results_folder(name: str, folder: Path, suite: str) -> Path:
         f"run {name!r} has no {suite} results: neither {homes[0] / file} nor {homes[1] / file} is "
         f"there. {advice}: {command}"
     )
+
+
+def _read_optional_bytes(name: str, file: Path) -> bytes:
+    """Read a file of the run of this name, or nothing where it is not there."""
+    if not file.exists():
+        return b""
+    with explain_closed_file(f"run {name!r}", file):
+        return file.read_bytes()
 
 
 def _read_optional_mapping(name: str, file: Path) -> Log:
