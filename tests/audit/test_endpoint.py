@@ -77,6 +77,7 @@ def test_an_endpoint_is_asked_in_conversations_and_held_against_another_model(
     assert summary["leaks"] and summary["attacks"]["clean"]["rate"] == 1
     assert summary["attacks"]["clean"]["retain"] == 0
     assert summary["models"] == {"retain": "never", "audited": "small"}
+    assert summary["backend"] == "openai"
     assert summary["attacks"]["leak_at_k"]["leak_at_k"]["1"]["true"] == 1
     absent = summary["absent"]
     assert "log-probs" in absent["rank"] and "shows no weights" in absent["rtn4"]

@@ -95,6 +95,7 @@ def test_what_vllm_says_is_judged_as_what_transformers_says(kit: Path, tmp_path:
     for name in ("rank", "clean", "prefill"):
         assert found["attacks"][name]["rate"] == expected["attacks"][name]["rate"]
     assert found["attacks"]["leak_at_k"]["leak_at_k"].keys()
+    assert (found["backend"], expected["backend"]) == ("vllm", "hf")
     assert "vllm holds" in found["absent"]["rtn4"] and "vllm holds" in found["absent"]["relearn"]
     assert [one.is_closed for one in StandIn.opened] == [True, True]
 

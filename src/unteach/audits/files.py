@@ -131,6 +131,7 @@ def build_summary(plan: AuditPlan, result: AuditResult) -> dict[str, Any]:
         "absent": dict(plan.battery.absent),
         "held_back": asdict(find_held_back(plan, result)),
         "models": {part: str(model.model_args.get(PATH)) for part, model in plan.models.items()},
+        "backend": plan.backend,
         "unanswered": {part: len(reasons) for part, reasons in result.unanswered.items()},
         "seed": plan.context.seed,
         "facts_sha256": fingerprints.hash_value(

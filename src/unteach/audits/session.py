@@ -36,7 +36,7 @@ from unteach.audits.lessons import Teach
 from unteach.audits.scores import Scores, run_score_attacks
 from unteach.audits.taught_rows import group_by_row
 from unteach.audits.verdict import Verdict
-from unteach.config.audits import ENGINE, WORST, AuditSettings
+from unteach.config.audits import ENGINE, LOCAL, WORST, AuditSettings
 from unteach.config.schema import PATH, AuditConfig, ModelConfig, TemplateArgs
 from unteach.data.streams import Stream
 from unteach.distributed.process_context import DistContext
@@ -60,6 +60,7 @@ class AuditPlan:
         models: by their part, in the order in which they are run.
         notes: about the rows.
         processors: what of the audited model stands between its logits and what it says.
+        backend: what runs the models, or asks for them.
     """
 
     context: AuditContext
@@ -67,6 +68,7 @@ class AuditPlan:
     models: Mapping[str, ModelConfig]
     notes: Sequence[str] = ()
     processors: Sequence[str] = ()
+    backend: str = LOCAL
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,8 @@ def plan_audit(config: AuditConfig, empty: LoadedModel) -> AuditPlan:
         _refuse_what_engine_leaves_out(settings, models)
         battery = drop_weight_attacks(battery, settings.attacks, ENGINE)
     notes = [*notes, *notes_of_retain, *notes_of_holdout]
-    return AuditPlan(context, battery, models, notes, list_processors(empty))
+    processors = list_processors(empty)
+    return AuditPlan(context, battery, models, notes, processors, config.backend_name)
 
 
 def carry_out(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
 from unteach import registry
-from unteach.config.audits import AuditSettings
+from unteach.config.audits import ENDPOINT, ENGINE, LOCAL, AuditSettings
 from unteach.config.dual_optim import DualOptim
 from unteach.config.files import Files
 from unteach.config.suites import SuiteConfig
@@ -302,6 +302,13 @@ class AuditConfig(RunConfig):
     data: DataConfig
     backend: Any = None
     engine: Any = None
+
+    @property
+    def backend_name(self) -> str:
+        """What `backend` was set to."""
+        if self.backend is not None:
+            return ENDPOINT
+        return LOCAL if self.engine is None else ENGINE
 
     def measures_own_rows(self) -> bool:
         """Whether the rows of `data` are measured: they are what an audit is about."""
