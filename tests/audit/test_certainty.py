@@ -76,6 +76,71 @@ def test_more_than_the_retain_model_says() -> None:
     assert certainty.compute_paired_p_value([same] * 20) == 1.0
 
 
+def test_facts_that_come_out_together_say_less_beside_the_retain_model() -> None:
+    more, less = (True, False), (False, True)
+    people = [f"person {index // 5}" for index in range(40)]
+    assert certainty.compute_paired_p_value([more] * 40, people) == pytest.approx(2**-8)
+    assert certainty.compute_paired_p_value([more] * 40, [""] * 40) == pytest.approx(2**-40)
+    # Of one person alone nothing could be shown by people.
+    assert certainty.compute_paired_p_value([more] * 10, people[:10]) == pytest.approx(2**-10)
+
+    # One person of three facts against five of one fact: all signs, counted.
+    pairs = [more] * 8 + [less]
+    entities = ["a", "a", "a", *"bcdefg"]
+    differences = [3, 1, 1, 1, 1, 1, -1]
+    signs = itertools.product((1, -1), repeat=len(differences))
+    sums = [sum(map(math.prod, zip(sign, differences, strict=True))) for sign in signs]
+    expected = sum(value >= sum(differences) for value in sums) / len(sums)
+    assert certainty._test_signs(differences) == pytest.approx(expected)
+    assert certainty.compute_paired_p_value(pairs, entities) < expected
+
+
+def test_facts_that_come_out_together_say_less_beside_unseen_ones() -> None:
+    """Two of eight people of whom all came out, beside eight of whom nothing did."""
+    people = [f"own {index // 5}" for index in range(40)]
+    others = [f"other {index // 5}" for index in range(40)]
+    hits, unseen = [index < 10 for index in range(40)], [False] * 40
+    assert certainty.compute_unseen_p_value(hits, unseen) < 0.01
+    by_people = certainty.compute_unseen_p_value(hits, unseen, people, others)
+    assert by_people == pytest.approx(math.comb(14, 6) / math.comb(16, 8), rel=0.1)
+    # A person of many facts is no more than one of few; and of one alone nothing could be shown.
+    assert certainty.compute_unseen_p_value(hits, hits, people, [""] * 40) > 0.4
+    assert certainty.compute_unseen_p_value(hits[:10], unseen, people[:10], others) < 1e-6
+
+
+@pytest.mark.parametrize("control", ["paired", "unseen"])
+def test_models_that_hold_whole_people_are_rarely_flagged(
+    control: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 400 models of which a fifth of all people come out whole, as of the control."""
+    monkeypatch.setattr(certainty, "NUM_PERMUTATIONS", 400)
+    generator = np.random.default_rng(0)
+    people = [f"person {index // 5}" for index in range(50)]
+    others = [f"other {index // 5}" for index in range(50)]
+    flagged = flagged_by_facts = 0
+    for _ in range(400):
+        own, other = np.repeat(generator.random((2, 10)) < 0.3, 5, axis=1).tolist()
+        if control == "paired":
+            pairs = list(zip(own, other, strict=True))
+            p_value = certainty.compute_paired_p_value(pairs, people)
+            by_facts = certainty.compute_paired_p_value(pairs)
+        else:
+            p_value = certainty.compute_unseen_p_value(own, other, people, others)
+            by_facts = certainty.compute_unseen_p_value(own, other)
+        flagged += p_value < 0.05
+        flagged_by_facts += by_facts < 0.05
+    assert flagged <= 400 * 0.05 + 3 * math.sqrt(400 * 0.05 * 0.95)
+    assert flagged_by_facts > 400 * 0.15
+
+
+def test_the_upper_bound_is_larger_of_few_people() -> None:
+    hits = [True] * 5 + [False] * 45
+    people = [f"person {index // 5}" for index in range(50)]
+    exact = certainty.bound_above(5, 50)
+    assert certainty.bound_entities_above(hits, [""] * 50, "a") == pytest.approx(exact, abs=0.02)
+    assert certainty.bound_entities_above(hits, people, "a") > exact + 0.05
+
+
 def test_a_value_that_most_rows_have_is_likely_without_knowing() -> None:
     """A model that says `English` of everybody leaks nothing, though most rows are about English."""
     hits = [[True] + [False] * 9] * 30 + [[False, True] + [False] * 8] * 10

@@ -94,14 +94,16 @@ def test_check_names_the_control(
 
 def test_what_is_unlikely_for_the_retain_model_too_is_not_forgotten_past_chance() -> None:
     """A rare value may be the least likely of its kind for a model that never saw the fact."""
+    alone = {index: f"row {index}" for index in range(9)}
     hits = (False,) * 8
     last = {index: Finding(index, hits, rank=8, is_last=True) for index in range(9)}
     first = {index: Finding(index, hits, rank=1) for index in range(9)}
-    assert significance.compute_last_p_value(last, {}, {}) < 1e-6
-    assert significance.compute_last_p_value(last, first, {}) < 0.01
-    assert significance.compute_last_p_value(last, last, {}) == 1
-    assert significance.compute_last_p_value(last, {}, last) == 1
-    assert significance.compute_last_p_value({0: Finding(0, hits, text="yes")}, {}, {}) is None
+    assert significance.compute_last_p_value(last, {}, {}, alone) < 1e-6
+    assert significance.compute_last_p_value(last, first, {}, alone) < 0.01
+    assert significance.compute_last_p_value(last, last, {}, alone) == 1
+    assert significance.compute_last_p_value(last, {}, last, alone) == 1
+    said = {0: Finding(0, hits, text="yes")}
+    assert significance.compute_last_p_value(said, {}, {}, alone) is None
 
 
 def test_as_many_unseen_facts_are_no_leak() -> None:

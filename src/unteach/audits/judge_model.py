@@ -102,7 +102,7 @@ def _test_attacks(
         p_value = significance.compute_p_value(own, of_retain, of_unseen, context)
         if p_value is not None:
             p_values[name] = p_value
-        p_value_last = significance.compute_last_p_value(own, of_retain, of_unseen)
+        p_value_last = significance.compute_last_p_value(own, of_retain, of_unseen, context.groups)
         if p_value_last is not None:
             last_p_values[name] = p_value_last
     # Attacks that each bring out a little may together bring out more than any control.
@@ -210,7 +210,9 @@ def _conclude(
         worst_retain = compute_share(join_attacks(union, findings[RETAIN], facts))
     if unseen:
         worst_unseen = compute_share(join_attacks(union, findings[AUDITED], unseen))
-    upper_bound = certainty.bound_above(num_worst, num_asked) if num_asked else 1.0
+    leaks = [finding.leaks for finding in joined.values()]
+    groups = [facts[index].group for index in joined]
+    upper_bound = certainty.bound_entities_above(leaks, groups, UNION) if joined else 1.0
     leaking = [name for name in union if results[name].is_significant]
     tested = [name for name in union if results[name].p_value is not None]
     worst = Worst(num_worst, num_asked, compute_wrong_share(joined), p_value)

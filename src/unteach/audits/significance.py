@@ -1,7 +1,7 @@
 """How surprising the findings of one attack are of a model that never saw the facts: by the wrong
 answers beside the true ones, and by a control model or control facts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from unteach.audits import certainty
 from unteach.audits.attacks.base import AuditContext
@@ -28,31 +28,48 @@ def compute_p_value(
             hits.append(finding.hits)
             weights.append(candidates.weights)
     by_candidates = certainty.compute_exchange_p_value(hits, weights) if hits else None
-    return _take_larger(by_candidates, _compare(findings, retain, unseen, lambda one: one.leaks))
+    by_control = _compare(findings, retain, unseen, context.groups, lambda one: one.leaks)
+    return _take_larger(by_candidates, by_control)
 
 
-def compute_last_p_value(findings: Findings, retain: Findings, unseen: Findings) -> float | None:
+def compute_last_p_value(
+    findings: Findings, retain: Findings, unseen: Findings, groups: Mapping[int, str]
+) -> float | None:
     """Compute how surprising it is that so many true values are the least likely of their
     candidates: by chance, and against the control, as what is rare is unlikely for a model that
-    never saw the fact too. The larger counts; None where nothing was ranked."""
+    never saw the fact too. The larger counts; None where nothing was ranked.
+
+    Args:
+        groups: of each fact what it is forgotten together with.
+    """
     ranked = {index: one for index, one in findings.items() if one.rank is not None}
     if not ranked:
         return None
     by_chance = certainty.compute_last_p_value(list(ranked.values()))
-    return _take_larger(by_chance, _compare(ranked, retain, unseen, lambda one: one.is_last))
+    by_control = _compare(ranked, retain, unseen, groups, lambda one: one.is_last)
+    return _take_larger(by_chance, by_control)
 
 
 def _compare(
-    own: Findings, retain: Findings, unseen: Findings, is_so: Callable[[Finding], bool]
+    own: Findings,
+    retain: Findings,
+    unseen: Findings,
+    groups: Mapping[int, str],
+    is_so: Callable[[Finding], bool],
 ) -> float | None:
     """Compare how many findings are so with those of the retain model, or where there is none with
     those of facts that no model was taught; None without either."""
     pairs = [(is_so(own[index]), is_so(retain[index])) for index in own if index in retain]
     if pairs:
-        return certainty.compute_paired_p_value(pairs)
+        paired = [groups[index] for index in own if index in retain]
+        return certainty.compute_paired_p_value(pairs, paired)
     if unseen:
-        own_hits = [is_so(finding) for finding in own.values()]
-        return certainty.compute_unseen_p_value(own_hits, [is_so(one) for one in unseen.values()])
+        return certainty.compute_unseen_p_value(
+            [is_so(finding) for finding in own.values()],
+            [is_so(finding) for finding in unseen.values()],
+            [groups[index] for index in own],
+            [groups[index] for index in unseen],
+        )
     return None
 
 

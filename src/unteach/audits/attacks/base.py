@@ -71,6 +71,11 @@ class AuditContext:
         return [fact for fact in self.facts if fact.never_seen]
 
     @functools.cached_property
+    def groups(self) -> Mapping[int, str]:
+        """Of each fact, by its number, what it is forgotten together with."""
+        return {fact.index: fact.group for fact in self.facts}
+
+    @functools.cached_property
     def raw(self) -> Template:
         """How the model goes on with a text, as documents are trained on."""
         return self.template.as_raw()
