@@ -1,6 +1,8 @@
 """The audits of a study: planned after the forget runs, in their folders, held against full and
 retain."""
 
+import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import yaml
 from unteach import atomic, run_dir
 from unteach.config import compose
 from unteach.config.schema import AuditConfig
-from unteach.errors import UserError
+from unteach.errors import LeakFound, UserError
 from unteach.report import audits
 from unteach.studies import compose_runs, local, saved_plan, slurm, states, status_board, study_file
 from unteach.studies.expansion import expand
@@ -155,7 +157,8 @@ def test_an_audit_shows_its_pass(tmp_path: Path) -> None:
 def test_audits_of_a_study_are_carried_out_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They stand in the study's table; what is done is not even started again."""
+    """They stand in the study's table; what is done is not even started again. A leak is a result:
+    the audit is done, and the study says at its end that there is one."""
     monkeypatch.chdir(tmp_path)
     short = {"trainer.args.max_steps": 3}
     study = {
@@ -165,19 +168,29 @@ def test_audits_of_a_study_are_carried_out_once(
         "retain": {"experiment": "finetune/people/retain", **short},
         "forget": {"trainer": "GradDiff", **short},
         "eval": ["tofu"],
-        "audit": {"audit.only": ["rank"]},
+        "audit": {"audit.only": ["rank"], "audit.fail_if": "rank>=0"},
     }
+    leak = r"GradDiff_audit: audit\.fail_if: rank is"
     Path("small.yaml").write_text(yaml.safe_dump(study, sort_keys=False))
     words = ["run", "small.yaml", "eval.tofu.metrics=[forget_Q_A_Prob]"]
-    start("study", words)
+    with pytest.raises(LeakFound, match=leak):
+        start("study", words)
     assert re.search(r"GradDiff +[\d.]+ +[\d.]+ +[\d.]+\n", capsys.readouterr().out)
     folder = Path("saves/small/GradDiff")
     values = audits.read_audit(folder)
     assert 0 <= values["audit_rank"] <= values["audit_worst"] <= 1
     written = (folder / "audit" / "AUDIT.json").stat().st_mtime_ns
+    summary = json.loads((folder / "audit" / run_dir.AUDIT_SUMMARY).read_text())
+    with Path("saves/small/report.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    reported = {(line["run"], line["metric"]): float(line["value"]) for line in lines}
+    assert reported["full", "audit_worst"] == pytest.approx(summary["worst_original"])
+    assert reported["retain", "audit_worst"] == pytest.approx(summary["worst_retain"])
+    assert reported["retain", "audit_rank"] == pytest.approx(summary["attacks"]["rank"]["retain"])
 
     monkeypatch.setattr(local, "execute", lambda *_: pytest.fail("all of it is done"))
-    start("study", words)
+    with pytest.raises(LeakFound, match=leak):
+        start("study", words)
     assert "finished before: 5 runs in saves/small" in capsys.readouterr().out
     assert (folder / "audit" / "AUDIT.json").stat().st_mtime_ns == written
     start("study", ["status", "small"])

@@ -66,6 +66,7 @@ def _write_table(folder: Path, results: Mapping[str, AuditResult]) -> None:
             "worst": verdict.worst,
             "worst_wrong": verdict.worst_wrong,
             "worst_retain": verdict.worst_retain,
+            "worst_original": verdict.worst_original,
             "worst_unseen": verdict.worst_unseen,
             "leaks": verdict.leaks,
             "sentence": verdict.sentence,
@@ -90,9 +91,10 @@ def _print_table(results: Mapping[str, AuditResult]) -> None:
         beside = next(iter(by_model.values()))
         own = [by_model[name].rate if name in by_model else None for name in verdicts]
         table.add_row(attack, *map(format_share, [*own, beside.retain, beside.original]))
-    worst = [verdict.worst for verdict in verdicts.values()]
-    worst_retain = next(iter(verdicts.values())).worst_retain
-    table.add_row("worst case", *map(format_share, [*worst, worst_retain, None]))
+    worst: list[float | None] = [verdict.worst for verdict in verdicts.values()]
+    first = next(iter(verdicts.values()))
+    worst += [first.worst_retain, first.worst_original]
+    table.add_row("worst case", *map(format_share, worst))
     print_whole(table)
     for name, verdict in verdicts.items():
         console.say(f"{name}: {verdict.sentence}")

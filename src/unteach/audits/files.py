@@ -18,7 +18,7 @@ from unteach.audits.probes import Finding
 from unteach.audits.redaction import Redactor
 from unteach.audits.scores import summarize_scores
 from unteach.audits.session import AuditPlan, AuditResult
-from unteach.config.audits import WORST
+from unteach.config.audits import WORST, FailIf
 from unteach.config.schema import PATH
 from unteach.errors import UserError
 
@@ -41,17 +41,23 @@ def write_audit(
     folder: Path,
     plan: AuditPlan,
     result: AuditResult,
+    condition: FailIf | None,
     evidence: Evidence,
     redactor: Redactor | None,
 ) -> None:
     """Write the files of an audit, each whole or not at all; the summary last.
 
     Args:
+        condition: what must not hold; None: nothing.
         evidence: writes the statement about the summary, where it can.
         redactor: redacts what is of the rows; None: nothing is.
     """
     atomic.write_json(folder / FINDINGS, build_record(plan, result, redactor))
     summary = build_summary(plan, result)
+    summary["fail_if"] = None
+    if condition is not None:
+        rate = find_rate(result, condition.name)
+        summary["fail_if"] = {**asdict(condition), "rate": rate, "is_met": condition.is_met(rate)}
     if redactor is not None:
         summary["redaction_key_id"] = redactor.key_id
         summary["facts_sha256"] = redactor.redact_text(summary["facts_sha256"])

@@ -205,9 +205,11 @@ def _conclude(
 ) -> Verdict:
     joined = join_attacks(union, findings[AUDITED], facts)
     num_worst, num_asked = sum(finding.leaks for finding in joined.values()), len(joined)
-    worst_retain = worst_unseen = None
-    if RETAIN in findings:
-        worst_retain = compute_share(join_attacks(union, findings[RETAIN], facts))
+    beside: dict[str, float] = {}
+    for part in (RETAIN, ORIGINAL):
+        if part in findings:
+            beside[part] = compute_share(join_attacks(union, findings[part], facts))
+    worst_unseen = None
     if unseen:
         worst_unseen = compute_share(join_attacks(union, findings[AUDITED], unseen))
     leaks = [finding.leaks for finding in joined.values()]
@@ -221,7 +223,8 @@ def _conclude(
         worst=compute_share(joined),
         worst_wrong=worst.wrong,
         p_value_worst=p_value,
-        worst_retain=worst_retain,
+        worst_retain=beside.get(RETAIN),
+        worst_original=beside.get(ORIGINAL),
         worst_unseen=worst_unseen,
         num_asked=num_asked,
         upper_bound=upper_bound,

@@ -90,6 +90,7 @@ class Verdict:
             count: all but those without power that found nothing.
         worst_wrong: how often a wrong candidate came out by any of them.
         worst_retain: the share that any of them brought out of the retain model.
+        worst_original: the share that any of them brought out of the original; None without one.
         worst_unseen: the share of the facts no model was taught that any of them brought out.
         p_value_worst: of as much, or more, by all attacks that have power together, of a model that
             never saw the facts; one of the tests that Holm's rule adjusts.
@@ -105,6 +106,7 @@ class Verdict:
     worst: float
     worst_wrong: float
     worst_retain: float | None
+    worst_original: float | None
     worst_unseen: float | None
     p_value_worst: float | None
     num_asked: int

@@ -121,10 +121,12 @@ class _Shared:
     Attributes:
         starts: what runs started from, by what their small files say of it.
         described: the columns that results describe, by the content of the file.
+        beside_audits: what audits brought out of the models beside the audited ones, by folder.
     """
 
     starts: dict[tuple[bytes, ...], RunResult] = field(default_factory=dict)
     described: dict[bytes, dict[str, Column]] = field(default_factory=dict)
+    beside_audits: dict[Path, dict[str, float]] = field(default_factory=dict)
 
 
 def collect(
@@ -145,7 +147,7 @@ def collect(
         UserError: a run has no results, or a file cannot be read.
     """
     runs = []
-    shared = _Shared()
+    shared = _Shared(beside_audits=audits.read_beside(folder for _, _, folder in folders))
     for name, kind, folder in folders:
         runs.append(_read_run(name, kind, Path(folder), suite, shared))
     return runs
@@ -201,6 +203,7 @@ def _read_run(
     home = _find_results_folder(name, folder, suite)
     run = _read_results(name, folder, home, suite, shared)
     landing, audit = landings.read_landing(folder), audits.read_audit(folder)
+    audit = audit or shared.beside_audits.get(folder.resolve(), {})
     described = run.described  # runs of one file share it
     if landing:
         described = {**described, **landings.COLUMNS}

@@ -113,7 +113,8 @@ def _audit(config: AuditConfig, folder: Path, dist: DistContext) -> session.Audi
     with stopping, PassProgress(shown=dist.is_main) as progress:
         result = session.carry_out(plan, config, dist, progress, teach, ask, build_engine)
     if dist.is_main:
-        files.write_audit(folder, plan, result, evidence, redactor)
+        condition = config.audit.parse_condition()
+        files.write_audit(folder, plan, result, condition, evidence, redactor)
         trainings = folder / relearn.FOLDER
         if redactor is not None and trainings.exists():  # they hold the rows
             shutil.rmtree(trainings)

@@ -6,7 +6,8 @@ from unteach import console, fingerprints, logs, run_dir
 from unteach.config import compose
 from unteach.config.schema import TrainConfig
 from unteach.config.verb_options import Options
-from unteach.errors import EXIT_DIVERGED, Diverged, UserError, require_extra
+from unteach.errors import EXIT_DIVERGED, Diverged, LeakFound, UserError, require_extra
+from unteach.json_files import read_json
 from unteach.report import collect, find, origin
 from unteach.run_dir import RunState
 from unteach.studies import compose_runs, gpu_slots, local, saved_plan, states
@@ -26,6 +27,7 @@ def carry_out(study: Study, opened: bool = False) -> Path:
 
     Raises:
         Diverged: some run did not finish.
+        LeakFound: all did, and an audit found more than its `fail_if` allows.
     """
     require_extra("report", NEEDED_FOR)
     compose_runs.check(study.plan, study.config_dirs)
@@ -55,7 +57,23 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     if unfinished:
         count = format_count(len(unfinished), "run")
         raise Diverged(f"{count} did not finish (exit code {EXIT_DIVERGED})")
+    leaks = _list_leaks(study, done)
+    if leaks:
+        raise LeakFound("\n".join(leaks))
     return page
+
+
+def _list_leaks(study: Study, done: set[str]) -> list[str]:
+    """List the audits of a study that found more than their `fail_if` allows, as lines."""
+    leaks = []
+    for run in study.plan:
+        if run.kind != AUDIT or run.name not in done:
+            continue
+        summary = read_json(Path(run.folder) / run_dir.AUDIT_SUMMARY, "the summary of an audit")
+        bound = summary.get("fail_if") or {}
+        if bound.get("is_met"):
+            leaks.append(f"{run.name}: audit.fail_if: {bound['name']} is {bound['rate']:.4g}")
+    return leaks
 
 
 def _is_finished(run: PlannedRun, dirs: tuple[str, ...], finished: set[str]) -> bool:
@@ -113,10 +131,14 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
 
 
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
-    """Carry one run out, as its own command would."""
+    """Carry one run out, as its own command would; an audit that found a leak is done, and the
+    study says so at its end."""
     verb = run.kind if run.kind in ("eval", AUDIT) else "train"
     options = Options(run.config_name, dirs)
-    start_composed(verb, list(run.overrides), options)
+    try:
+        start_composed(verb, list(run.overrides), options)
+    except LeakFound as leak:
+        console.say(str(leak))
 
 
 def report(study: Study, done: set[str]) -> Path:
