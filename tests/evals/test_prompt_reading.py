@@ -1,11 +1,13 @@
 """Prompts of unlike lengths are read apart, and one that several rows have is read once."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from unteach.engines import kv_cache
 from unteach.engines.generation import ContinuousBatching
 from unteach.engines.hf import HFEngine
 from unteach.engines.prompt_reading import plan_reading
@@ -45,11 +47,34 @@ def test_unlike_prompts_are_read_apart(tiny: Any, count_read: Callable[[], int])
 
 
 def test_prompts_of_like_lengths_are_read_in_one_call() -> None:
-    like = [tuple(range(length)) for length in (16, 15, 14, 13)]
+    like = [tuple(range(length, 2 * length)) for length in (16, 15, 14, 13)]
     assert plan_reading(like) == []
     assert plan_reading([(1,), LONG]) == [], "a prompt of one token has no beginning"
     calls = plan_reading([*like, LONG])
     assert [len(call) for call in calls] == [1, 4]
+
+
+def test_what_all_prompts_start_with_is_read_once(
+    tiny: Any, count_read: Callable[[], int]
+) -> None:
+    """A system prompt, or shown examples; also before a prompt that is nothing else."""
+    system = tuple(range(5, 25))
+    prompts = [system, *(system + short for short in SHORT), system + LONG[:6]]
+    found = HFEngine(tiny.model, tiny.tokenizer).generate(prompts, 12)
+    width = len(prompts[-1]) - 1
+    num_shared = len(system) - 1
+    assert count_read() == num_shared + len(prompts) * (width - num_shared)
+    assert found == [generate_alone(tiny, prompt) for prompt in prompts]
+
+
+def test_a_row_of_the_shared_beginning_is_spread_over_rows_of_other_lengths() -> None:
+    layer = SimpleNamespace(keys=torch.arange(4.0).reshape(1, 1, 4, 1))
+    layer.values = layer.keys + 10
+    kv_cache.spread(SimpleNamespace(layers=[layer]), [4, 2, 0])  # type: ignore[arg-type]
+    assert layer.keys.shape == (3, 1, 4, 1)
+    assert layer.keys[0].flatten().tolist() == [0, 1, 2, 3]
+    assert layer.keys[1].flatten().tolist()[2:] == [0, 1]
+    assert layer.values[1].flatten().tolist()[2:] == [10, 11]
 
 
 def test_a_prompt_is_read_once_for_all_its_samples(

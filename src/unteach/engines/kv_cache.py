@@ -2,6 +2,7 @@
 padding is taken off.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 from unteach.lazy import F, torch
@@ -48,6 +49,20 @@ def trim(cache: PlainCache, num_tokens: int) -> None:
     for layer in cache.layers:
         layer.keys = layer.keys[..., num_tokens:, :]
         layer.values = layer.values[..., num_tokens:, :]
+
+
+def spread(cache: PlainCache, lengths: Sequence[int]) -> None:
+    """Make of a cache's one row one for each length: so many of its first tokens, at the right end
+    of as many places as it has tokens. What stands on their left is padding."""
+    num_tokens = cache.layers[0].keys.shape[-2]
+    device = cache.layers[0].keys.device
+    num_padding = num_tokens - torch.tensor(lengths, device=device)  # [rows]
+    places = torch.arange(num_tokens, device=device) - num_padding[:, None]  # [rows, tokens]
+    places = places.clamp(min=0)
+    for layer in cache.layers:
+        # [heads, rows, tokens, size] -> [rows, heads, tokens, size]
+        layer.keys = layer.keys[0][:, places].transpose(0, 1).contiguous()
+        layer.values = layer.values[0][:, places].transpose(0, 1).contiguous()
 
 
 def _concatenate(numbers: "Tensor", others: "Tensor") -> "Tensor":

@@ -1,8 +1,10 @@
-"""Read the prompts of a batch before it is continued: one that several rows have once, and those of
-unlike lengths apart, so that hardly any padding is read with them.
+"""Read the prompts of a batch before it is continued: one that several rows have once, those of
+unlike lengths apart, so that hardly any padding is read with them, and what all of a call start
+with, such as a system prompt, once.
 """
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 from unteach.engines import kv_cache
 from unteach.engines.base import GenerationEngine, Ids
@@ -30,9 +32,27 @@ def plan_reading(prompts: Sequence[Ids]) -> list[list[Ids]]:
             calls[-1].append(beginning)
         else:
             calls.append([beginning])
-    num_apart = sum(len(call) * len(call[0]) for call in calls)
+    num_apart = sum(map(_count_tokens, calls))
     num_together = len(prompts) * len(beginnings[0])
     return calls if num_apart <= WORTH_SHARE * num_together else []
+
+
+def _count_tokens(call: Sequence[Ids]) -> int:
+    """Count the padded tokens of a call, what all start with once."""
+    num_shared = _find_shared(call)
+    return num_shared + len(call) * (len(call[0]) - num_shared)
+
+
+def _find_shared(call: Sequence[Ids]) -> int:
+    """Find how many tokens all beginnings of a call start with; 0 where too little is saved by
+    reading them once."""
+    # What the first and the last in the order of their tokens start with, all between them do.
+    first, last = min(call), max(call)
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    num_shared = sum(1 for _ in alike)
+    num_padded = len(call) * len(call[0])
+    num_saved = (len(call) - 1) * num_shared
+    return num_shared if num_padded - num_saved <= WORTH_SHARE * num_padded else 0
 
 
 def read_prompts(
@@ -48,12 +68,12 @@ def read_prompts(
         another kind.
     """
     first_call, *other_calls = calls
-    cache = _read(engine, first_call)
-    if not kv_cache.is_plain_cache(cache):
+    cache = _read_call(engine, first_call)
+    if cache is None:
         return None
     for call in other_calls:
-        further = _read(engine, call)
-        assert kv_cache.is_plain_cache(further), "one model has caches of one kind"
+        further = _read_call(engine, call)
+        assert further is not None, "one model has caches of one kind"
         kv_cache.join(cache, further)
     beginnings = [beginning for call in calls for beginning in call]
     places = {beginning: place for place, beginning in enumerate(beginnings)}
@@ -62,12 +82,34 @@ def read_prompts(
     return cache
 
 
-def _read(engine: GenerationEngine, rows: Sequence[Ids]) -> object:
-    """Have the library read rows, and let go of the token that it makes."""
+def _read_call(engine: GenerationEngine, call: Sequence[Ids]) -> kv_cache.PlainCache | None:
+    """Read the beginnings of a call; None where the model's cache is of another kind."""
+    cache = None
+    num_shared = _find_shared(call)
+    if num_shared:
+        cache = _read(engine, [call[0][:num_shared]])
+        if not kv_cache.is_plain_cache(cache):
+            return None
+        # The rest is as wide as the longest; a shorter row's takes in the end of what is shared.
+        width = len(call[0]) - num_shared
+        kv_cache.spread(cache, [max(len(row) - width, 0) for row in call])
+    cache = _read(engine, call, cache)
+    return cache if kv_cache.is_plain_cache(cache) else None
+
+
+def _read(
+    engine: GenerationEngine, rows: Sequence[Ids], cache: kv_cache.PlainCache | None = None
+) -> object:
+    """Have the library read rows, and let go of the token that it makes.
+
+    Args:
+        cache: of the first tokens of the padded rows, which are not read again.
+    """
     tensors = engine.pad_rows([list(row) for row in rows], left=True)
     output = engine.model.generate(
         input_ids=tensors["input_ids"],
         attention_mask=tensors["attention_mask"],
+        past_key_values=cache,
         max_new_tokens=1,
         do_sample=False,
         repetition_penalty=1.0,

@@ -1,6 +1,6 @@
 """Other questions with their answers, shown before the one that is asked."""
 
-import random
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -17,8 +17,9 @@ from unteach.seeds import derive_seed
 @dataclass
 class FewShot(Attack):
     """Show other facts answered before the question: of rows that are kept where there are any, so
-    that the examples themselves teach nothing of what was to be forgotten. Source: in-context
-    relearning, arXiv:2407.00106."""
+    that the examples themselves teach nothing of what was to be forgotten. All questions have the
+    same examples, which are read once, but for those that would give an answer away. Source:
+    in-context relearning, arXiv:2407.00106."""
 
     shots: int = field(default=5, metadata={"help": "examples before each question"})
 
@@ -44,10 +45,14 @@ class FewShot(Attack):
 
     def write_probes(self, context: AuditContext) -> list[Probe]:
         probes: list[Probe] = []
+
+        @functools.cache
+        def draw(index: int) -> int:
+            return derive_seed(context.seed, "fewshot", index)
+
         for fact in context.facts:
             pool = self.list_pool(context, fact)
-            rng = random.Random(derive_seed(context.seed, "fewshot", fact.index))
-            shown = rng.sample(pool, min(self.shots, len(pool)))
+            shown = sorted(pool, key=lambda other: draw(other.index))[: self.shots]
             shots = [(other.question, other.answer) for other in shown]
             probes.append(context.write_probe(fact, fact.question, shots))
         return probes
