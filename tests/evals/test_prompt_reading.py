@@ -54,9 +54,7 @@ def test_prompts_of_like_lengths_are_read_in_one_call() -> None:
     assert [len(call) for call in calls] == [1, 4]
 
 
-def test_what_all_prompts_start_with_is_read_once(
-    tiny: Any, count_read: Callable[[], int]
-) -> None:
+def test_what_all_prompts_start_with_is_read_once(tiny: Any, count_read: Callable[[], int]) -> None:
     """A system prompt, or shown examples; also before a prompt that is nothing else."""
     system = tuple(range(5, 25))
     prompts = [system, *(system + short for short in SHORT), system + LONG[:6]]
