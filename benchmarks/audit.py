@@ -10,9 +10,10 @@ padded to the longest row of a batch, every candidate a row of its own with the 
 position, and a batch of continuations goes on until its last row is over. Both run in this process
 on the same model, in turn, `repeats` times; what attacks that draw nothing found is compared.
 
-Then whole commands, loading included: the suite `rows` on the same facts, level quick, and level
-standard without its trainings. Without `model` it is the random Llama of evaluation.py, whose
-answers never end.
+Then whole commands, start-up and loading included: one audit in a process of its own, against a
+process for each of its attacks, both by our engine. And the suite `rows` on the same facts, level
+quick, and level standard without its trainings. Without `model` it is the random Llama of
+evaluation.py, whose answers never end.
 """
 
 import contextlib
@@ -32,6 +33,7 @@ from unteach.config.environment import prepare_environment
 prepare_environment()
 
 import torch  # noqa: E402
+from children import run_unteach  # noqa: E402
 from evaluation import PlainEngine, random_model  # noqa: E402
 
 from unteach.audits import battery, session  # noqa: E402
@@ -196,6 +198,31 @@ def spell(times: Sequence[float]) -> str:
     return ", ".join(f"{seconds:.1f}" for seconds in times)
 
 
+def compare_processes(words: Sequence[str], level: str, folder: Path) -> None:
+    """Print what an audit takes in a process, and its attacks in one each, with nothing measured
+    before; an attack on the weights with those that it asks by."""
+    config = compose_audit([*words, level])
+    plan = session.plan_audit(config, load_empty(config.model))
+    chosen = {}
+    for name, attack in plan.battery.attacks.items():
+        asking = attack.measured if isinstance(attack, WeightAttack) else ()
+        chosen[name] = [name, *asking]
+    src = Path(battery.__file__).parents[2]
+    used = {}
+    for name, only in {"all of them": list(chosen), **chosen}.items():
+        place = folder / name.replace(" ", "_")
+        place.mkdir()
+        own = [f"audit.only=[{','.join(only)}]", "task_name=b", f"paths.cache_dir={place}/cache"]
+        used[name] = run_unteach(["audit", *words, level, *own], place, src)
+    together = used.pop("all of them")
+    apart = list(used.values())
+    print("| a process for | cpu seconds | wall |\n|---|---:|---:|")
+    print(f"| all {len(apart)} attacks | {together.cpu:.1f} | {together.wall:.1f} |")
+    cpu, wall = sum(one.cpu for one in apart), sum(one.wall for one in apart)
+    print(f"| each of them | {cpu:.1f} | {wall:.1f} |")
+    print(f"| ratio | {cpu / together.cpu:.1f} | {wall / together.wall:.1f} |")
+
+
 def compare_commands(words: Sequence[str], folder: Path) -> None:
     """Print what whole commands take, each with nothing measured before."""
     commands = {
@@ -219,7 +246,7 @@ def main(given: dict[str, str]) -> None:
     path = given.get("tofu_path", "people")
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        model = given.get("model") or str(folder / "model")
+        model = str(Path(given.get("model") or folder / "model").resolve())
         if not given.get("model"):
             random_model(Path(model), path)
         words = [f"model={model}", "template=qa"]
@@ -227,6 +254,7 @@ def main(given: dict[str, str]) -> None:
         level = f"audit={given.get('level', 'quick')}"
         repeats = int(given.get("repeats", 1))
         compare_plans([*words, level], repeats, int(given.get("plain_batch_size", 32)))
+        compare_processes(words, level, folder)
         compare_commands(words, folder)
 
 
