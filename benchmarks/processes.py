@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 from children import run_unteach
-from inference import random_model
 from scale import write_rows
+
+from inference import random_model
 
 IDLE_LOAD = 0.3
 """Of the last minute, at most, before a measurement."""

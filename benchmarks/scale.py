@@ -12,6 +12,9 @@ asks that model for one token a row, or with backend=openai a server that this s
 process of its own: seconds on the clock and of all its processes, and the largest resident memory
 of any of them. A run of a thousand rows shows what start-up takes. `src` measures another checkout
 of unteach, beside this one's table.
+
+`eval` measures the model on all rows. `map` is the plain way beside `tokenize`: `datasets.map` in
+two processes with the same tokenizer, a question and its answer with the question masked.
 """
 
 import csv
@@ -33,7 +36,9 @@ WORDS: dict[str, list[str]] = {
     "train": ["train", "data={rows}", *TRAIN],
     "again": ["train", "data={rows}", *TRAIN],
     "check": ["check", "train", "data={rows}", "eval=null", "task_name=checked"],
-    "tokenize": ["tokenize", "input_file={rows}", "output_dir=tokens"],
+    "eval": ["eval", "data={rows}", "eval=rows", "task_name=measured"],
+    "tokenize": ["tokenize", "input_file={rows}", "output_file=tokens", "num_proc=2"],
+    "map": ["{rows}", "tokens"],
     "infer": ["infer", "input_file={rows}", "output_file=answers.jsonl", "max_new_tokens=1"],
 }
 ANSWER = json.dumps(
@@ -144,11 +149,43 @@ def start_server() -> list[str]:
     return ["model=stub", "backend=openai", f"backend_args.base_url={address}"]
 
 
+def map_rows(rows: str, to: str, model: str) -> None:
+    """Tokenize rows the plain way, and save them.
+
+    Args:
+        rows: a file of JSON lines.
+        to: a folder.
+        model: the folder of the tokenizer.
+    """
+    import datasets
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+
+    def tokenize(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
+        prompts = [f"Question: {question}\nAnswer:" for question in batch["question"]]
+        asked = tokenizer(prompts)["input_ids"]
+        texts = [
+            f"{prompt} {answer}" for prompt, answer in zip(prompts, batch["answer"], strict=True)
+        ]
+        ids = [[*row, tokenizer.eos_token_id] for row in tokenizer(texts)["input_ids"]]
+        labels = []
+        for prompt, row in zip(asked, ids, strict=True):
+            labels.append([-100] * len(prompt) + row[len(prompt) :])
+        return {"input_ids": ids, "labels": labels}
+
+    table = datasets.load_dataset("json", data_files=rows, split="train")
+    tokens = table.map(tokenize, batched=True, num_proc=2, remove_columns=table.column_names)
+    tokens.save_to_disk(to)
+
+
 def name_model(verb: str, backend: str, folder: Path) -> list[str]:
     """Name the model of a command."""
     if verb == "infer" and backend == "openai":
         return start_server()
-    return [f"{'tokenizer' if verb == 'tokenize' else 'model'}={folder}/model"]
+    if verb == "map":
+        return [f"{folder}/model"]
+    return [f"{'tokenizer_path' if verb == 'tokenize' else 'model'}={folder}/model"]
 
 
 def main(given: dict[str, str]) -> None:
@@ -168,16 +205,22 @@ def main(given: dict[str, str]) -> None:
                 if verb == "train":
                     shutil.rmtree(folder / "saves", ignore_errors=True)
                 shutil.rmtree(folder / "tokens", ignore_errors=True)
+                shutil.rmtree(folder / "datasets", ignore_errors=True)
                 shutil.rmtree(folder / "answers.jsonl.parts", ignore_errors=True)
                 for name in ("answers.jsonl", "answers.meta.json"):
                     (folder / name).unlink(missing_ok=True)
                 words = [word.format(rows=file) for word in WORDS[verb]]
                 words += name_model(verb, given.get("backend", "hf"), folder)
-                used = run_unteach(words, folder, src)
+                program = (__file__, "map") if verb == "map" else ("-m", "unteach")
+                caches = {"HF_DATASETS_CACHE": f"{folder}/datasets"} if verb == "map" else {}
+                used = run_unteach(words, folder, src, program, **caches)
                 took = f"{used.wall:.1f} | {used.cpu:.1f} | {used.peak:,.0f}"
                 print(f"| {verb} | {form} | {num_rows:,} | {took} |")
                 sys.stdout.flush()
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["map"]:
+        map_rows(*sys.argv[2:])
+        sys.exit()
     main(dict(word.split("=", 1) for word in sys.argv[1:]))
