@@ -6,12 +6,16 @@ from typing import Any
 
 import pytest
 
+from unteach import atomic, run_dir
 from unteach.config.forget import ForgetConfig
 from unteach.errors import UserError
+from unteach.forgetting import candidates
 from unteach.forgetting.candidates import choose_once
 from unteach.forgetting.choice import Candidate, choose
 from unteach.forgetting.leak import Leak
 from unteach.forgetting.recipes import CHOSEN, LORA, RECIPES, choose_recipes, choose_settings
+from unteach.studies.plan import PlannedRun
+from unteach.verbs import forget
 
 LITTLE = Leak(
     clean=0.0,
@@ -51,6 +55,66 @@ def test_the_least_leak_wins_and_ties_go_to_utility(other: dict[str, Any], is_be
     rival = replace(GOOD, method="WGA", **other)
     for both in ([GOOD, rival], [rival, GOOD]):
         assert choose(both) is (rival if is_better else GOOD)
+
+
+CLEAR = replace(GOOD, method="WGA", leak=replace(LITTLE, worst=0.0))
+
+
+@pytest.mark.parametrize(
+    ("change", "is_clear"),
+    [
+        ({}, True),
+        ({"utility": None, "utility_before": None}, True),
+        ({"utility": 0.86}, False),
+        ({"leak": LITTLE}, False),
+        ({"leak": replace(LITTLE, worst=0.0, is_tested=False)}, False),
+        ({"a": 0.0}, False),
+    ],
+)
+def test_nothing_comes_out_and_all_is_kept(change: dict[str, Any], is_clear: bool) -> None:
+    assert replace(CLEAR, **change).is_clear == is_clear
+
+
+def test_methods_are_needed_up_to_one_that_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = {"NPO": GOOD, "WGA": CLEAR, "DPO": GOOD}
+    monkeypatch.setattr(candidates, "read_candidate", lambda name, folder: results[name])
+    methods = [
+        PlannedRun(name, "unlearn", "unlearn", (f"paths.output_dir={tmp_path}/{name}",))
+        for name in results
+    ]
+    assert candidates.take_needed(methods) == methods, "none is done"
+    atomic.write_json(tmp_path / "NPO" / run_dir.AUDIT / run_dir.DONE, {})
+    assert candidates.take_needed(methods) == methods
+    atomic.write_json(tmp_path / "WGA" / run_dir.AUDIT / run_dir.DONE, {})
+    assert candidates.take_needed(methods) == methods[:2]
+
+
+@pytest.mark.parametrize(("method", "tried"), [("auto", ["WGA"]), (["WGA", "NPO"], ["WGA", "NPO"])])
+def test_the_search_ends_where_nothing_comes_out(
+    tmp_path: Path, method: Any, tried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for methods that somebody named: those are all tried."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(candidates, "read_candidate", lambda name, folder: CLEAR)
+    carried_out = []
+
+    def carry_out(run: PlannedRun) -> None:
+        carried_out.append(run.name)
+        atomic.write_json(Path(run.folder) / run_dir.DONE, {})
+
+    monkeypatch.setattr(forget, "_carry_out_one", carry_out)
+    methods, audits = [], []
+    for name in ("WGA", "NPO"):
+        methods.append(PlannedRun(name, "unlearn", "unlearn", (f"paths.output_dir={name}",)))
+        of_audit = (f"paths.output_dir={name}/audit",)
+        audits.append(PlannedRun(f"{name}-audit", "audit", "audit", of_audit, (name,)))
+    config = ForgetConfig(["gone.csv"], "model", method=method)
+    for _ in range(2):  # the second time it is done
+        found = forget._try_methods(config, methods, audits)
+        assert [run.name for run in found] == tried
+        assert carried_out == [name for one in tried for name in (one, f"{one}-audit")]
 
 
 def test_what_was_chosen_once_stays_so(tmp_path: Path) -> None:

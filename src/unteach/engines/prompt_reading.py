@@ -84,16 +84,17 @@ def read_prompts(
 
 def _read_call(engine: GenerationEngine, call: Sequence[Ids]) -> kv_cache.PlainCache | None:
     """Read the beginnings of a call; None where the model's cache is of another kind."""
-    cache = None
+    start: kv_cache.PlainCache | None = None
     num_shared = _find_shared(call)
     if num_shared:
-        cache = _read(engine, [call[0][:num_shared]])
-        if not kv_cache.is_plain_cache(cache):
+        shared = _read(engine, [call[0][:num_shared]])
+        if not kv_cache.is_plain_cache(shared):
             return None
         # The rest is as wide as the longest; a shorter row's takes in the end of what is shared.
         width = len(call[0]) - num_shared
-        kv_cache.spread(cache, [max(len(row) - width, 0) for row in call])
-    cache = _read(engine, call, cache)
+        kv_cache.spread(shared, [max(len(row) - width, 0) for row in call])
+        start = shared
+    cache = _read(engine, call, start)
     return cache if kv_cache.is_plain_cache(cache) else None
 
 

@@ -45,6 +45,16 @@ def plan_candidates(
     return methods, audits
 
 
+def take_needed(methods: Sequence[PlannedRun]) -> Sequence[PlannedRun]:
+    """Take methods up to the first that leaves nothing: of no other could less come out, and it
+    would be chosen before this one by its utility alone."""
+    for number, method in enumerate(methods, 1):
+        folder = Path(method.folder)
+        if run_dir.is_done(folder / run_dir.AUDIT) and read_candidate(method.name, folder).is_clear:
+            return methods[:number]
+    return methods
+
+
 def read_candidates(
     methods: Sequence[PlannedRun],
 ) -> tuple[list[Candidate], list[str]]:

@@ -11,6 +11,8 @@ from unteach.json_files import read_json, read_mapping
 EXACT = "exact"
 """What is said for a method where the model was taught anew without the rows."""
 UTILITY = "retain_prob"
+KEPT_WHOLE = 0.97
+"""The share of the utility that a request is to leave at least."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Candidate:
         """Whether it moved within the budget, and no attack finds a leak where one could be found:
         of what was held against nothing nothing can be said."""
         return self.a > 0 and self.leak.is_tested and not self.leak.is_found
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it is good, nothing comes out of it by any attack, and what is to be kept is."""
+        kept = self.kept if self.kept is not None else 1.0
+        return self.is_good and self.leak.worst == 0 and kept >= KEPT_WHOLE
 
     @property
     def is_exact(self) -> bool:

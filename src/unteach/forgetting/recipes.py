@@ -56,9 +56,10 @@ RECIPES = {
     "CEU": Recipe("CEU", HOLDS, rate_factor=10, why="hides little from prompts"),
     "UNDIAL": Recipe("UNDIAL", HOLDS, rate_factor=3, why="compares with a frozen copy"),
 }
-CHOSEN = ("NPO", "DPO", "WGA")
-"""What is tried where nobody names methods."""
-CHOSEN_WITHOUT_ANSWERS = ("NPO", "WGA", "RMU")
+CHOSEN = ("WGA", "NPO", "DPO")
+"""What is tried where nobody names methods, up to the first of which nothing comes out: first what
+left nothing most often on SmolLM2 (docs/forget.md)."""
+CHOSEN_WITHOUT_ANSWERS = ("WGA", "NPO", "RMU")
 """The same for chats and documents, which have no wrong answer beside them."""
 
 

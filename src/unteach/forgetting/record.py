@@ -43,6 +43,7 @@ class Request:
         redactor: that made them.
         known: how many rows the model knew, and which it did not.
         failed: methods that came to no model.
+        not_tried: methods that were not needed, as nothing comes out of one before them.
         earlier: the request that the model came of, whose rows are kept out; None: none.
         exact: whether the model could be taught anew without the rows.
     """
@@ -52,6 +53,7 @@ class Request:
     redactor: Redactor
     known: KnownRows
     failed: Sequence[str]
+    not_tried: Sequence[str]
     earlier: EarlierRequest | None
     exact: ExactWay
 
@@ -103,6 +105,7 @@ def build_record(
         "exact": asdict(request.exact),
         "candidates": [_describe(candidate) for candidate in candidates],
         "failed": list(request.failed),
+        "not_tried": list(request.not_tried),
         "left": {
             "worst_case": audit["worst"],
             "upper_bound": audit["upper_bound"],

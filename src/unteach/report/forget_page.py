@@ -37,6 +37,8 @@ def write_forget_page(record: Path) -> Path:
         "is_good": done["meets_budget_and_audit"],
         "figures": _list_figures(written),
         "rows": [_build_row(one, done["method"], record.parent) for one in written["candidates"]],
+        "failed": ", ".join(written["failed"]),
+        "not_tried": ", ".join(written.get("not_tried", [])),
         "budget": None if done["budget"] is None else f"{done['budget']:g}",
         "budgets": [_build_budget_row(one) for one in written["leak_by_budget"]],
         "enough": _describe_enough(written["smallest_budget_without_leak"]),

@@ -74,6 +74,7 @@ def execute(
     carry_out: CarryOut,
     slots: Slots | None = None,
     later: Sequence[str] = (),
+    is_enough: Callable[[], bool] | None = None,
 ) -> list[Outcome]:
     """Carry a plan out, parents first, as many runs at a time as there are slots.
 
@@ -82,9 +83,10 @@ def execute(
         carry_out: carries one out.
         slots: how many run at a time, and on which GPUs; None: one.
         later: the kinds of runs that follow on these, which count in the time that is left.
+        is_enough: asked after each run, where one runs at a time: whether the rest is not needed.
 
     Returns:
-        The outcomes in the order of the plan.
+        The outcomes in the order of the plan, of the runs that were needed.
 
     Raises:
         Preempted: where this process was asked to stop.
@@ -102,7 +104,9 @@ def execute(
             outcome = _carry_out_here(run, carry_out)
         time_left.end(run, time.monotonic() - started_at)
         outcomes[run.name] = outcome
-    return [outcomes[run.name] for run in plan]
+        if is_enough is not None and is_enough():
+            break
+    return list(outcomes.values())
 
 
 def hold_back(run: PlannedRun, outcomes: dict[str, Outcome]) -> Outcome | None:

@@ -4,7 +4,7 @@ Every step is a run of another verb, in the folder of the request: the same comm
 where it was stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.session import build_stream
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.verdict import PAST_CHANCE
-from unteach.config.forget import YES, ForgetConfig
+from unteach.config.forget import AUTO, YES, ForgetConfig
 from unteach.config.schema import AuditConfig, ModelConfig
 from unteach.config.verb_options import Options
 from unteach.errors import Diverged, NotForgotten, UserError
@@ -63,6 +63,7 @@ class _Outcome:
         methods: the runs that made the models.
         found: what they came to.
         failed: those that came to no model.
+        not_tried: those that were not needed any more.
         chosen: which of them is given.
         leaks: what that leaves at other budgets.
     """
@@ -70,6 +71,7 @@ class _Outcome:
     methods: Sequence[PlannedRun]
     found: Sequence[choice.Candidate]
     failed: Sequence[str]
+    not_tried: Sequence[str]
     chosen: choice.Candidate
     leaks: Sequence[LeakAtBudget]
 
@@ -231,6 +233,7 @@ def _carry_out_request(
         redactor=redactor,
         known=known,
         failed=outcome.failed,
+        not_tried=outcome.not_tried,
         earlier=earlier,
         exact=way,
     )
@@ -251,17 +254,41 @@ def _search(
     num_methods = format_count(len(recipes), "method")
     console.say(f"3 of 5: {num_methods}, each landed on the budget and attacked")
     methods, audits = candidates.plan_candidates(config, folder, recipes, texts, empty)
-    both = [run for pair in zip(methods, audits, strict=True) for run in pair]
-    points = leak_by_budget.list_other_budgets(config.budget)
-    _carry_out(both, config.jobs, _carry_out_one, later=[AUDIT] * len(points))
-    found, failed = candidates.read_candidates(methods)
+    tried = _try_methods(config, methods, audits)
+    not_tried = [method.name for method in methods if method not in tried]
+    found, failed = candidates.read_candidates(tried)
     chosen = candidates.choose_once(found, folder)
     table.print_candidates(found, chosen)
 
     console.say(f"4 of 5: what {chosen.method} leaves at other budgets")
     leaks = _measure_other_budgets(config, folder, composed.model, chosen, texts)
     table.print_leaks(leaks)
-    return _Outcome(methods, found, failed, chosen, leaks)
+    return _Outcome(tried, found, failed, not_tried, chosen, leaks)
+
+
+def _try_methods(
+    config: ForgetConfig, methods: Sequence[PlannedRun], audits: Sequence[PlannedRun]
+) -> Sequence[PlannedRun]:
+    """Carry out methods and their audits, and give the methods that were tried: where nobody named
+    them, up to the first that leaves nothing."""
+
+    def list_needed() -> Sequence[PlannedRun]:
+        is_free = config.method == AUTO and config.jobs == 1
+        return candidates.take_needed(methods) if is_free else methods
+
+    needed = list_needed()
+    both = [run for pair in zip(needed, audits, strict=False) for run in pair]
+    points = leak_by_budget.list_other_budgets(config.budget)
+
+    def is_enough() -> bool:
+        return len(list_needed()) < len(needed)
+
+    _carry_out(both, config.jobs, _carry_out_one, [AUDIT] * len(points), is_enough)
+    tried = list_needed()
+    if len(tried) < len(methods):
+        names = ", ".join(method.name for method in methods[len(tried) :])
+        console.say(f"nothing comes out of {tried[-1].name}: {names} need not be tried")
+    return tried
 
 
 def _teach_anew(
@@ -293,7 +320,7 @@ def _teach_anew(
     kl = measure_kl(composed.model, str(now), composed.seed, Path(composed.paths.cache_dir))
     chosen = choice.read_exact(run_folder, kl)
     table.print_candidates([chosen], chosen)
-    return _Outcome([planned], [chosen], [], chosen, [])
+    return _Outcome([planned], [chosen], [], [], chosen, [])
 
 
 def _measure_other_budgets(
@@ -327,11 +354,13 @@ def _carry_out(
     jobs: int,
     carry_out: local.CarryOut,
     later: Sequence[str] = (),
+    is_enough: Callable[[], bool] | None = None,
 ) -> None:
-    """Carry runs out that are not finished; runs of the kinds `later` follow on them."""
+    """Carry runs out that are not finished, until it is enough; runs of the kinds `later` follow on
+    them."""
     todo = [run for run in plan if not run_dir.is_done(Path(run.folder))]
     slots = gpu_slots.build_slots(Local(jobs=jobs))
-    for outcome in local.execute(todo, carry_out, slots, later):
+    for outcome in local.execute(todo, carry_out, slots, later, is_enough):
         if outcome.state != "done":
             console.say(f"{outcome.run.name} {outcome.state}: {outcome.reason}")
 
