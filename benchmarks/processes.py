@@ -10,20 +10,19 @@ other work is refused, as two processes would have one core. The model is a rand
 million parameters; the rows are those of scale.py.
 """
 
-import os
 import shutil
 import statistics
 import sys
-import time
 from pathlib import Path
 
+import psutil
 from children import run_unteach
 from scale import write_rows
 
 from inference import random_model
 
-IDLE_LOAD = 0.3
-"""Of the last minute, at most, before a measurement."""
+BUSY = 10
+"""Percent of both cores that other work may take, at most, before a measurement."""
 TRAIN = ["train", "data={rows}", "eval=null", "task_name=t", "trainer.args.logging_steps=1000"]
 TRAIN += ["trainer.args.gradient_accumulation_steps=1", "trainer.args.save_strategy=no"]
 WORDS = {
@@ -37,16 +36,16 @@ STEP_ROWS = 16
 
 
 def wait_until_idle() -> None:
-    """Wait until the load of the commands before is gone.
+    """Wait until the machine has no other work.
 
     Raises:
-        SystemExit: it stays: the machine has other work.
+        SystemExit: it has for minutes.
     """
-    for _ in range(40):
-        if os.getloadavg()[0] <= IDLE_LOAD:
+    for _ in range(100):
+        busy = psutil.cpu_percent(interval=2)
+        if busy <= BUSY:
             return
-        time.sleep(5)
-    raise SystemExit(f"the load stays at {os.getloadavg()[0]:.2f}: the machine has other work")
+    raise SystemExit(f"other work takes {busy:.0f} % of the cores")
 
 
 def measure(verb: str, amount: int, num_processes: int, folder: Path) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unteach import json_files, run_dir
+from unteach import json_files, notebook_html, run_dir
 
 if TYPE_CHECKING:
     import pandas
@@ -38,6 +38,15 @@ class _RunResult(_Located):
 
     def _locate(self) -> Path:
         return self.run_dir
+
+    def _repr_html_(self) -> str:
+        """Show the values in a notebook: a line each."""
+        rows = []
+        for suite, values in self.values.items():
+            for metric, value in values.items():
+                rows.append((suite, metric, notebook_html.format_number(value)))
+        name = notebook_html.build_paragraph(str(self.run_dir), type(self).__name__)
+        return name + notebook_html.build_table(("suite", "metric", "value"), rows)
 
     def report(self, out: str | Path | None = None) -> Path:
         """Print the table of each suite and write the page with everything.
@@ -132,6 +141,21 @@ class AuditResult(_Located):
     def _locate(self) -> Path:
         return self.run_dir
 
+    def _repr_html_(self) -> str:
+        """Show the verdict in a notebook, and what each attack brought out."""
+        share = notebook_html.format_share
+        rows = []
+        for name, found in sorted(self.attacks.items(), key=lambda item: -item[1].rate):
+            low, high = found.interval
+            p_value = notebook_html.format_number(found.p_value)
+            beside = map(share, (found.wrong, found.retain, found.original))
+            rows.append((name, share(found.rate), f"{low:.0%} to {high:.0%}", *beside, p_value))
+        heads = ("attack", "comes out", "95 %", "wrong", "retain", "original", "p")
+        verdict = notebook_html.build_paragraph(self.sentence)
+        absent = "; ".join(f"{name}: {reason}" for name, reason in self.absent.items())
+        untested = notebook_html.build_paragraph(absent, "not tested") if absent else ""
+        return verdict + notebook_html.build_table(heads, rows) + untested
+
 
 @dataclass(frozen=True)
 class ForgetResult(_Located):
@@ -154,6 +178,16 @@ class ForgetResult(_Located):
     def _locate(self) -> Path:
         return self.model_dir
 
+    def _repr_html_(self) -> str:
+        """Show in a notebook what came of the request."""
+        rows = [
+            ("model", str(self.model_dir)),
+            ("method", self.method),
+            ("KL", f"{self.kl:.3g} nats a token"),
+        ]
+        sentence = notebook_html.build_paragraph(self.sentence)
+        return sentence + notebook_html.build_table(("", ""), rows)
+
 
 @dataclass(frozen=True)
 class InferResult(_Located):
@@ -168,6 +202,10 @@ class InferResult(_Located):
         """Read the answers, each with the columns of its row, in the order of the table."""
         rows, _ = json_files.read_log(self.output_file)
         return rows
+
+    def _repr_html_(self) -> str:
+        """Show the first answers in a notebook."""
+        return notebook_html.build_answers(self.rows())
 
 
 def read_audit(folder: Path) -> AuditResult:

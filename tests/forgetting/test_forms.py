@@ -93,7 +93,7 @@ def test_towards_wrong_answers_is_for_questions(
     taught_chats: Path, here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [str(taught_chats / "gone.jsonl"), f"model={taught_chats / 'run'}"]
-    with pytest.raises(UserError, match=r"DPO is trained towards wrong answers.*NPO, WGA, RMU"):
+    with pytest.raises(UserError, match=r"DPO is trained towards wrong answers.*WGA, NPO, RMU"):
         start("forget", [*words, "method=[NPO,DPO]"])
     assert not forget.ROOT.exists()
     start("check", ["forget", *words])
