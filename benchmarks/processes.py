@@ -30,7 +30,7 @@ WORDS = {
     "eval": ["eval", "data={rows}", "eval=rows", "task_name=e"],
     "infer": ["infer", "input_file={rows}", "output_file=answers.jsonl", "max_new_tokens=32"],
 }
-AMOUNTS = {"train": (4, 24), "eval": (200, 2000), "infer": (100, 600)}
+AMOUNTS = {"train": (4, 24), "eval": (500, 20_000), "infer": (100, 600)}
 """Steps, or rows: little work, and more."""
 STEP_ROWS = 16
 

@@ -3,8 +3,10 @@
 Colours are left to the notebook, so that a dark theme stays dark.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from pathlib import Path
 
 from unteach.wording import format_count, format_value
 
@@ -42,15 +44,26 @@ def format_number(value: float | None) -> str:
     return MISSING if value is None else format_value(value)
 
 
-def build_answers(rows: Sequence[dict[str, object]]) -> str:
-    """Build a table of the first rows of a table, long texts cut."""
-    heads = list(dict.fromkeys(key for row in rows for key in row))
-    shown = rows[:MOST_ROWS]
-    cells = [[_cut(str(row.get(head, MISSING))) for head in heads] for row in shown]
-    note = format_count(len(rows), "row")
-    if len(rows) > len(shown):
+def build_answers(file: Path) -> str:
+    """Build a table of the first rows of a file of answers, long texts cut; no more are held."""
+    shown: list[dict[str, object]] = []
+    num_rows = 0
+    with file.open(encoding="utf-8") as lines:
+        for line in lines:
+            num_rows += 1
+            if len(shown) < MOST_ROWS:
+                shown.append(json.loads(line))
+
+    heads: dict[str, None] = {}
+    for row in shown:
+        heads |= dict.fromkeys(row)
+    cells = []
+    for row in shown:
+        cells.append([_cut(str(row.get(head, MISSING))) for head in heads])
+    note = format_count(num_rows, "row")
+    if num_rows > len(shown):
         note = f"the first {len(shown)} of {note}"
-    return build_paragraph(note) + build_table(heads, cells)
+    return build_paragraph(note) + build_table(list(heads), cells)
 
 
 def _cut(text: str) -> str:

@@ -205,7 +205,7 @@ class InferResult(_Located):
 
     def _repr_html_(self) -> str:
         """Show the first answers in a notebook."""
-        return notebook_html.build_answers(self.rows())
+        return notebook_html.build_answers(self.output_file)
 
 
 def read_audit(folder: Path) -> AuditResult:

@@ -84,15 +84,17 @@ def test_facts_that_come_out_together_say_less_beside_the_retain_model() -> None
     # Of one person alone nothing could be shown by people.
     assert certainty.compute_paired_p_value([more] * 10, people[:10]) == pytest.approx(2**-10)
 
-    # One person of three facts against five of one fact: all signs, counted.
-    pairs = [more] * 8 + [less]
-    entities = ["a", "a", "a", *"bcdefg"]
-    differences = [3, 1, 1, 1, 1, 1, -1]
+    # One person of three facts, six of one fact, and one of whom more comes out of the other: all
+    # signs, counted.
+    pairs = [more] * 9 + [less]
+    entities = ["a", "a", "a", *"bcdefgh"]
+    differences = [3, 1, 1, 1, 1, 1, 1, -1]
     signs = itertools.product((1, -1), repeat=len(differences))
     sums = [sum(map(math.prod, zip(sign, differences, strict=True))) for sign in signs]
     expected = sum(value >= sum(differences) for value in sums) / len(sums)
     assert certainty._test_signs(differences) == pytest.approx(expected)
-    assert certainty.compute_paired_p_value(pairs, entities) < expected
+    assert certainty.compute_paired_p_value(pairs, entities) == pytest.approx(expected)
+    assert certainty.compute_paired_p_value(pairs) < expected
 
 
 def test_facts_that_come_out_together_say_less_beside_unseen_ones() -> None:
@@ -112,7 +114,7 @@ def test_facts_that_come_out_together_say_less_beside_unseen_ones() -> None:
 def test_models_that_hold_whole_people_are_rarely_flagged(
     control: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of 400 models of which a fifth of all people come out whole, as of the control."""
+    """Of 400 models of which three in ten people come out whole, as of the control."""
     monkeypatch.setattr(certainty, "NUM_PERMUTATIONS", 400)
     generator = np.random.default_rng(0)
     people = [f"person {index // 5}" for index in range(50)]

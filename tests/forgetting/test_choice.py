@@ -89,6 +89,18 @@ def test_methods_are_needed_up_to_one_that_leaves_nothing(
     assert candidates.take_needed(methods) == methods
     atomic.write_json(tmp_path / "WGA" / run_dir.AUDIT / run_dir.DONE, {})
     assert candidates.take_needed(methods) == methods[:2]
+    # What was done beside it, by jobs=2 or in another order, stays among what may be chosen.
+    atomic.write_json(tmp_path / "DPO" / run_dir.AUDIT / run_dir.DONE, {})
+    assert candidates.take_needed(methods) == methods
+
+
+def test_weights_of_a_method_that_was_begun_and_not_needed_are_deleted(tmp_path: Path) -> None:
+    run = PlannedRun("NPO", "unlearn", "unlearn", (f"paths.output_dir={tmp_path}/NPO",))
+    for name in (run_dir.FINAL, "checkpoint-20"):
+        (tmp_path / "NPO" / name).mkdir(parents=True)
+    (tmp_path / "NPO" / "metrics.jsonl").touch()
+    candidates.delete_weights([run])
+    assert [path.name for path in (tmp_path / "NPO").iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize(("method", "tried"), [("auto", ["WGA"]), (["WGA", "NPO"], ["WGA", "NPO"])])

@@ -136,6 +136,26 @@ def test_a_head_that_reads_more_than_the_last_states(
         model(batch=batch_of(ROWS, 2, False), want={"a": OutputSpec()})
 
 
+def test_several_tokens_that_are_read_wrongly_after_a_cache(
+    loaded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What prompts start with is then not read once, and rows go on one at a time."""
+
+    def change(hidden: torch.Tensor, given: Any) -> torch.Tensor:
+        mask = given.get("attention_mask")
+        is_after_a_cache = mask is not None and mask.shape[1] > hidden.shape[1] > 1
+        return hidden * 2 if is_after_a_cache else hidden
+
+    change_layers(monkeypatch, change)
+    model = loaded()
+    assert get_capabilities(model.model) == Capabilities(continuing=False)
+    system = tuple(range(5, 25))
+    prompts = [system + prompt for prompt in PROMPTS]
+    together = HFEngine(model.model, model.tokenizer).generate(prompts, 6)
+    engine = HFEngine(model.model, model.tokenizer, 1)
+    assert together == [engine.generate([prompt], 6)[0] for prompt in prompts]
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_padding_that_changes_a_row(
     loaded: Any, left: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

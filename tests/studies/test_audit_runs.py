@@ -195,6 +195,10 @@ def test_audits_of_a_study_are_carried_out_once(
     assert (folder / "audit" / "AUDIT.json").stat().st_mtime_ns == written
     start("study", ["status", "small"])
     assert "small: 5 runs: 5 done" in capsys.readouterr().out
+    with pytest.raises(LeakFound, match=leak):
+        start("study", ["run", "small/GradDiff_audit"])
+    start("study", ["status", "small"])
+    assert "small: 5 runs: 5 done" in capsys.readouterr().out
 
 
 def test_the_demo_says_in_a_line_what_an_audit_found(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def _draw_entities(
     values: Sequence[float], entities: Sequence[str], name: str
 ) -> NDArray[np.float64] | None:
     """Compute the means over facts of NUM_REPLICATES draws of whole entities."""
-    groups = group_by_entity(values, entities)
+    groups = _group_by_entity(values, entities)
     if len(groups) < 2:
         return None
     sums = np.array([sum(group) for group in groups.values()])
@@ -89,7 +89,7 @@ def _draw_entities(
     return means
 
 
-def group_by_entity(values: Sequence[float], entities: Sequence[str]) -> Mapping[str, list[float]]:
+def _group_by_entity(values: Sequence[float], entities: Sequence[str]) -> Mapping[str, list[float]]:
     """Group the values of facts by entity; one without an entity, "", stands by itself."""
     groups: dict[str, list[float]] = {}
     for index, (value, entity) in enumerate(zip(values, entities, strict=True)):
@@ -156,7 +156,7 @@ def compute_paired_p_value(
         return 1.0
     by_facts = float(binomtest(num_more, num_differing, 0.5, alternative="greater").pvalue)
     differences = [int(own) - int(other) for own, other in pairs]
-    groups = group_by_entity(differences, entities or [""] * len(pairs))
+    groups = _group_by_entity(differences, entities or [""] * len(pairs))
     if len(groups) < FEWEST_ENTITIES:
         return by_facts
     return max(by_facts, _test_signs([round(sum(group)) for group in groups.values()]))
@@ -197,8 +197,8 @@ def compute_unseen_p_value(
         [sum(unseen_hits), len(unseen_hits) - sum(unseen_hits)],
     ]
     by_facts = float(fisher_exact(table, alternative="greater").pvalue)
-    own = group_by_entity(hits, entities or [""] * len(hits))
-    unseen = group_by_entity(unseen_hits, unseen_entities or [""] * len(unseen_hits))
+    own = _group_by_entity(hits, entities or [""] * len(hits))
+    unseen = _group_by_entity(unseen_hits, unseen_entities or [""] * len(unseen_hits))
     are_alone = len(own) == len(hits) and len(unseen) == len(unseen_hits)
     if are_alone or min(len(own), len(unseen)) < FEWEST_ENTITIES:
         return by_facts

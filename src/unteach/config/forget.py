@@ -98,6 +98,12 @@ class ForgetConfig:
         if self.exact == YES:
             self._refuse_search()
 
+    @property
+    def may_end_early(self) -> bool:
+        """Whether the search ends at a method that leaves nothing: nobody named any, and one is
+        tried at a time."""
+        return self.method == AUTO and self.jobs == 1
+
     def _refuse_search(self) -> None:
         """Refuse what is said of the search for a method where there is none."""
         said = []

@@ -46,13 +46,17 @@ def plan_candidates(
 
 
 def take_needed(methods: Sequence[PlannedRun]) -> Sequence[PlannedRun]:
-    """Take methods up to the first that leaves nothing: of no other could less come out, and it
-    would be chosen before this one by its utility alone."""
-    for number, method in enumerate(methods, 1):
+    """Take methods up to the first that leaves nothing, and those that are done already: of no
+    other could less come out, and it would be chosen before that one by its utility alone."""
+    needed = []
+    has_clear = False
+    for method in methods:
         folder = Path(method.folder)
-        if run_dir.is_done(folder / run_dir.AUDIT) and read_candidate(method.name, folder).is_clear:
-            return methods[:number]
-    return methods
+        is_done = run_dir.is_done(folder / run_dir.AUDIT)
+        if is_done or not has_clear:
+            needed.append(method)
+        has_clear |= is_done and read_candidate(method.name, folder).is_clear
+    return needed
 
 
 def read_candidates(
@@ -94,9 +98,11 @@ def give(chosen: Candidate, folder: Path) -> Path:
 
 
 def delete_weights(methods: Sequence[PlannedRun]) -> None:
-    """Delete the weights of all that was tried, and of the trainings of its audits: they still know
-    of the rows."""
+    """Delete the weights of all that was tried or begun, and of the trainings of its audits: they
+    still know of the rows."""
     for method in methods:
-        for name in (run_dir.FINAL, REFERENCE, TRAININGS):
+        folder = Path(method.folder)
+        weights = [folder / name for name in (run_dir.FINAL, REFERENCE, TRAININGS)]
+        for path in (*weights, *folder.glob("checkpoint-*")):
             with contextlib.suppress(FileNotFoundError):
-                shutil.rmtree(Path(method.folder) / name)
+                shutil.rmtree(path)

@@ -74,7 +74,7 @@ def estimate_price(
 def describe_price(price: Price) -> str:
     """Describe in words what the search costs."""
     return (
-        f"the search takes {describe_minutes(price.seconds)} at most here, of which "
+        f"the search takes {describe_minutes(price.seconds)} here, of which "
         f"{describe_minutes(price.training)} of training; it may be half or twice that, and what "
         "audits teach is not counted"
     )

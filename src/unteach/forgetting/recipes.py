@@ -58,7 +58,7 @@ RECIPES = {
 }
 CHOSEN = ("WGA", "NPO", "DPO")
 """What is tried where nobody names methods, up to the first of which nothing comes out: first what
-left nothing most often on SmolLM2 (docs/forget.md)."""
+left least on SmolLM2, alone or with NPO (docs/forget.md)."""
 CHOSEN_WITHOUT_ANSWERS = ("WGA", "NPO", "RMU")
 """The same for chats and documents, which have no wrong answer beside them."""
 

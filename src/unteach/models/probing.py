@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 T = TypeVar("T")
-LENGTH = 4
+LENGTH = 5
 """Tokens of a row of the probe."""
 SHORT = 2
 """Tokens of the part of a row that is padded."""
-VERSION = 3
+VERSION = 4
 """Of the probe: what an older one found is not believed."""
 TOLERANCE = 1e-4
 """How far a state may be from what it should be, in units of its length, in fp32."""
@@ -279,21 +279,26 @@ def _is_packed(backbone: "Module", rows: "Tensor", alone: "Tensor") -> bool:
 
 def _is_continued(backbone: "Module", rows: "Tensor", padded: Any, alone: "Tensor") -> bool:
     """Say whether the row that is padded on the left goes on as it would alone, once the others
-    have left the cache.
+    have left the cache: by one token, then by several at once.
 
     Args:
         padded: the output of `_run_padded`, with its cache.
     """
     cache = padded.past_key_values
     cache.batch_select_indices(torch.tensor([1], device=rows.device))
-    mask = rows.new_ones(1, LENGTH + 1)
-    mask[0, : LENGTH - SHORT] = 0
-    next_id = rows[:1, SHORT : SHORT + 1]
-    position_ids = rows.new_full((1, 1), SHORT)
-    output = _run_layers(
-        backbone, next_id, mask, position_ids, use_cache=True, past_key_values=cache
-    )
-    return _same(output.last_hidden_state[0], alone[0, SHORT : SHORT + 1])
+    num_padding = LENGTH - SHORT
+    states = []
+    for start, end in ((SHORT, SHORT + 1), (SHORT + 1, LENGTH)):
+        mask = rows.new_ones(1, num_padding + end)
+        mask[0, :num_padding] = 0
+        position_ids = torch.arange(start, end, device=rows.device)[None]
+        next_ids = rows[:1, start:end]
+        output = _run_layers(
+            backbone, next_ids, mask, position_ids, use_cache=True, past_key_values=cache
+        )
+        cache = output.past_key_values
+        states.append(output.last_hidden_state[0])
+    return _same(torch.cat(states), alone[0, SHORT:])
 
 
 def _run_layers(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from unteach import owner
 from unteach.audits import session, table
 from unteach.audits.taught_rows import group_by_row
-from unteach.config.forget import AUTO, YES, ForgetConfig
+from unteach.config.forget import YES, ForgetConfig
 from unteach.console import say
 from unteach.forgetting import exact, gguf_file, runs
 from unteach.forgetting.earlier import find_earlier
@@ -75,5 +75,5 @@ def _describe_search(
             f"{' '.join(settings)}"
         )
         say(f"            {recipe.why}")
-    if config.method == AUTO and len(recipes) > 1:
+    if config.may_end_early and len(recipes) > 1:
         say("            one of which nothing comes out, and which keeps 97 %, ends the search")

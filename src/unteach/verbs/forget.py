@@ -15,7 +15,7 @@ from unteach.audits.redaction import Redactor, load_redaction_key
 from unteach.audits.session import build_stream
 from unteach.audits.signing_keys import load_signer
 from unteach.audits.verdict import PAST_CHANCE
-from unteach.config.forget import AUTO, YES, ForgetConfig
+from unteach.config.forget import YES, ForgetConfig
 from unteach.config.schema import AuditConfig, ModelConfig
 from unteach.config.verb_options import Options
 from unteach.errors import Diverged, NotForgotten, UserError
@@ -60,7 +60,7 @@ class _Outcome:
     """What a request came to.
 
     Attributes:
-        methods: the runs that made the models.
+        methods: the runs that were planned.
         found: what they came to.
         failed: those that came to no model.
         not_tried: those that were not needed any more.
@@ -263,21 +263,23 @@ def _search(
     console.say(f"4 of 5: what {chosen.method} leaves at other budgets")
     leaks = _measure_other_budgets(config, folder, composed.model, chosen, texts)
     table.print_leaks(leaks)
-    return _Outcome(tried, found, failed, not_tried, chosen, leaks)
+    return _Outcome(methods, found, failed, not_tried, chosen, leaks)
 
 
 def _try_methods(
     config: ForgetConfig, methods: Sequence[PlannedRun], audits: Sequence[PlannedRun]
 ) -> Sequence[PlannedRun]:
-    """Carry out methods and their audits, and give the methods that were tried: where nobody named
-    them, up to the first that leaves nothing."""
+    """Carry out methods and their audits, and give the methods that were tried: where the search
+    may end early, up to the first that leaves nothing."""
 
     def list_needed() -> Sequence[PlannedRun]:
-        is_free = config.method == AUTO and config.jobs == 1
-        return candidates.take_needed(methods) if is_free else methods
+        return candidates.take_needed(methods) if config.may_end_early else methods
 
     needed = list_needed()
-    both = [run for pair in zip(needed, audits, strict=False) for run in pair]
+    both = []
+    for method, audit in zip(methods, audits, strict=True):
+        if method in needed:
+            both += [method, audit]
     points = leak_by_budget.list_other_budgets(config.budget)
 
     def is_enough() -> bool:
@@ -285,9 +287,9 @@ def _try_methods(
 
     _carry_out(both, config.jobs, _carry_out_one, [AUDIT] * len(points), is_enough)
     tried = list_needed()
-    if len(tried) < len(methods):
-        names = ", ".join(method.name for method in methods[len(tried) :])
-        console.say(f"nothing comes out of {tried[-1].name}: {names} need not be tried")
+    left = [method.name for method in methods if method not in tried]
+    if left:
+        console.say(f"nothing comes out of a method before them, so not tried: {', '.join(left)}")
     return tried
 
 

@@ -57,14 +57,12 @@ def carry_out(study: Study, opened: bool = False) -> Path:
     if unfinished:
         count = format_count(len(unfinished), "run")
         raise Diverged(f"{count} did not finish (exit code {EXIT_DIVERGED})")
-    leaks = _list_leaks(study, done)
-    if leaks:
-        raise LeakFound("\n".join(leaks))
+    _raise_leaks(study, done)
     return page
 
 
-def _list_leaks(study: Study, done: set[str]) -> list[str]:
-    """List the audits of a study that found more than their `fail_if` allows, as lines."""
+def _raise_leaks(study: Study, done: set[str]) -> None:
+    """Raise LeakFound where audits of a study found more than their `fail_if` allows."""
     leaks = []
     for run in study.plan:
         if run.kind != AUDIT or run.name not in done:
@@ -73,7 +71,8 @@ def _list_leaks(study: Study, done: set[str]) -> list[str]:
         bound = summary.get("fail_if") or {}
         if bound.get("is_met"):
             leaks.append(f"{run.name}: audit.fail_if: {bound['name']} is {bound['rate']:.4g}")
-    return leaks
+    if leaks:
+        raise LeakFound("\n".join(leaks))
 
 
 def _is_finished(run: PlannedRun, dirs: tuple[str, ...], finished: set[str]) -> bool:
@@ -115,7 +114,11 @@ def _execute(study: Study, plan: list[PlannedRun]) -> list[local.Outcome]:
 
 
 def carry_out_one(study: Study, run: PlannedRun) -> None:
-    """Carry out one run alone, whose parents are done; it ends with the run's own exit code."""
+    """Carry out one run alone, whose parents are done; it ends with the run's own exit code.
+
+    Raises:
+        LeakFound: it is an audit that found more than its `fail_if` allows; it is done.
+    """
     standings = states.read_standings(study.plan)
     parents = []
     for parent in run.after:
@@ -128,11 +131,12 @@ def carry_out_one(study: Study, run: PlannedRun) -> None:
         saved_plan.write(study)
     with states.claim(run):
         _run(run, study.config_dirs)
+    _raise_leaks(study, {run.name})
 
 
 def _run(run: PlannedRun, dirs: tuple[str, ...]) -> None:
-    """Carry one run out, as its own command would; an audit that found a leak is done, and the
-    study says so at its end."""
+    """Carry one run out, as its own command would, but for an audit that found a leak: it is done,
+    and whoever called raises it once that is recorded."""
     verb = run.kind if run.kind in ("eval", AUDIT) else "train"
     options = Options(run.config_name, dirs)
     try:
