@@ -63,12 +63,13 @@ def _are_rows_the_same(
 ) -> bool:
     """Compare the rows [2, T], each alone, with both together, the first one cut and padded."""
     half = rows.shape[1] // 2
+    num_padding = rows.shape[1] - half
     short, long = rows[:1, :half], rows[1:]
     filler = torch.full_like(rows[:1, half:], tokenizer.pad_token_id or 0)
     mask = torch.ones_like(rows)
     if left:
         padded = torch.cat([filler, short], dim=1)
-        mask[0, :half] = 0
+        mask[0, :num_padding] = 0
     else:
         padded = torch.cat([short, filler], dim=1)
         mask[0, half:] = 0
